@@ -1,0 +1,92 @@
+// Package config is what one machine was told: its role, names, addresses and folders.
+//
+// In:       flags, KNARR_ variables and one YAML file (load.go).
+// Out:      a Config that is complete and checked, and Paths: every file knarr keeps.
+// Promise:  nothing here starts, listens or writes.
+// Not here: keys and certificates (bootstrap/pki), tokens (bootstrap/token).
+package config
+
+import "path/filepath"
+
+// Role is what a machine does in its cluster.
+type Role string
+
+const (
+	// Server runs the control plane, and a node beside it unless DisableNode is set.
+	Server Role = "server"
+	// Agent runs a node only and follows the servers it joined.
+	Agent Role = "agent"
+)
+
+// Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
+// configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
+type Config struct {
+	Role Role `mapstructure:"-"`
+
+	DataDir string `mapstructure:"data-dir"` // what outlives a reboot
+	RunDir  string `mapstructure:"run-dir"`  // sockets and state that dies with the boot
+
+	NodeName  string `mapstructure:"node-name"`
+	NodeIP    string `mapstructure:"node-ip"` // the address other machines reach this one at; default: the one with the default route
+	HTTPSPort int    `mapstructure:"https-port"`
+
+	ClusterCIDR   string `mapstructure:"cluster-cidr"` // pods of all machines; each node gets a /24 of it
+	ServiceCIDR   string `mapstructure:"service-cidr"`
+	ClusterDNS    string `mapstructure:"cluster-dns"`
+	ClusterDomain string `mapstructure:"cluster-domain"`
+
+	CgroupRoot      string `mapstructure:"cgroup-root"`
+	WriteKubeconfig string `mapstructure:"write-kubeconfig"`
+	DisableNode     bool   `mapstructure:"disable-node"`
+
+	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
+	Token string `mapstructure:"token"` // from `knarr token create`; never logged
+}
+
+// Paths names every file and folder knarr keeps, so that no two packages guess differently.
+type Paths struct{ Data, Run string }
+
+// Paths of this machine.
+func (c *Config) Paths() Paths { return Paths{Data: c.DataDir, Run: c.RunDir} }
+
+// PKI holds keys and certificates (0700).
+func (p Paths) PKI() string { return filepath.Join(p.Data, "pki") }
+
+// Kubeconfig is the administrator's (0600).
+func (p Paths) Kubeconfig() string { return filepath.Join(p.Data, "kubeconfig") }
+
+// Etcd is the datastore's folder.
+func (p Paths) Etcd() string { return filepath.Join(p.Data, "etcd") }
+
+// EtcdSocket is where the API server reaches the datastore.
+func (p Paths) EtcdSocket() string { return filepath.Join(p.Run, "etcd.sock") }
+
+// Helpers is where packaging/bundle unpacks runc, the shim, the CNI client and pause, by content hash.
+func (p Paths) Helpers() string { return filepath.Join(p.Data, "helpers") }
+
+// Containerd is containerd's root: images, snapshots, content.
+func (p Paths) Containerd() string { return filepath.Join(p.Data, "containerd") }
+
+// ContainerdState is containerd's state of this boot.
+func (p Paths) ContainerdState() string { return filepath.Join(p.Run, "containerd") }
+
+// ContainerdSocket serves containerd's API and CRI.
+func (p Paths) ContainerdSocket() string { return filepath.Join(p.Run, "containerd.sock") }
+
+// Agent is the node agent's own state: pods/<uid>/volumes/..., the last desired pods.
+func (p Paths) Agent() string { return filepath.Join(p.Data, "agent") }
+
+// PodLogs is laid out as <namespace>_<pod>_<uid>/<container>/<restart>.log.
+func (p Paths) PodLogs() string { return filepath.Join(p.Data, "log", "pods") }
+
+// CNIConfig holds the one CNI configuration containerd reads.
+func (p Paths) CNIConfig() string { return filepath.Join(p.Data, "cni", "net.d") }
+
+// Network is netstack's own state: address leases, this node's pod range.
+func (p Paths) Network() string { return filepath.Join(p.Data, "network") }
+
+// CNISocket is where our CNI client reaches netstack.
+func (p Paths) CNISocket() string { return filepath.Join(p.Run, "cni.sock") }
+
+// Images is read at start: every OCI or docker archive in it is imported.
+func (p Paths) Images() string { return filepath.Join(p.Data, "images") }
