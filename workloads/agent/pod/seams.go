@@ -1,0 +1,31 @@
+package pod
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/workloads/agent/health"
+)
+
+// Volumes makes a pod's volumes reachable on this machine. storage/volume implements it.
+type Volumes interface {
+	// Mount makes every volume of the pod ready and returns where each lies on the host, by volume name.
+	// It is called again after an error and after a restart, so what is there already stays as it is.
+	Mount(ctx context.Context, pod *corev1.Pod) (map[string]string, error)
+	// Unmount removes all volumes of a pod whose containers have stopped. A pod without volumes is no error.
+	Unmount(ctx context.Context, pod types.UID) error
+	// Pods lists the pods that have volumes here, so that those of forgotten pods can be unmounted.
+	Pods() ([]types.UID, error)
+}
+
+// Prober asks running containers how they are. workloads/agent/probe implements it.
+type Prober interface {
+	// Start begins the probes of a running container; for a container ID that is probed already it does nothing.
+	Start(pod *corev1.Pod, container, containerID, podIP string)
+	// Stop ends the probes of one container, or with "" those of the whole pod.
+	Stop(pod types.UID, container string)
+	// Results delivers every change. The pod manager is its only reader.
+	Results() <-chan health.Result
+}
