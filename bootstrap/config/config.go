@@ -6,7 +6,10 @@
 // Not here: keys and certificates (bootstrap/pki), tokens (bootstrap/token).
 package config
 
-import "path/filepath"
+import (
+	"log/slog"
+	"path/filepath"
+)
 
 // Role is what a machine does in its cluster.
 type Role string
@@ -40,8 +43,25 @@ type Config struct {
 	DisableNode     bool   `mapstructure:"disable-node"`
 
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
-	Token string `mapstructure:"token"` // from `knarr token create`; never logged
+	Token Secret `mapstructure:"token"` // from `knarr token create`
 }
+
+// Secret is text that prints as a placeholder, so that a configuration can be logged; string(s) has the text.
+type Secret string
+
+// String hides the text.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "(hidden)"
+}
+
+// GoString hides the text from %#v as well.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue hides the text from log handlers that encode values themselves.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // Paths names every file and folder knarr keeps, so that no two packages guess differently.
 type Paths struct{ Data, Run string }
