@@ -1,0 +1,5 @@
+package scheme
+
+import "testing"
+
+func TestBuilds(t *testing.T) {}
