@@ -34,6 +34,7 @@ func Build(env *Env, rows []Row) (Built, error) {
 			}
 		}
 	}
+	env.built = built
 	return built, nil
 }
 

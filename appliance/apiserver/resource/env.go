@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
 )
 
 // Env is what storages are made with, and how a subresource reaches other kinds. All of it is set before the
@@ -23,9 +24,10 @@ type Env struct {
 	ParameterCodec runtime.ParameterCodec
 	RESTOptions    generic.RESTOptionsGetter
 
-	Authenticator authenticator.Token     // for TokenReviews
+	Authenticator authenticator.Request   // for TokenReviews
 	Audiences     authenticator.Audiences // of tokens that name none
 	Authorizer    authorizer.Authorizer   // for access reviews, and subresources that check more than the request
+	Rules         authorizer.RuleResolver // for SelfSubjectRulesReviews
 	Nodes         NodeConnector           // pods' log, exec, attach, port-forward; nodes' proxy
 	Tokens        TokenIssuer             // serviceaccounts' token; nil: not issued here
 
@@ -33,10 +35,14 @@ type Env struct {
 	NodePorts    PortRange
 
 	stores map[schema.GroupResource]*Storage
+	built  Built
 }
 
 // Storage of another kind of the table, for instance the PodDisruptionBudgets an eviction asks; nil when it is not stored.
 func (e *Env) Storage(resource schema.GroupResource) *Storage { return e.stores[resource] }
+
+// Path finds what serves "pods/binding" or the like. It is for requests only: while rows are built, not all is there.
+func (e *Env) Path(gv schema.GroupVersion, path string) rest.Storage { return e.built[gv][path] }
 
 // NodeConnector reaches the agent of a node.
 type NodeConnector interface {
