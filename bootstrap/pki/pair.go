@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -43,13 +44,18 @@ var earliest = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 type Pair struct {
 	Cert              *x509.Certificate
 	Key               crypto.Signer
+	Chain             []*x509.Certificate // what follows Cert in its file
 	CertPEM, KeyPEM   []byte
 	CertFile, KeyFile string
 }
 
 // TLS is the pair as crypto/tls wants it.
 func (p *Pair) TLS() tls.Certificate {
-	return tls.Certificate{Certificate: [][]byte{p.Cert.Raw}, PrivateKey: p.Key, Leaf: p.Cert}
+	out := tls.Certificate{Certificate: [][]byte{p.Cert.Raw}, PrivateKey: p.Key, Leaf: p.Cert}
+	for _, cert := range p.Chain {
+		out.Certificate = append(out.Certificate, cert.Raw)
+	}
+	return out
 }
 
 // Pool holds the certificate alone, as the root others are checked against.
@@ -68,6 +74,8 @@ type leaf struct {
 	dns    []string
 	ips    []netip.Addr
 	usages []x509.ExtKeyUsage
+	// presentSigner puts the authority into the file, for those who know it by its pin alone (bootstrap/join).
+	presentSigner bool
 }
 
 // ensureCA loads an authority or makes it. What is there is never replaced: everything the cluster trusts hangs on it.
@@ -128,7 +136,7 @@ func ensureLeaf(dir string, want leaf, now time.Time) (pair *Pair, made bool, er
 	if err := unreadable(keyErr, certErr); err != nil {
 		return nil, false, err
 	}
-	if !keyMissing && !certMissing && keyErr == nil && certErr == nil && pair.matches() && want.fulfilledBy(pair.Cert, now) {
+	if !keyMissing && !certMissing && keyErr == nil && certErr == nil && pair.matches() && want.fulfilledBy(pair, now) {
 		return pair, false, nil
 	}
 	if err := pair.newKey(); err != nil {
@@ -147,6 +155,11 @@ func ensureLeaf(dir string, want leaf, now time.Time) (pair *Pair, made bool, er
 	}
 	if err := pair.sign(template, want.signer.Cert, want.signer.Key); err != nil {
 		return nil, false, err
+	}
+	pair.Chain = nil
+	if want.presentSigner {
+		pair.Chain = []*x509.Certificate{want.signer.Cert}
+		pair.CertPEM = append(pair.CertPEM, want.signer.CertPEM...)
 	}
 	// Losing these in a power cut costs nothing: the next start issues them again. So nothing waits for the disk.
 	if err := durable.Replace(pair.KeyFile, pair.KeyPEM, 0o600); err != nil {
@@ -175,8 +188,12 @@ func (l leaf) end(now time.Time) time.Time {
 }
 
 // fulfilledBy reports whether a certificate says what is wanted, no more and no less, and will for a while.
-func (l leaf) fulfilledBy(cert *x509.Certificate, now time.Time) bool {
+func (l leaf) fulfilledBy(pair *Pair, now time.Time) bool {
+	cert := pair.Cert
 	if cert.CheckSignatureFrom(l.signer.Cert) != nil {
+		return false
+	}
+	if l.presentSigner && (len(pair.Chain) != 1 || !pair.Chain[0].Equal(l.signer.Cert)) {
 		return false
 	}
 	if now.Before(cert.NotBefore) || now.Add(renewBefore).After(cert.NotAfter) && l.end(now).After(cert.NotAfter) {
@@ -199,6 +216,21 @@ func believable(now time.Time) time.Time {
 		return earliest
 	}
 	return now
+}
+
+// LoadPair reads a pair that is complete and whole.
+func LoadPair(certFile, keyFile string) (*Pair, error) {
+	pair := &Pair{CertFile: certFile, KeyFile: keyFile}
+	if missing, err := pair.loadKey(); missing || err != nil {
+		return nil, cmp.Or(err, fmt.Errorf("read key %s: %w", keyFile, fs.ErrNotExist))
+	}
+	if missing, err := pair.loadCert(); missing || err != nil {
+		return nil, cmp.Or(err, fmt.Errorf("read certificate %s: %w", certFile, fs.ErrNotExist))
+	}
+	if !pair.matches() {
+		return nil, fmt.Errorf("%s does not belong to the key %s", certFile, keyFile)
+	}
+	return pair, nil
 }
 
 // matches reports whether certificate and key are of one pair.
@@ -262,7 +294,7 @@ func (p *Pair) loadCert() (missing bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("read certificate %s: %w", p.CertFile, err)
 	}
-	p.Cert = certs[0]
+	p.Cert, p.Chain = certs[0], certs[1:]
 	return false, nil
 }
 

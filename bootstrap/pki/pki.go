@@ -179,7 +179,7 @@ func (p *PKI) leaves(want Want) map[**Pair]leaf {
 		&p.APIServer: {
 			file: "apiserver", signer: p.ClusterCA, name: "kube-apiserver", usages: server,
 			dns: append(slices.Clone(local), service...),
-			ips: distinct(append(slices.Clone(machine), want.KubernetesService)),
+			ips: distinct(append(slices.Clone(machine), want.KubernetesService)), presentSigner: true,
 		},
 		&p.NodeServer: {
 			file: NodeServerFile, signer: p.ClusterCA, usages: server,
