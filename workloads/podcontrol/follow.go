@@ -1,0 +1,89 @@
+package podcontrol
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"knarr.dev/knarr/workloads/expectations"
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// Follow queues the owners of pods as the cache shows pods come, change and go, and settles what those owners
+// expected. wanting lists the owners that would adopt a pod nobody owns.
+func Follow(kind schema.GroupVersionKind, expected *expectations.Expectations, wanting func(context.Context, *corev1.Pod) []reconcile.Request) handler.EventHandler {
+	queueOwner := func(pod *corev1.Pod, q queue) bool {
+		ref := ownerRef(pod, kind)
+		if ref != nil {
+			q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}})
+		}
+		return ref != nil
+	}
+	queueWanting := func(ctx context.Context, pod *corev1.Pod, q queue) {
+		if metav1.GetControllerOfNoCopy(pod) != nil || pod.DeletionTimestamp != nil {
+			return
+		}
+		for _, request := range wanting(ctx, pod) {
+			q.Add(request)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) {
+			pod := e.Object.(*corev1.Pod)
+			if ref := ownerRef(pod, kind); ref != nil {
+				expected.Created(ref.UID, pod.Name)
+				if pod.DeletionTimestamp != nil {
+					expected.Deleted(ref.UID, pod.Name)
+				}
+			}
+			if !queueOwner(pod, q) {
+				queueWanting(ctx, pod, q)
+			}
+		},
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			before, pod := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
+			if before.ResourceVersion == pod.ResourceVersion {
+				return
+			}
+			was, is := metav1.GetControllerOfNoCopy(before), metav1.GetControllerOfNoCopy(pod)
+			moved := !apiequality.Semantic.DeepEqual(was, is)
+			if moved {
+				queueOwner(before, q)
+			}
+			if ref := ownerRef(pod, kind); ref != nil && pod.DeletionTimestamp != nil {
+				expected.Deleted(ref.UID, pod.Name)
+			}
+			if !queueOwner(pod, q) && (moved || !apiequality.Semantic.DeepEqual(before.Labels, pod.Labels)) {
+				queueWanting(ctx, pod, q)
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) {
+			pod := e.Object.(*corev1.Pod)
+			if ref := ownerRef(pod, kind); ref != nil {
+				expected.Gone(ref.UID, pod.Name)
+			}
+			queueOwner(pod, q)
+		},
+	}
+}
+
+func ownerRef(o client.Object, kind schema.GroupVersionKind) *metav1.OwnerReference {
+	ref := metav1.GetControllerOfNoCopy(o)
+	if ref == nil || ref.Kind != kind.Kind {
+		return nil
+	}
+	if group, err := schema.ParseGroupVersion(ref.APIVersion); err != nil || group.Group != kind.Group {
+		return nil
+	}
+	return ref
+}

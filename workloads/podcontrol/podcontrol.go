@@ -1,0 +1,119 @@
+// Package podcontrol is what every controller that owns pods does to them.
+//
+// In:       an owner, its pod template, its pods.
+// Out:      pods created, deleted, adopted and released, each with the Event upstream writes.
+// Promise:  every write is in the controller's expectations before it is sent, and leaves them if it fails.
+// Not here: how many pods there should be, and which.
+package podcontrol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/tools/record"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/workloads/expectations"
+)
+
+const (
+	nameLimit    = 63 // a pod's name is its hostname
+	suffixLength = 5
+)
+
+// Control writes pods for one controller.
+type Control struct {
+	Client       client.Client
+	Events       record.EventRecorder
+	Expectations *expectations.Expectations
+	Kind         schema.GroupVersionKind // of the owners
+}
+
+// FromTemplate returns the pod a template describes, owned and named by owner.
+func FromTemplate(owner client.Object, kind schema.GroupVersionKind, template *corev1.PodTemplateSpec) *corev1.Pod {
+	template = template.DeepCopy()
+	prefix := owner.GetName() + "-"
+	base := prefix[:min(len(prefix), nameLimit-suffixLength)]
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       owner.GetNamespace(),
+			Name:            base + rand.String(suffixLength),
+			GenerateName:    prefix,
+			Labels:          template.Labels,
+			Annotations:     template.Annotations,
+			Finalizers:      template.Finalizers,
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)},
+		},
+		Spec: template.Spec,
+	}
+}
+
+// Create sends one pod.
+func (c *Control) Create(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
+	c.Expectations.Creating(owner.GetUID(), pod.Name)
+	if err := c.Client.Create(ctx, pod); err != nil {
+		c.Expectations.Created(owner.GetUID(), pod.Name)
+		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		}
+		return fmt.Errorf("create a pod for %s %s: %w", c.Kind.Kind, owner.GetName(), err)
+	}
+	c.Events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+	return nil
+}
+
+// Delete deletes one pod; that it is gone already is no error.
+func (c *Control) Delete(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
+	c.Expectations.Deleting(owner.GetUID(), pod.Name)
+	err := c.Client.Delete(ctx, pod.DeepCopy(), client.Preconditions{UID: &pod.UID})
+	if err != nil {
+		c.Expectations.Deleted(owner.GetUID(), pod.Name)
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+			return nil
+		}
+		c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		return fmt.Errorf("delete pod %s of %s %s: %w", pod.Name, c.Kind.Kind, owner.GetName(), err)
+	}
+	c.Events.Eventf(owner, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+	return nil
+}
+
+// SlowStart calls act n times in batches of 1, 2, 4 and so on, a batch side by side, and stops after the first
+// batch with an error: what the API server refuses once it mostly refuses always, and a thousand equal refusals
+// help nobody. It returns how many calls succeeded.
+func SlowStart(n int, act func(i int) error) (int, error) {
+	done := 0
+	for batch := 1; done < n; batch *= 2 {
+		size := min(batch, n-done)
+		succeeded, err := Together(size, func(i int) error { return act(done + i) })
+		if err != nil {
+			return done + succeeded, err
+		}
+		done += size
+	}
+	return done, nil
+}
+
+// Together calls act n times side by side and returns how many calls succeeded.
+func Together(n int, act func(i int) error) (int, error) {
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = act(i) })
+	}
+	wg.Wait()
+	succeeded := 0
+	for _, err := range errs {
+		if err == nil {
+			succeeded++
+		}
+	}
+	return succeeded, errors.Join(errs...)
+}
