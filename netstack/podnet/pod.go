@@ -1,0 +1,202 @@
+package podnet
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// linkPrefix begins the name of the host's end of every pod's link, and of nothing else on this machine.
+const linkPrefix = "knp"
+
+// hostLink names the host's end after the container, so that DEL finds it without being told.
+func hostLink(containerID, ifName string) string {
+	sum := sha256.Sum256([]byte(containerID + "/" + ifName))
+	return linkPrefix + hex.EncodeToString(sum[:])[:unix.IFNAMSIZ-1-len(linkPrefix)]
+}
+
+// hardware is the MAC that goes with an address. Being a function of it, what others remember about an address stays
+// true when another pod gets the address, and when the bridge is made anew.
+func hardware(address netip.Addr) net.HardwareAddr {
+	a := address.As4()
+	return net.HardwareAddr{0x0a, 0x6b, a[0], a[1], a[2], a[3]}
+}
+
+// wire is one pod's place in the network.
+type wire struct {
+	netns   string
+	ifName  string
+	host    string // the host's end
+	address netip.Addr
+	gateway netip.Addr
+	mtu     int
+}
+
+// connect builds the link. It may have been half built before by a process that was killed.
+//
+// The pod has its address alone, without the range around it: whatever it sends goes to the gateway. So traffic
+// between two pods of one node is routed like all other traffic, passes the same rules in both directions, and does not
+// depend on whether this kernel lets bridged frames through the rules of IP (bridge-nf-call-iptables).
+func connect(w wire) error {
+	bridge, err := netlink.LinkByName(Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", Bridge, err)
+	}
+	pod, err := netns.GetFromPath(w.netns)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", w.netns, err)
+	}
+	defer pod.Close()
+
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.host, w.mtu, bridge.Attrs().Index, net.FlagUp
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName = w.ifName
+	veth.PeerNamespace = netlink.NsFd(int(pod))
+	veth.PeerHardwareAddr = hardware(w.address)
+	veth.PeerMTU = uint32(w.mtu)
+	err = netlink.LinkAdd(veth)
+	if errors.Is(err, os.ErrExist) {
+		if err := removeLink(w.host); err != nil {
+			return err
+		}
+		err = netlink.LinkAdd(veth)
+	}
+	if err != nil {
+		return fmt.Errorf("add link %s: %w", w.host, err)
+	}
+	// A pod that reaches itself through a service comes back through the port it left by, where bridged frames do
+	// pass the rules of IP.
+	if err := netlink.LinkSetHairpin(veth, true); err != nil {
+		return errors.Join(fmt.Errorf("allow hairpin traffic on %s: %w", w.host, err), removeLink(w.host))
+	}
+	if err := inside(pod, func() error { return furnish(w) }); err != nil {
+		return errors.Join(err, removeLink(w.host))
+	}
+	return nil
+}
+
+// furnish sets up the pod's side; it runs in the pod's namespace.
+func furnish(w wire) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink in the pod: %w", err)
+	}
+	defer h.Close()
+	loopback, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find the pod's loopback: %w", err)
+	}
+	if err := h.LinkSetUp(loopback); err != nil {
+		return fmt.Errorf("bring up the pod's loopback: %w", err)
+	}
+	link, err := h.LinkByName(w.ifName)
+	if err != nil {
+		return fmt.Errorf("find %s in the pod: %w", w.ifName, err)
+	}
+	index := link.Attrs().Index
+	if err := h.AddrAdd(link, &netlink.Addr{IPNet: host(w.address)}); err != nil {
+		return fmt.Errorf("give %s the address %s: %w", w.ifName, w.address, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring up %s in the pod: %w", w.ifName, err)
+	}
+	routes := []netlink.Route{
+		{LinkIndex: index, Dst: host(w.gateway), Scope: netlink.SCOPE_LINK},
+		{LinkIndex: index, Gw: w.gateway.AsSlice()},
+	}
+	for _, route := range routes {
+		if err := h.RouteAdd(&route); err != nil {
+			return fmt.Errorf("add route through %s in the pod: %w", w.gateway, err)
+		}
+	}
+	return nil
+}
+
+// connected says what of the pod's link is missing.
+func connected(w wire) error {
+	link, err := netlink.LinkByName(w.host)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", w.host, err)
+	}
+	bridge, err := netlink.LinkByName(Bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", Bridge, err)
+	}
+	if link.Attrs().MasterIndex != bridge.Attrs().Index {
+		return fmt.Errorf("link %s is not a port of %s", w.host, Bridge)
+	}
+	pod, err := netns.GetFromPath(w.netns)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", w.netns, err)
+	}
+	defer pod.Close()
+	return inside(pod, func() error {
+		iface, err := net.InterfaceByName(w.ifName)
+		if err != nil {
+			return fmt.Errorf("find %s in the pod: %w", w.ifName, err)
+		}
+		addresses, err := iface.Addrs()
+		if err != nil {
+			return fmt.Errorf("list addresses of %s in the pod: %w", w.ifName, err)
+		}
+		for _, address := range addresses {
+			if prefix, err := netip.ParsePrefix(address.String()); err == nil && prefix.Addr() == w.address {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s in the pod has no address %s", w.ifName, w.address)
+	})
+}
+
+// inside runs f in a network namespace, on a thread of its own: it ends with f, so that no later work can find itself
+// in a pod's namespace by accident.
+func inside(ns netns.NsHandle, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// removeLink removes a link of ours; one that is gone already is as good.
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", name, err)
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, syscall.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", name, err)
+	}
+	return nil
+}
+
+// alive says whether a path still names a network namespace. After a reboot, or when its mount is gone, an empty file
+// may remain.
+func alive(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+// host is an address as a network of its own.
+func host(address netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen())}
+}

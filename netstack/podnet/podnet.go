@@ -1,0 +1,322 @@
+// Package podnet gives every pod of this node a link, an address and a way out.
+//
+// In:       CNI requests from containerd through our client; this node's pod range, from its Node object.
+// Out:      bridge knarr0, one veth pair a pod, the nftables table knarr-podnet, one lease file a pod, the CNI configuration.
+// Promise:  an address is never given twice, whatever is killed when; pods keep their network while knarr is away.
+// Not here: the way to other nodes (netstack/overlay), services (netstack/proxy), names (netstack/dns).
+package podnet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/cni"
+)
+
+// healInterval is how often the bridge and the rules are looked at although nothing happened: somebody may have
+// flushed them, and a minute of it is bearable.
+const healInterval = time.Minute
+
+// retryInterval follows a pass that failed.
+const retryInterval = 5 * time.Second
+
+// Config of one node's pod network.
+type Config struct {
+	Paths        config.Paths
+	NodeName     string
+	NodeIP       netip.Addr   // its link carries the pods' packets to other machines
+	ClusterRange netip.Prefix // the pods of all nodes
+	ClusterDNS   netip.Addr   // an address of the bridge, for netstack/dns to listen on; may be unset
+	Overhead     int          // bytes the overlay adds to each packet
+}
+
+// Validate says what is missing.
+func (c Config) Validate() error {
+	switch {
+	case c.NodeName == "":
+		return errors.New("pod network: no node name")
+	case !c.NodeIP.IsValid():
+		return errors.New("pod network: no node address: set --node-ip")
+	case !c.ClusterRange.Addr().Is4():
+		return fmt.Errorf("pod network: cluster range %q is not IPv4: set --cluster-cidr to a range such as 10.42.0.0/16", c.ClusterRange)
+	}
+	return nil
+}
+
+// Nodes is what is needed of the shared cache.
+type Nodes interface {
+	GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
+}
+
+// Network is this node's pod network; it is a component.
+type Network struct {
+	cfg    Config
+	nodes  Nodes
+	log    *slog.Logger
+	ranges chan netip.Prefix // the newest range of this node, if it isn't taken up yet
+
+	mu       sync.Mutex // over leases and what is built on them
+	leases   *leases
+	podRange netip.Prefix // not valid until the bridge stands
+	mtu      int
+}
+
+// New makes the pod network; nothing happens before Run.
+func New(cfg Config, nodes Nodes, log *slog.Logger) (*Network, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Network{cfg: cfg, nodes: nodes, log: log, ranges: make(chan netip.Prefix, 1)}, nil
+}
+
+// Name of the component.
+func (n *Network) Name() string { return "pod network" }
+
+// Run serves CNI requests. It is ready when it answers them; until this node has a pod range the answer is "try later",
+// and containerd, which finds no configuration, reports the network as not ready.
+func (n *Network) Run(ctx context.Context, ready func()) error {
+	held, err := loadLeases(n.leaseDir())
+	if err != nil {
+		return err
+	}
+	n.leases = held
+	known, err := loadRange(n.rangeFile())
+	if err != nil {
+		return err
+	}
+	listener, err := cni.Listen(n.cfg.Paths.CNISocket())
+	if err != nil {
+		return err
+	}
+	defer os.Remove(n.cfg.Paths.CNISocket())
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.watch(ctx) })
+	group.Go(func() error { return n.keep(ctx, known) })
+	group.Go(func() error { return cni.Serve(ctx, listener, n) })
+	ready()
+	return group.Wait()
+}
+
+// watch passes on this node's pod range.
+func (n *Network) watch(ctx context.Context) error {
+	informer, err := n.nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	observe := func(object any) {
+		node, ok := object.(*corev1.Node)
+		if !ok || node.Name != n.cfg.NodeName {
+			return
+		}
+		podRange, ok := rangeOf(node)
+		if !ok {
+			return
+		}
+		select { // the newest replaces one that nobody took up
+		case <-n.ranges:
+		default:
+		}
+		n.ranges <- podRange
+	}
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    observe,
+		UpdateFunc: func(_, object any) { observe(object) },
+	})
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	<-ctx.Done()
+	if err := informer.RemoveEventHandler(registration); err != nil {
+		n.log.Debug("node watch was gone already", "error", err)
+	}
+	return nil
+}
+
+// rangeOf is the first IPv4 range of a node.
+func rangeOf(node *corev1.Node) (netip.Prefix, bool) {
+	for _, text := range append(node.Spec.PodCIDRs, node.Spec.PodCIDR) {
+		if podRange, err := netip.ParsePrefix(text); err == nil && podRange.Addr().Is4() {
+			return podRange.Masked(), true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// keep holds the bridge, the rules and the configuration as they should be.
+func (n *Network) keep(ctx context.Context, podRange netip.Prefix) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case podRange = <-n.ranges:
+		case <-timer.C:
+		}
+		wait := healInterval
+		if podRange.IsValid() {
+			if err := n.settle(podRange); err != nil {
+				n.log.Error("pod network is not as it should be", "range", podRange, "retry", retryInterval, "error", err)
+				wait = retryInterval
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// settle makes one pass. Only when the bridge stands are pods let in, and only then is containerd told.
+func (n *Network) settle(podRange netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	mtu, err := podMTU(n.cfg.NodeIP, n.cfg.Overhead)
+	if err != nil {
+		if n.mtu == 0 {
+			return err
+		}
+		mtu = n.mtu // the machine is between two addresses: its pods need not know
+	}
+	if err := raiseBridge(podRange, n.cfg.ClusterDNS, mtu); err != nil {
+		return err
+	}
+	if !n.podRange.IsValid() {
+		if err := n.reclaim(); err != nil {
+			return err
+		}
+	}
+	if err := writeRules(podRange, n.cfg.ClusterRange, hostPorts(n.leases.all())); err != nil {
+		return err
+	}
+	if podRange == n.podRange && mtu == n.mtu {
+		return nil
+	}
+	if err := saveRange(n.rangeFile(), podRange); err != nil {
+		return err
+	}
+	n.podRange, n.mtu = podRange, mtu
+	if err := n.writeConfig(); err != nil {
+		return err
+	}
+	n.log.Info("pod network is up", "range", podRange, "mtu", mtu, "pods", len(n.leases.held))
+	return nil
+}
+
+// reclaim takes back what pods left that went while nobody was here: after a reboot that is all of them.
+func (n *Network) reclaim() error {
+	if err := n.release(leaked(n.leases.all(), alive)); err != nil {
+		return err
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	wanted := map[string]bool{}
+	for _, lease := range n.leases.held {
+		wanted[hostLink(lease.ContainerID, lease.IfName)] = true
+	}
+	for _, link := range links {
+		if name := link.Attrs().Name; strings.HasPrefix(name, linkPrefix) && !wanted[name] {
+			if err := removeLink(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// release takes leases back, with their links; the rules are the caller's.
+func (n *Network) release(gone []Lease) error {
+	for _, lease := range gone {
+		if err := removeLink(hostLink(lease.ContainerID, lease.IfName)); err != nil {
+			return err
+		}
+		if err := n.leases.drop(lease); err != nil {
+			return err
+		}
+		n.log.Info("address of a vanished pod taken back", "address", lease.Address, "pod", lease.Pod)
+	}
+	return nil
+}
+
+// writeConfig tells containerd how to ask us. The version is one that has no STATUS: containerd would run the client for
+// every status the agent asks for.
+func (n *Network) writeConfig() error {
+	type plugin struct {
+		Type         string          `json:"type"`
+		Socket       string          `json:"socket"`
+		Capabilities map[string]bool `json:"capabilities"`
+	}
+	data, err := json.MarshalIndent(struct {
+		CNIVersion string   `json:"cniVersion"`
+		Name       string   `json:"name"`
+		Plugins    []plugin `json:"plugins"`
+	}{
+		CNIVersion: "1.0.0",
+		Name:       networkName,
+		Plugins: []plugin{{
+			Type: cni.PluginType, Socket: n.cfg.Paths.CNISocket(), Capabilities: map[string]bool{"portMappings": true},
+		}},
+	}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode CNI configuration: %w", err)
+	}
+	dir := n.cfg.Paths.CNIConfig()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the folder of the CNI configuration: %w", err)
+	}
+	if err := writeFile(filepath.Join(dir, configName), append(data, '\n')); err != nil {
+		return fmt.Errorf("write CNI configuration: %w", err)
+	}
+	return nil
+}
+
+const (
+	networkName = "knarr"
+	configName  = "10-knarr.conflist"
+)
+
+func (n *Network) leaseDir() string  { return filepath.Join(n.cfg.Paths.Network(), "leases") }
+func (n *Network) rangeFile() string { return filepath.Join(n.cfg.Paths.Network(), "pod-range") }
+
+// loadRange is the range of the last run: it lets this machine start its pods while the API is away.
+func loadRange(path string) (netip.Prefix, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return netip.Prefix{}, nil
+	}
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("read this node's pod range: %w", err)
+	}
+	podRange, err := netip.ParsePrefix(strings.TrimSpace(string(data)))
+	if err != nil {
+		return netip.Prefix{}, nil // the API knows it too
+	}
+	return podRange, nil
+}
+
+func saveRange(path string, podRange netip.Prefix) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("make the network folder: %w", err)
+	}
+	if err := writeFile(path, []byte(podRange.String()+"\n")); err != nil {
+		return fmt.Errorf("save this node's pod range: %w", err)
+	}
+	return nil
+}
