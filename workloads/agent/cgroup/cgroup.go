@@ -1,0 +1,240 @@
+// Package cgroup keeps the control groups of pods: one for all pods, one a QoS class, one a pod.
+//
+// In:       a root below which everything lies (so that several machines can share one host), pods.
+// Out:      groups with the pod's CPU and memory bounds, on cgroup v1 and v2; the parent path for the runtime.
+// Promise:  a pod cannot use more than the sum of its containers' limits; best-effort pods yield CPU to all others.
+// Not here: the containers' own groups (runc makes them below the pod's).
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
+	"github.com/containerd/cgroups/v3/cgroup2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/resource"
+)
+
+const mountpoint = "/sys/fs/cgroup"
+
+// Tree is the part of the machine's cgroups that holds pods.
+type Tree struct {
+	root    string
+	unified bool
+}
+
+// New returns the tree below root, "/" for the machine's own.
+func New(root string) *Tree {
+	return &Tree{root: path.Join("/", root), unified: cgroups.Mode() == cgroups.Unified}
+}
+
+// Unified says whether this machine has cgroup v2 only.
+func (t *Tree) Unified() bool { return t.unified }
+
+// Pods is the group of all pods.
+func (t *Tree) Pods() string { return path.Join(t.root, "kubepods") }
+
+// Pod is a pod's group, the parent of its containers'.
+func (t *Tree) Pod(qos corev1.PodQOSClass, uid types.UID) string {
+	return path.Join(t.class(qos), "pod"+string(uid))
+}
+
+func (t *Tree) class(qos corev1.PodQOSClass) string {
+	if qos == corev1.PodQOSGuaranteed {
+		return t.Pods()
+	}
+	return path.Join(t.Pods(), strings.ToLower(string(qos)))
+}
+
+// Init makes the groups above the pods. memory bounds all pods together; 0 leaves them unbounded.
+func (t *Tree) Init(memory int64) error {
+	all := &specs.LinuxResources{}
+	if memory > 0 {
+		all.Memory = &specs.LinuxMemory{Limit: &memory}
+	}
+	if err := t.ensure(t.Pods(), all); err != nil {
+		return err
+	}
+	least := uint64(minShares)
+	for qos, res := range map[corev1.PodQOSClass]*specs.LinuxResources{
+		corev1.PodQOSBurstable:  {},
+		corev1.PodQOSBestEffort: {CPU: &specs.LinuxCPU{Shares: &least}},
+	} {
+		if err := t.ensure(t.class(qos), res); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EnsurePod makes a pod's group with its bounds and returns its path.
+func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
+	group := t.Pod(QOS(pod), pod.UID)
+	return group, t.ensure(group, PodResources(pod))
+}
+
+// Remove deletes a pod's group, in whichever class it is. The groups of its containers must be gone.
+func (t *Tree) Remove(uid types.UID) error {
+	var errs []error
+	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+		errs = append(errs, t.remove(t.Pod(qos, uid)))
+	}
+	return errors.Join(errs...)
+}
+
+// Uids lists the pods that have a group here.
+func (t *Tree) Uids() []types.UID {
+	base := filepath.Join(mountpoint, "memory")
+	if t.unified {
+		base = mountpoint
+	}
+	var uids []types.UID
+	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
+		found, _ := filepath.Glob(filepath.Join(base, t.class(qos), "pod*"))
+		for _, f := range found {
+			uids = append(uids, types.UID(strings.TrimPrefix(filepath.Base(f), "pod")))
+		}
+	}
+	return uids
+}
+
+func (t *Tree) ensure(group string, res *specs.LinuxResources) error {
+	if t.unified {
+		if _, err := cgroup2.NewManager(mountpoint, group, cgroup2.ToResources(res)); err != nil {
+			return fmt.Errorf("make cgroup %s: %w", group, err)
+		}
+		return nil
+	}
+	if _, err := cgroup1.New(cgroup1.StaticPath(group), res); err != nil {
+		return fmt.Errorf("make cgroup %s: %w", group, err)
+	}
+	return nil
+}
+
+// remove deletes the group's folder in every hierarchy. It is done by hand: the library's own deletion moves on only
+// after sleeping when a dying container still holds the folder, and the caller tries again anyway.
+func (t *Tree) remove(group string) error {
+	if t.unified {
+		return removeTree(filepath.Join(mountpoint, group))
+	}
+	hierarchies, err := os.ReadDir(mountpoint)
+	if err != nil {
+		return fmt.Errorf("list cgroup hierarchies: %w", err)
+	}
+	var errs []error
+	for _, h := range hierarchies {
+		errs = append(errs, removeTree(filepath.Join(mountpoint, h.Name(), group)))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTree removes a folder of folders from the leaves up; the files in a cgroup's folder go with it.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look into cgroup %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	return nil
+}
+
+const (
+	minShares = 2
+	maxShares = 262144
+	minQuota  = 1000 // microseconds; the kernel takes no less
+	period    = 100000
+)
+
+// Shares is the weight of so many thousandths of a CPU.
+func Shares(milli int64) int64 {
+	return min(max(milli*1024/1000, minShares), maxShares)
+}
+
+// Quota is how long, of each period, so many thousandths of a CPU may run; no limit is -1.
+func Quota(milli int64) (quota, per int64) {
+	if milli == 0 {
+		return -1, period
+	}
+	return max(milli*period/1000, minQuota), period
+}
+
+// PodResources are the bounds of a pod's own group: what its containers may use together.
+func PodResources(pod *corev1.Pod) *specs.LinuxResources {
+	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	limits := resource.PodLimits(pod, resource.PodResourcesOptions{})
+	shares := uint64(Shares(requests.Cpu().MilliValue()))
+	res := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}
+	if everyContainerLimits(pod, corev1.ResourceCPU) {
+		quota, per := Quota(limits.Cpu().MilliValue())
+		p := uint64(per)
+		res.CPU.Quota, res.CPU.Period = &quota, &p
+	}
+	if everyContainerLimits(pod, corev1.ResourceMemory) {
+		limit := limits.Memory().Value()
+		res.Memory = &specs.LinuxMemory{Limit: &limit}
+	}
+	return res
+}
+
+// everyContainerLimits: one container without a limit makes the sum meaningless.
+func everyContainerLimits(pod *corev1.Pod, name corev1.ResourceName) bool {
+	if pod.Spec.Resources != nil {
+		if q, ok := pod.Spec.Resources.Limits[name]; ok && !q.IsZero() {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if q, ok := list[i].Resources.Limits[name]; !ok || q.IsZero() {
+				return false
+			}
+		}
+	}
+	return len(pod.Spec.Containers) > 0
+}
+
+// QOS is the pod's quality-of-service class: what the API server has said, or what it would say.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	any, guaranteed := false, true
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				request, limit := list[i].Resources.Requests[name], list[i].Resources.Limits[name]
+				any = any || !request.IsZero() || !limit.IsZero()
+				if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
+					guaranteed = false
+				}
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}

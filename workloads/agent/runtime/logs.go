@@ -1,0 +1,53 @@
+package runtime
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	goruntime "runtime"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+)
+
+// bridgeLogs hands containerd's warnings and errors to our log, and its fatal errors to failed: a library may not
+// end this process. containerd has one logger per process, so this is set once for all.
+func bridgeLogs(to *slog.Logger, failed chan<- error) {
+	log.L.Logger.SetOutput(io.Discard)
+	log.L.Logger.SetLevel(log.WarnLevel)
+	log.L.Logger.ReplaceHooks(logrus.LevelHooks{})
+	log.L.Logger.AddHook(bridge{to: to, failed: failed})
+	log.L.Logger.ExitFunc = func(int) { goruntime.Goexit() }
+}
+
+type bridge struct {
+	to     *slog.Logger
+	failed chan<- error
+}
+
+func (bridge) Levels() []log.Level {
+	return []log.Level{log.WarnLevel, log.ErrorLevel, log.FatalLevel, log.PanicLevel}
+}
+
+func (b bridge) Fire(e *log.Entry) error {
+	level := slog.LevelWarn
+	if e.Level <= log.ErrorLevel {
+		level = slog.LevelError
+	}
+	attrs := make([]slog.Attr, 0, len(e.Data))
+	for k, v := range e.Data {
+		attrs = append(attrs, slog.Any(k, v))
+	}
+	b.to.LogAttrs(context.Background(), level, e.Message, attrs...)
+	if e.Level <= log.FatalLevel {
+		select {
+		case b.failed <- fatal(e.Message):
+		default: // the first one is the cause
+		}
+	}
+	return nil
+}
+
+type fatal string
+
+func (f fatal) Error() string { return "containerd: " + string(f) }

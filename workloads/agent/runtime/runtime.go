@@ -1,0 +1,211 @@
+// Package runtime is containerd inside this process.
+//
+// In:       where things lie on this machine, and the folder of the helpers (runc, shim, CNI client, pause).
+// Out:      CRI as plain method calls, container events, image import; CRI and containerd's own API on a unix socket
+//
+//	for clients in other processes.
+//
+// Promise:  containers belong to their shims: ending or killing this process leaves them running, and the next one
+//
+//	finds them again with the same process ids.
+//
+// Not here: what to run (workloads/agent/pod), the pod network (netstack, reached by containerd through the CNI client).
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+
+	"knarr.dev/knarr/bootstrap/config"
+)
+
+// Namespace is where CRI keeps its images and containers inside containerd.
+const Namespace = "k8s.io"
+
+// Config of the runtime.
+type Config struct {
+	Paths     config.Paths
+	HelperDir string // runc, containerd-shim-runc-v2, knarr-cni and pause; "" means they are on PATH
+	Log       *slog.Logger
+}
+
+// Runtime runs containerd. Its methods may be called once Run has said ready.
+type Runtime struct {
+	conf   Config
+	log    *slog.Logger
+	handle handle
+
+	importing sync.WaitGroup // archives found at start
+}
+
+// New makes a runtime that Run will start.
+func New(conf Config) *Runtime {
+	if conf.Log == nil {
+		conf.Log = slog.Default()
+	}
+	return &Runtime{conf: conf, log: conf.Log.With("component", "runtime")}
+}
+
+// Name is the component's name.
+func (r *Runtime) Name() string { return "runtime" }
+
+// Run starts containerd, makes the pause image if it is missing, and serves until ctx ends.
+func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
+	began := time.Now()
+	pause, err := loadPause(r.conf.HelperDir)
+	if err != nil {
+		return err
+	}
+	s := settings{
+		paths:       r.conf.Paths,
+		helpers:     r.conf.HelperDir,
+		pause:       pause.reference(),
+		snapshotter: r.chooseSnapshotter(),
+		clampOOM:    !mayLowerOOMScore(),
+		path:        os.Getenv("PATH"),
+	}
+	if s.clampOOM {
+		r.log.Info("this machine may not lower oom_score_adj (CAP_SYS_RESOURCE is missing); containers keep at least the value of knarr itself")
+	}
+	conf := containerdConfig(s)
+	if err := server.CreateTopLevelDirectories(conf); err != nil {
+		return fmt.Errorf("create containerd's folders: %w", err)
+	}
+
+	failed := make(chan error, 1)
+	bridgeLogs(r.log, failed)
+	// containerd must not see ctx end before Stop: its plugins would drop what they are doing halfway.
+	inner, cancel := context.WithCancel(withHandle(context.WithoutCancel(ctx), &r.handle))
+	defer cancel()
+	daemon, err := server.New(inner, conf)
+	if err != nil {
+		return fmt.Errorf("start containerd in %s: %w", r.conf.Paths.Containerd(), err)
+	}
+	defer func() { err = errors.Join(err, r.handle.closeDatabase()) }()
+	defer daemon.Stop()
+	if r.handle.cri == nil {
+		return errors.New("start containerd: its CRI service did not come up; the messages above say why")
+	}
+	if err := daemon.Start(inner); err != nil {
+		return fmt.Errorf("serve containerd on %s: %w", r.conf.Paths.ContainerdSocket(), err)
+	}
+	recovered := make(chan struct{})
+	go func() { daemon.Wait(); close(recovered) }()
+	select {
+	case <-recovered:
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+
+	if err := r.prepare(ctx, pause, s.snapshotter); err != nil {
+		return err
+	}
+	r.log.Info("containerd is up", "took", time.Since(began), "snapshotter", s.snapshotter)
+	r.importing.Go(func() { r.importFolder(ctx) })
+	ready()
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+	}
+	r.importing.Wait()
+	return err
+}
+
+// prepare names the snapshotter for clients of other processes and makes the pause image.
+func (r *Runtime) prepare(ctx context.Context, pause pauseImage, snapshotter string) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	spaces := r.handle.client.NamespaceService()
+	const key = "containerd.io/defaults/snapshotter"
+	labels, err := spaces.Labels(ctx, Namespace)
+	if err != nil {
+		return fmt.Errorf("read containerd namespace %s: %w", Namespace, err)
+	}
+	if labels[key] != snapshotter {
+		if err := spaces.SetLabel(ctx, Namespace, key, snapshotter); err != nil {
+			return fmt.Errorf("label containerd namespace %s: %w", Namespace, err)
+		}
+	}
+	if err := pause.ensure(ctx, r.handle.client, snapshotter); err != nil {
+		return fmt.Errorf("make the pause image: %w", err)
+	}
+	return r.handle.images.UpdateImage(ctx, pause.reference())
+}
+
+// Client is containerd's client over function calls, for what CRI has no words for.
+func (r *Runtime) Client() *containerd.Client { return r.handle.client }
+
+// chooseSnapshotter prefers overlayfs and falls back to copying where the filesystem cannot carry it.
+func (r *Runtime) chooseSnapshotter() string {
+	root := r.conf.Paths.Containerd()
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return "overlayfs" // creating the folders reports it properly
+	}
+	if err := overlayutils.Supported(root); err != nil {
+		r.log.Warn("overlayfs does not work here, so every container gets a full copy of its image; put the data directory on ext4 or xfs to save the space",
+			"dir", root, "error", err)
+		return "native"
+	}
+	return "overlayfs"
+}
+
+// mayLowerOOMScore tries it on this process: a capability in the status file says nothing about a sandbox around us.
+func mayLowerOOMScore() bool {
+	const file = "/proc/self/oom_score_adj"
+	was, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	if err := os.WriteFile(file, []byte("-998"), 0); err != nil {
+		return false
+	}
+	return os.WriteFile(file, was, 0) == nil
+}
+
+// ImportDir is read once at start.
+func (r *Runtime) importFolder(ctx context.Context) {
+	dir := r.conf.Paths.Images()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			r.log.Error("read the image folder", "dir", dir, "error", err)
+		}
+		return
+	}
+	seen := loadImported(dir)
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || e.Name() == importedFile || ctx.Err() != nil {
+			continue
+		}
+		if seen[e.Name()] == stamp(info) {
+			continue
+		}
+		names, err := r.ImportFile(ctx, filepath.Join(dir, e.Name()))
+		if err != nil {
+			r.log.Error("import image archive", "file", e.Name(), "error", err)
+			continue
+		}
+		r.log.Info("image archive imported", "file", e.Name(), "images", names)
+		seen[e.Name()] = stamp(info)
+		if err := saveImported(dir, seen); err != nil {
+			r.log.Warn("remember imported archives; they will be imported again at the next start", "error", err)
+		}
+	}
+}
+
+// WaitForImports returns when the archives found at start are imported.
+func (r *Runtime) WaitForImports() { r.importing.Wait() }

@@ -1,0 +1,114 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/platforms"
+
+	"knarr.dev/knarr/bootstrap/config"
+)
+
+const (
+	runtimeName = "runc"
+	// longestShimDir is what containerd accepts: a shim's socket is this folder, a hash and 108 bytes at most.
+	longestShimDir = 42
+)
+
+// settings is everything about this machine that containerd's configuration depends on.
+type settings struct {
+	paths       config.Paths
+	helpers     string // folder of runc, the shim and the CNI client; "" means PATH
+	snapshotter string
+	pause       string // reference of the sandbox image
+	clampOOM    bool   // this process may not lower an oom_score_adj
+	path        string // PATH of this process
+}
+
+// containerdConfig is the whole configuration, in containerd's own terms (version 4).
+func containerdConfig(s settings) *srvconfig.Config {
+	shim, runc := "", ""
+	path := s.path
+	var cniDirs []string
+	if s.helpers != "" {
+		shim = filepath.Join(s.helpers, "containerd-shim-runc-v2")
+		runc = filepath.Join(s.helpers, "runc")
+		path = s.helpers + string(os.PathListSeparator) + path
+		cniDirs = []string{s.helpers}
+	} else {
+		cniDirs = filepath.SplitList(path)
+	}
+	shimManager := map[string]any{"env": []string{"PATH=" + path}}
+	if dir := filepath.Join(s.paths.Run, "s"); len(dir) <= longestShimDir {
+		shimManager["socket_dir"] = dir
+	}
+	registries := filepath.Join(s.paths.Data, "registries")
+
+	return &srvconfig.Config{
+		Version: version.ConfigVersion,
+		Root:    s.paths.Containerd(),
+		State:   s.paths.ContainerdState(),
+		// Without these two there is no node; containerd itself would only log that they failed.
+		RequiredPlugins: []string{"io.containerd.grpc.v1.cri", "io.containerd.server.v1.ttrpc"},
+		Plugins: map[string]any{
+			"io.containerd.server.v1.grpc":  map[string]any{"address": s.paths.ContainerdSocket()},
+			"io.containerd.server.v1.ttrpc": map[string]any{"address": s.paths.ContainerdSocket() + ".ttrpc"},
+			"io.containerd.shim.v1.manager": shimManager,
+			// The first collection looks at every blob; it must not compete with the start of the machine.
+			"io.containerd.gc.v1.scheduler": map[string]any{"startup_delay": "1m"},
+			"io.containerd.transfer.v1.local": map[string]any{
+				"max_concurrent_downloads": 3,
+				"config_path":              registries,
+				"unpack_config": []map[string]any{{
+					"platform":    platforms.Format(platforms.DefaultSpec()),
+					"snapshotter": s.snapshotter,
+					"differ":      "walking",
+				}},
+			},
+			"io.containerd.grpc.v1.cri": map[string]any{
+				"disable_tcp_service":   true,
+				"stream_server_address": "127.0.0.1", // behind the node's own HTTPS server, which authenticates
+				"stream_server_port":    "0",
+				"stream_idle_timeout":   "4h",
+			},
+			"io.containerd.cri.v1.images": map[string]any{
+				"snapshotter":              s.snapshotter,
+				"pinned_images":            map[string]any{"sandbox": s.pause},
+				"max_concurrent_downloads": 3,
+				"stats_collect_period":     60, // seconds
+				"registry":                 map[string]any{"config_path": registries},
+			},
+			"io.containerd.cri.v1.runtime": map[string]any{
+				"netns_mounts_under_state_dir": true, // two machines on one host must not share /run/netns
+				"restrict_oom_score_adj":       s.clampOOM,
+				"enable_criu":                  false,
+				"cdi_spec_dirs":                []string{},
+				"stats_collect_period":         "1m", // its one second would be most of an idle machine's work
+				"stats_retention_period":       "3m",
+				"drain_exec_sync_io_timeout":   "5s", // a background process of an exec probe must not hold it open
+				"cni": map[string]any{
+					"bin_dirs":              cniDirs,
+					"conf_dir":              s.paths.CNIConfig(),
+					"max_conf_num":          1,
+					"use_internal_loopback": true,
+				},
+				"containerd": map[string]any{
+					"default_runtime_name": runtimeName,
+					"runtimes": map[string]any{
+						runtimeName: map[string]any{
+							"runtime_type": "io.containerd.runc.v2",
+							"runtime_path": shim,
+							"options": map[string]any{
+								"BinaryName":    runc,
+								"SystemdCgroup": false,
+								"Root":          filepath.Join(s.paths.Run, "runc"),
+							},
+						},
+					},
+				},
+			},
+		},
+	}
+}

@@ -1,0 +1,185 @@
+package translate
+
+import (
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/workloads/agent/cgroup"
+)
+
+// ContainerInput is what one container's configuration is made of, beside the pod.
+type ContainerInput struct {
+	Attempt     uint32
+	ImageRef    string // as the runtime knows it
+	Image       Image
+	Env         []*runtimeapi.KeyValue
+	VolumePaths map[string]string // host path of each volumeMount, by its index's key; see MountKey
+	HostsFile   string
+	MessageFile string // receives the termination message
+	TargetID    string // container whose processes an ephemeral container sees
+}
+
+// MountKey names a volume mount of a container: a volume can be mounted more than once, with different sub-paths.
+func MountKey(index int) string { return strconv.Itoa(index) }
+
+// Container is the runtime's configuration of one container.
+func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInput) (*runtimeapi.ContainerConfig, error) {
+	security, err := containerSecurity(pod, c, node, in.Image)
+	if err != nil {
+		return nil, err
+	}
+	if in.TargetID != "" {
+		security.NamespaceOptions.Pid = runtimeapi.NamespaceMode_TARGET
+		security.NamespaceOptions.TargetId = in.TargetID
+	}
+	mounts, devices, err := mountsOf(pod, c, in)
+	if err != nil {
+		return nil, err
+	}
+	env := make(map[string]string, len(in.Env))
+	for _, kv := range in.Env {
+		env[kv.Key] = string(kv.Value)
+	}
+	labels := podLabels(pod)
+	labels[LabelContainer] = c.Name
+	return &runtimeapi.ContainerConfig{
+		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: in.Attempt},
+		Image:      &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
+		Command:    expandAll(c.Command, env),
+		Args:       expandAll(c.Args, env),
+		WorkingDir: c.WorkingDir,
+		Envs:       in.Env,
+		Mounts:     mounts,
+		Devices:    devices,
+		Labels:     labels,
+		Annotations: map[string]string{
+			NoteHash:          Hash(c),
+			NoteRestarts:      strconv.Itoa(int(in.Attempt)),
+			NoteMessagePath:   c.TerminationMessagePath,
+			NoteMessagePolicy: string(c.TerminationMessagePolicy),
+			NoteMessageFile:   in.MessageFile,
+			NoteGrace:         strconv.FormatInt(Grace(pod), 10),
+		},
+		LogPath:    LogFile(c.Name, in.Attempt),
+		Stdin:      c.Stdin,
+		StdinOnce:  c.StdinOnce,
+		Tty:        c.TTY,
+		StopSignal: signal(c.Lifecycle),
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources:       Resources(pod, c, node),
+			SecurityContext: security,
+		},
+	}, nil
+}
+
+func expandAll(list []string, env map[string]string) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = expandVars(s, env)
+	}
+	return out
+}
+
+func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runtimeapi.Mount, []*runtimeapi.Device, error) {
+	var mounts []*runtimeapi.Mount
+	ownHosts := false
+	for i := range c.VolumeMounts {
+		vm := &c.VolumeMounts[i]
+		host, ok := in.VolumePaths[MountKey(i)]
+		if !ok {
+			return nil, nil, badConfig("cannot find volume %q to mount into container %q", vm.Name, c.Name)
+		}
+		target := vm.MountPath
+		if !filepath.IsAbs(target) {
+			target = filepath.Join("/", target)
+		}
+		ownHosts = ownHosts || target == "/etc/hosts"
+		m := &runtimeapi.Mount{ContainerPath: target, HostPath: host, Readonly: vm.ReadOnly}
+		switch ptr.Deref(vm.MountPropagation, corev1.MountPropagationNone) {
+		case corev1.MountPropagationHostToContainer:
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		case corev1.MountPropagationBidirectional:
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		}
+		m.RecursiveReadOnly = vm.ReadOnly && ptr.Deref(vm.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled) == corev1.RecursiveReadOnlyEnabled
+		mounts = append(mounts, m)
+	}
+	if in.HostsFile != "" && !ownHosts {
+		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: in.HostsFile, SelinuxRelabel: true})
+	}
+	if in.MessageFile != "" && c.TerminationMessagePath != "" {
+		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: in.MessageFile, SelinuxRelabel: true})
+	}
+	var devices []*runtimeapi.Device
+	for i := range c.VolumeDevices {
+		host, ok := in.VolumePaths[c.VolumeDevices[i].Name]
+		if !ok {
+			return nil, nil, badConfig("cannot find block volume %q of container %q", c.VolumeDevices[i].Name, c.Name)
+		}
+		devices = append(devices, &runtimeapi.Device{HostPath: host, ContainerPath: c.VolumeDevices[i].DevicePath, Permissions: "mrw"})
+	}
+	return mounts, devices, nil
+}
+
+// Resources bound one container.
+func Resources(pod *corev1.Pod, c *corev1.Container, node Node) *runtimeapi.LinuxContainerResources {
+	request, ok := c.Resources.Requests[corev1.ResourceCPU]
+	if !ok {
+		request = c.Resources.Limits[corev1.ResourceCPU]
+	}
+	quota, period := cgroup.Quota(c.Resources.Limits.Cpu().MilliValue())
+	if quota < 0 {
+		quota = 0 // CRI's word for no limit
+	}
+	r := &runtimeapi.LinuxContainerResources{
+		CpuShares:          cgroup.Shares(request.MilliValue()),
+		CpuQuota:           quota,
+		CpuPeriod:          period,
+		MemoryLimitInBytes: c.Resources.Limits.Memory().Value(),
+		OomScoreAdj:        OOMScoreAdj(pod, c, node.MemoryBytes),
+	}
+	for name, q := range c.Resources.Limits {
+		if size, ok := cutHugepages(name); ok {
+			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
+		}
+	}
+	if node.Unified {
+		// One process killed for memory leaves a container half-alive; kill it whole.
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	return r
+}
+
+// cutHugepages turns hugepages-2Mi into the kernel's 2MB.
+func cutHugepages(name corev1.ResourceName) (string, bool) {
+	rest, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
+	if !ok || len(rest) < 2 {
+		return "", false
+	}
+	return rest[:len(rest)-1] + "B", true
+}
+
+const nodeCritical = 2000001000 // priority of system-node-critical
+
+// OOMScoreAdj makes the kernel kill best-effort containers first and guaranteed ones last; between them, who asked for
+// more memory is killed later.
+func OOMScoreAdj(pod *corev1.Pod, c *corev1.Container, machine int64) int64 {
+	if ptr.Deref(pod.Spec.Priority, 0) >= nodeCritical {
+		return -997
+	}
+	switch cgroup.QOS(pod) {
+	case corev1.PodQOSGuaranteed:
+		return -997
+	case corev1.PodQOSBestEffort:
+		return 1000
+	}
+	if machine <= 0 {
+		return 999
+	}
+	return min(max(1000-1000*c.Resources.Requests.Memory().Value()/machine, 3), 999)
+}
