@@ -1,0 +1,453 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/netstack/endpoints/endpointstest"
+)
+
+// svc is a Service named web with one TCP and one UDP port, 80, whose endpoints listen on 8080.
+func svc(change ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: "10.43.0.80", ClusterIPs: []string{"10.43.0.80"},
+			Ports: []corev1.ServicePort{
+				{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80},
+				{Name: "quic", Protocol: corev1.ProtocolUDP, Port: 80},
+			},
+		},
+	}
+	for _, c := range change {
+		c(s)
+	}
+	return s
+}
+
+func nodePort(s *corev1.Service) {
+	s.Spec.Type = corev1.ServiceTypeNodePort
+	s.Spec.Ports[0].NodePort, s.Spec.Ports[1].NodePort = 30080, 30080
+}
+
+func externalLocal(s *corev1.Service) {
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func internalLocal(s *corev1.Service) {
+	s.Spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
+}
+
+func sticky(s *corev1.Service) {
+	s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+}
+
+// ep is an endpoint on a node, ready unless told otherwise.
+func ep(addr, node string, change ...func(*discoveryv1.EndpointConditions)) discoveryv1.Endpoint {
+	e := discoveryv1.Endpoint{Addresses: []string{addr}, NodeName: &node}
+	for _, c := range change {
+		c(&e.Conditions)
+	}
+	return e
+}
+
+func leaving(c *discoveryv1.EndpointConditions) {
+	c.Ready, c.Serving, c.Terminating = ptr.To(false), ptr.To(true), ptr.To(true)
+}
+
+func notReady(c *discoveryv1.EndpointConditions) { c.Ready = ptr.To(false) }
+
+func sliceOf(list ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	return &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{
+			{Name: ptr.To("http"), Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)},
+			{Name: ptr.To("quic"), Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolUDP)},
+		},
+		Endpoints: list,
+	}
+}
+
+// answers asks n times and counts who answered.
+func answers(t *testing.T, from *host, network, to string, n int) map[string]int {
+	t.Helper()
+	counts := map[string]int{}
+	for range n {
+		name, _, err := from.ask(network, to)
+		if err != nil {
+			t.Fatalf("%s to %s: %v", network, to, err)
+		}
+		counts[name]++
+	}
+	return counts
+}
+
+func TestClusterAddressReachesEveryEndpoint(t *testing.T) {
+	needKernel(t)
+	client, one, two := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
+	one.serve("one", 8080)
+	two.serve("two", 8080)
+	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here"), ep("10.42.0.12", "here")))
+	start(t, view)
+
+	for _, network := range []string{"tcp", "udp"} {
+		counts := answers(t, client, network, "10.43.0.80:80", 200)
+		if counts["one"] < 60 || counts["two"] < 60 {
+			t.Errorf("%s from a pod: answers %v of 200, want about half each", network, counts)
+		}
+		if _, seen, _ := client.ask(network, "10.43.0.80:80"); seen != "10.42.0.9" {
+			t.Errorf("%s: the endpoint saw %s, want the pod itself", network, seen)
+		}
+		if counts := answers(t, theNode, network, "10.43.0.80:80", 20); len(counts) != 2 {
+			t.Errorf("%s from the node: answers %v, want both", network, counts)
+		}
+	}
+}
+
+func TestPodReachesItselfThroughItsService(t *testing.T) {
+	needKernel(t)
+	one := pod(t, "one", "10.42.0.11")
+	one.serve("one", 8080)
+	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
+	start(t, view)
+	for _, network := range []string{"tcp", "udp"} {
+		if name, seen, err := one.ask(network, "10.43.0.80:80"); err != nil || name != "one" || seen != "10.42.0.1" {
+			t.Errorf("%s = %q, seen as %q, %v; want itself, seen as the gateway", network, name, seen, err)
+		}
+	}
+}
+
+func TestNodePort(t *testing.T) {
+	needKernel(t)
+	outside, client := outsider(t, "outside", "192.168.9.2"), pod(t, "client", "10.42.0.9")
+	one, away := pod(t, "one", "10.42.0.11"), pod(t, "away", "10.42.7.12") // "away" stands for another node's pod
+	one.serve("one", 8080)
+	away.serve("away", 8080)
+	both := sliceOf(ep("10.42.0.11", "here"), ep("10.42.7.12", "elsewhere"))
+
+	t.Run("goes to every endpoint and hides the sender", func(t *testing.T) {
+		_, view := endpointstest.Running(t, svc(nodePort), both)
+		defer start(t, view)()
+		for _, network := range []string{"tcp", "udp"} {
+			if counts := answers(t, outside, network, "192.168.9.1:30080", 30); len(counts) != 2 {
+				t.Errorf("%s: answers %v, want both", network, counts)
+			}
+			if _, seen, _ := outside.ask(network, "192.168.9.1:30080"); seen != "10.42.0.1" {
+				t.Errorf("%s: the endpoint saw %s, want the gateway", network, seen)
+			}
+		}
+		if counts := answers(t, client, "tcp", "192.168.9.1:30080", 10); len(counts) == 0 {
+			t.Error("a pod cannot use the node port")
+		}
+		if counts := answers(t, theNode, "tcp", "192.168.9.1:30080", 10); len(counts) == 0 {
+			t.Error("the node cannot use its own node port")
+		}
+	})
+	t.Run("with the Local policy stays on the node and keeps the sender", func(t *testing.T) {
+		_, view := endpointstest.Running(t, svc(nodePort, externalLocal), both)
+		defer start(t, view)()
+		for range 20 {
+			if name, seen, err := outside.ask("tcp", "192.168.9.1:30080"); err != nil || name != "one" || seen != "192.168.9.2" {
+				t.Fatalf("from outside = %q, seen as %q, %v; want one, seen as 192.168.9.2", name, seen, err)
+			}
+		}
+		if counts := answers(t, client, "tcp", "192.168.9.1:30080", 30); len(counts) != 2 {
+			t.Errorf("from a pod: answers %v, want both: it is not outside", counts)
+		}
+	})
+	t.Run("with the Local policy and nobody here drops", func(t *testing.T) {
+		_, view := endpointstest.Running(t, svc(nodePort, externalLocal), sliceOf(ep("10.42.7.12", "elsewhere")))
+		defer start(t, view)()
+		if _, _, err := outside.ask("udp", "192.168.9.1:30080"); !isTimeout(err) {
+			t.Errorf("from outside = %v, want no answer at all", err)
+		}
+		if name, _, err := theNode.ask("tcp", "192.168.9.1:30080"); err != nil || name != "away" {
+			t.Errorf("from the node = %q, %v; want away", name, err)
+		}
+	})
+}
+
+func TestExternalAndBalancerAddresses(t *testing.T) {
+	needKernel(t)
+	outside, banned := outsider(t, "outside", "192.168.9.2"), outsider(t, "banned", "192.168.9.66")
+	one := pod(t, "one", "10.42.0.11")
+	one.serve("one", 8080)
+	balanced := func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.ExternalIPs = []string{"203.0.113.1"}
+		s.Spec.LoadBalancerSourceRanges = []string{"192.168.9.0/26"}
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+	}
+	_, view := endpointstest.Running(t, svc(balanced), sliceOf(ep("10.42.0.11", "here")))
+	start(t, view)
+	for _, to := range []string{"203.0.113.1:80", "203.0.113.2:80"} {
+		if name, _, err := outside.ask("tcp", to); err != nil || name != "one" {
+			t.Errorf("%s = %q, %v; want one", to, name, err)
+		}
+	}
+	if _, _, err := banned.ask("udp", "203.0.113.2:80"); !isTimeout(err) {
+		t.Errorf("from outside the source ranges = %v, want no answer", err)
+	}
+	if name, _, err := banned.ask("udp", "203.0.113.1:80"); err != nil || name != "one" {
+		t.Errorf("an external address = %q, %v; source ranges are not about it", name, err)
+	}
+}
+
+func TestInternalTrafficPolicyLocalStaysHere(t *testing.T) {
+	needKernel(t)
+	client := pod(t, "client", "10.42.0.9")
+	one, away := pod(t, "one", "10.42.0.11"), pod(t, "away", "10.42.7.12")
+	one.serve("one", 8080)
+	away.serve("away", 8080)
+	_, view := endpointstest.Running(t, svc(internalLocal), sliceOf(ep("10.42.0.11", "here"), ep("10.42.7.12", "elsewhere")))
+	start(t, view)
+	if counts := answers(t, client, "tcp", "10.43.0.80:80", 20); counts["one"] != 20 {
+		t.Errorf("answers %v, want only the endpoint on this node", counts)
+	}
+}
+
+func TestNoEndpointsIsSaidAtOnce(t *testing.T) {
+	needKernel(t)
+	client, outside := pod(t, "client", "10.42.0.9"), outsider(t, "outside", "192.168.9.2")
+	_, view := endpointstest.Running(t, svc(nodePort))
+	start(t, view)
+	cases := map[string]struct {
+		from *host
+		to   string
+	}{
+		"a pod to a service without endpoints":      {client, "10.43.0.80:80"},
+		"the node to a service without endpoints":   {theNode, "10.43.0.80:80"},
+		"a pod to a port the service does not have": {client, "10.43.0.80:81"},
+		"a pod to an address of no service":         {client, "10.43.200.200:80"},
+		"an outsider to the node port":              {outside, "192.168.9.1:30080"},
+	}
+	for name, tc := range cases {
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run(name+" by "+network, func(t *testing.T) {
+				_, _, err := tc.from.ask(network, tc.to)
+				// The kernel tells a program on this machine that its packet was refused before it left.
+				refusedHere := tc.from == theNode && errors.Is(err, syscall.EPERM)
+				if !errors.Is(err, syscall.ECONNREFUSED) && !refusedHere {
+					t.Errorf("error = %v, want connection refused", err)
+				}
+			})
+		}
+	}
+}
+
+func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
+	needKernel(t)
+	var clients []*host
+	for i := range 6 {
+		clients = append(clients, pod(t, fmt.Sprintf("client%d", i), fmt.Sprintf("10.42.1.%d", 10+i)))
+	}
+	one, two := pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
+	one.serve("one", 8080)
+	two.serve("two", 8080)
+	first, second := ep("10.42.0.11", "here"), ep("10.42.0.12", "here")
+	cluster, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
+	stop := start(t, view)
+
+	at := map[int]string{}
+	stay := func(when string) {
+		t.Helper()
+		for i, client := range clients {
+			for name, n := range answers(t, client, "tcp", "10.43.0.80:80", 10) {
+				if n != 10 || at[i] != "" && at[i] != name {
+					t.Errorf("%s client %d was with %q and now gets %d of 10 answers from %s", when, i, at[i], n, name)
+				}
+				at[i] = name
+			}
+		}
+	}
+	stay("at first")
+
+	stop()
+	_, view = endpointstest.Running(t, svc(sticky), sliceOf(first, second))
+	stop = start(t, view)
+	stay("after a restart of the proxy")
+	stop()
+
+	cluster, view = endpointstest.Running(t, svc(sticky), sliceOf(first, second))
+	start(t, view)
+	cluster.Put(sliceOf(first))
+	eventually(t, "all clients move to the endpoint that is left", func() bool {
+		for _, client := range clients {
+			if name, _, err := client.ask("tcp", "10.43.0.80:80"); err != nil || name != "one" {
+				return false
+			}
+		}
+		return true
+	})
+	cluster.Put(sliceOf(first, second))
+	at = map[int]string{}
+	for i := range clients {
+		at[i] = "one"
+	}
+	stay("after the other endpoint came back")
+}
+
+func TestRemovedEndpoint(t *testing.T) {
+	needKernel(t)
+	client, one, two := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
+	one.serve("one", 8080)
+	two.serve("two", 8080)
+	cluster, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
+	start(t, view)
+	stream, err := client.dial("tcp", "10.43.0.80:80")
+	check(t, err)
+	defer stream.Close()
+	flow, err := client.dial("udp", "10.43.0.80:80")
+	check(t, err)
+	defer flow.Close()
+	if name, _, err := question(stream); err != nil || name != "one" {
+		t.Fatalf("before: %q, %v", name, err)
+	}
+	if name, _, err := question(flow); err != nil || name != "one" {
+		t.Fatalf("before: %q, %v", name, err)
+	}
+
+	cluster.Put(sliceOf(ep("10.42.0.11", "here", leaving), ep("10.42.0.12", "here")))
+	eventually(t, "new connections avoid the endpoint that leaves", func() bool {
+		return answers(t, client, "tcp", "10.43.0.80:80", 8)["two"] == 8
+	})
+	eventually(t, "a UDP client that never fell silent moves on", func() bool {
+		name, _, err := question(flow)
+		return err == nil && name == "two"
+	})
+	// The connection it had lives on.
+	check(t, stream.SetDeadline(time.Now().Add(2*time.Second)))
+	_, err = stream.Write([]byte("still there?"))
+	check(t, err)
+	if n, err := stream.Read(make([]byte, 64)); err != nil || n == 0 {
+		t.Errorf("an established connection broke: %v", err)
+	}
+
+	cluster.Put(sliceOf(ep("10.42.0.11", "here", leaving)))
+	eventually(t, "the endpoint that leaves serves when it is the last", func() bool {
+		name, _, err := client.ask("tcp", "10.43.0.80:80")
+		return err == nil && name == "one"
+	})
+	cluster.Delete(svc())
+	eventually(t, "a deleted service is refused", func() bool {
+		_, _, err := client.ask("tcp", "10.43.0.80:80")
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+}
+
+func TestFirstEndpointFreesWaitingClients(t *testing.T) {
+	needKernel(t)
+	outside, one := outsider(t, "outside", "192.168.9.2"), pod(t, "one", "10.42.0.11")
+	one.serve("one", 8080)
+	cluster, view := endpointstest.Running(t, svc(nodePort, externalLocal), sliceOf(ep("10.42.0.11", "here", notReady)))
+	start(t, view)
+	flow, err := outside.dial("udp", "192.168.9.1:30080")
+	check(t, err)
+	defer flow.Close()
+	if _, _, err := question(flow); err == nil {
+		t.Fatal("an endpoint that is not ready answered")
+	}
+	cluster.Put(sliceOf(ep("10.42.0.11", "here")))
+	eventually(t, "the same flow reaches the first endpoint", func() bool {
+		name, _, err := question(flow)
+		return err == nil && name == "one"
+	})
+}
+
+func TestTamperingIsHealed(t *testing.T) {
+	needKernel(t)
+	client, one := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11")
+	one.serve("one", 8080)
+	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
+	start(t, view)
+
+	conn, err := nftables.New()
+	check(t, err)
+	ours := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+	cases := map[string]func(){
+		"the whole ruleset is flushed": func() { conn.FlushRuleset() },
+		"our table is flushed":         func() { conn.FlushTable(ours) },
+		"our table is deleted":         func() { conn.DelTable(ours) },
+		"one chain is flushed": func() {
+			conn.FlushChain(&nftables.Chain{Table: ours, Name: "any4/shop/web/TCP/80"})
+		},
+	}
+	for name, harm := range cases {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			harm()
+			check(t, conn.Flush())
+			eventually(t, "the service answers again", func() bool {
+				name, _, err := client.ask("tcp", "10.43.0.80:80")
+				return err == nil && name == "one"
+			})
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("healing took %v, want less than a second", took)
+			}
+		})
+	}
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	needKernel(t)
+	_, view := endpointstest.Running(t, svc(sticky, nodePort), sliceOf(ep("10.42.0.11", "here")))
+	start(t, view)()
+	check(t, Remove())
+	check(t, Remove()) // nothing there is fine
+	conn, err := nftables.New()
+	check(t, err)
+	tables, err := conn.ListTables()
+	check(t, err)
+	if len(tables) != 0 {
+		t.Errorf("tables left: %v", tables)
+	}
+}
+
+func TestManyEndpointsAndServices(t *testing.T) {
+	needKernel(t)
+	client, one := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11")
+	one.serve("one", 8080)
+	cluster, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
+	for i := range 1000 {
+		name := fmt.Sprintf("svc-%d", i)
+		s := svc(func(s *corev1.Service) {
+			s.Name = name
+			s.Spec.ClusterIP = netip.AddrFrom4([4]byte{10, 43, byte(10 + i/250), byte(1 + i%250)}).String()
+			s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+		})
+		e := sliceOf(ep("10.42.9.1", "elsewhere"), ep("10.42.9.2", "elsewhere"))
+		e.Name, e.Labels = name+"-1", map[string]string{discoveryv1.LabelServiceName: name}
+		cluster.Put(s, e)
+	}
+	began := time.Now()
+	start(t, view)
+	t.Logf("1,000 services installed in %v", time.Since(began))
+
+	// One service with more endpoints than fit into one netlink attribute.
+	var crowd []discoveryv1.Endpoint
+	for i := range 3000 {
+		crowd = append(crowd, ep(netip.AddrFrom4([4]byte{10, 42, byte(20 + i/250), byte(1 + i%250)}).String(), "elsewhere"))
+	}
+	cluster.Put(sliceOf(crowd...))
+	cluster.Put(sliceOf(ep("10.42.0.11", "here")))
+	eventually(t, "the service is back at its one endpoint", func() bool {
+		name, _, err := client.ask("tcp", "10.43.0.80:80")
+		return err == nil && name == "one"
+	})
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}

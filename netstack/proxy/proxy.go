@@ -1,0 +1,242 @@
+// Package proxy makes Service addresses reachable from this node and its pods.
+//
+// In:       Services with their EndpointSlices (netstack/endpoints).
+// Out:      one nftables table, knarr-services, changed in single transactions; stale UDP flows deleted; a route of last
+// resort for cluster addresses. Nothing else in the kernel is ours.
+// Promise:  a connection to an endpoint that stays ready survives every change, also our restart and our end: the table
+// stays until Remove. A table that somebody flushed is back within a second.
+// Not here: pods' interfaces (netstack/podnet), names and the cluster DNS address (netstack/dns).
+//
+// # How a connection flows
+//
+// Only the first packet of a connection meets the table; the kernel's connection tracking takes the others along.
+//
+//	prerouting, output   from the network and from pods; from programs on the node
+//	  services           address . protocol . port -> chain     (map services4/6: cluster, external, balancer addresses)
+//	                     any address of the node: protocol . port -> chain                      (map nodeports4/6)
+//	                     else any address in the service ranges -> reject
+//	    anyN/NS/NAME/PROTO/PORT    hide the sender unless it is a pod; to one endpoint of all
+//	    hereN/...                  the same among endpoints on this node        (internalTrafficPolicy: Local)
+//	    outN/...                   from outside: hide the sender, on to any...; or, with externalTrafficPolicy: Local,
+//	                               pods and the node on to any..., others to an endpoint on this node or dropped
+//	    lbN/...                    allowed sources on to out..., others dropped
+//	    reject, drop               no endpoint anywhere; none on this node
+//	postrouting          a pod that reached itself (set loops4/6), and connections marked above: masquerade
+//
+// A packet costs two look-ups however many Services there are. An endpoint is drawn at random from a map inside the
+// chain's one rule, so a change of endpoints replaces that rule and nothing else. Sticky clients (sessionAffinity) are
+// remembered by the kernel in one map a chain, from client to endpoint.
+//
+// # What the kernel needs
+//
+// nf_tables with the inet family's NAT, numgen, fib, masquerade and reject: Linux 5.9 or newer with the usual modules.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/netstack/endpoints"
+)
+
+// Config says where the proxy works.
+type Config struct {
+	Node          string
+	PodRanges     []netip.Prefix // addresses of all pods of the cluster
+	ServiceRanges []netip.Prefix // addresses of all Services
+	Reserved      []netip.Addr   // cluster addresses that this node answers itself: DNS
+	Log           *slog.Logger
+}
+
+// Proxy is the component.
+type Proxy struct {
+	cfg    Config
+	view   *endpoints.View
+	wake   chan struct{}
+	mu     sync.Mutex
+	dirty  map[types.NamespacedName]bool
+	wanted *table
+
+	tampered, unsure atomic.Bool
+	port             atomic.Uint32
+}
+
+// New is a proxy for the Services in view.
+func New(cfg Config, view *endpoints.View) *Proxy {
+	return &Proxy{
+		cfg:    cfg,
+		view:   view,
+		wake:   make(chan struct{}, 1),
+		dirty:  map[types.NamespacedName]bool{},
+		wanted: newTable(),
+	}
+}
+
+// Name of the component.
+func (p *Proxy) Name() string { return "service-proxy" }
+
+// Run keeps the kernel's table equal to the Services until ctx ends, and leaves it in force. It is ready once every
+// Service that existed is reachable.
+func (p *Proxy) Run(ctx context.Context, ready func()) error {
+	if err := addWayOut(p.cfg.ServiceRanges); err != nil {
+		return err
+	}
+	events, err := openWatch()
+	if err != nil {
+		return explain(err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return events.run(ctx, p.port.Load, func() { p.flag(&p.tampered) }, func() { p.flag(&p.unsure) })
+	})
+	group.Go(func() error { return p.follow(ctx, ready) })
+	return group.Wait()
+}
+
+// follow is the one goroutine that writes to the kernel.
+func (p *Proxy) follow(ctx context.Context, ready func()) error {
+	select {
+	case <-p.view.Synced():
+	case <-ctx.Done():
+		return nil
+	}
+	defer p.view.Subscribe(p.mark)()
+	k, err := p.open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = k.close() }()
+
+	first := p.wanted.apply(p.takeDirty())
+	if err := k.rebuild(p.wanted.all()); err != nil {
+		return explain(err)
+	}
+	p.forget(first)
+	ready()
+
+	retry := newBackoff()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-retry.due():
+		}
+		// What arrives while a transaction is on its way is taken together by the next: no waiting for more is needed.
+		err := p.pass(k, retry.failed())
+		if err == nil {
+			retry.reset()
+			continue
+		}
+		p.cfg.Log.Error("service rules are not up to date; trying again", "component", p.Name(), "error", err)
+		retry.again()
+		// After an error there may be answers left on the connection that the next transaction would take for its own.
+		if fresh, err := p.open(); err == nil {
+			_ = k.close()
+			k = fresh
+		}
+	}
+}
+
+// pass brings the kernel to the wanted state: by a difference if it is where we left it, else from the ground up.
+func (p *Proxy) pass(k *kernel, lost bool) error {
+	change := p.wanted.apply(p.takeDirty())
+	if p.unsure.Swap(false) && !lost {
+		intact, err := k.intact(p.wanted.all())
+		if err != nil {
+			return err
+		}
+		lost = !intact
+	}
+	if p.tampered.Swap(false) {
+		p.cfg.Log.Warn("somebody changed our nftables table; building it anew", "component", p.Name(), "table", TableName)
+		lost = true
+	}
+	if lost {
+		if err := k.rebuild(p.wanted.all()); err != nil {
+			return err
+		}
+	} else if err := k.commit(change); err != nil {
+		return err
+	}
+	p.forget(change)
+	return nil
+}
+
+// forget drops stale flows after the rules are in force. Failing is not worth a rebuild: the flows time out by themselves.
+func (p *Proxy) forget(c Change) {
+	if err := dropFlows(c.Flows); err != nil {
+		p.cfg.Log.Warn("old UDP flows keep going to endpoints that are gone until they time out", "component", p.Name(), "error", err)
+	}
+}
+
+func (p *Proxy) open() (*kernel, error) {
+	k, err := openKernel(Site{Node: p.cfg.Node, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}, p.cfg.ServiceRanges)
+	if err != nil {
+		return nil, explain(err)
+	}
+	p.port.Store(k.port)
+	return k, nil
+}
+
+func (p *Proxy) mark(key types.NamespacedName) {
+	p.mu.Lock()
+	p.dirty[key] = true
+	p.mu.Unlock()
+	p.wakeUp()
+}
+
+func (p *Proxy) flag(what *atomic.Bool) {
+	what.Store(true)
+	p.wakeUp()
+}
+
+func (p *Proxy) wakeUp() {
+	select {
+	case p.wake <- struct{}{}:
+	default: // a pass is due anyway
+	}
+}
+
+// takeDirty plans every Service that changed since the last call.
+func (p *Proxy) takeDirty() map[types.NamespacedName]Plan {
+	p.mu.Lock()
+	dirty := p.dirty
+	p.dirty = map[types.NamespacedName]bool{}
+	p.mu.Unlock()
+	site := Site{Node: p.cfg.Node, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}
+	plans := make(map[types.NamespacedName]Plan, len(dirty))
+	for key := range dirty {
+		plans[key] = plan(p.view.Get(key), site)
+	}
+	return plans
+}
+
+// explain tells an operator what to do about a kernel that refuses us.
+func explain(err error) error {
+	return fmt.Errorf("%w; the service network needs root and a kernel of 5.9 or newer with nf_tables (try: modprobe -a nf_tables nft_chain_nat nft_numgen nft_fib_inet nft_masq nft_reject_inet)", err)
+}
+
+// backoff spaces attempts after failures.
+type backoff struct {
+	delay time.Duration
+	timer <-chan time.Time
+}
+
+func newBackoff() *backoff { return &backoff{} }
+
+func (b *backoff) failed() bool          { return b.delay > 0 }
+func (b *backoff) due() <-chan time.Time { return b.timer }
+func (b *backoff) reset()                { *b = backoff{} }
+func (b *backoff) again() {
+	b.delay = min(max(2*b.delay, 500*time.Millisecond), 30*time.Second)
+	b.timer = time.After(b.delay)
+}
