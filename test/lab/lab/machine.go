@@ -1,0 +1,233 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Machine is one machine of a lab.
+type Machine struct {
+	lab *Lab
+	machine
+}
+
+// machine is what is remembered of it.
+type machine struct {
+	Hostname string  `json:"hostname"`
+	Place    int     `json:"place"` // last part of its address
+	Holder   process `json:"holder"`
+}
+
+var namespaces = []string{"net", "uts", "mnt"}
+
+// Machine adds a machine; the test ends when it can't.
+func (l *Lab) Machine(name string) *Machine {
+	l.t.Helper()
+	m, err := l.Add(name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return m
+}
+
+// Add adds a machine: bare, connected, with nothing running.
+func (l *Lab) Add(name string) (*Machine, error) {
+	if !validName.MatchString(name) {
+		return nil, fmt.Errorf("machine name %q: use lower-case letters, digits and hyphens", name)
+	}
+	place := firstMachine
+	for _, other := range l.Machines {
+		if other.Name() == name {
+			return nil, fmt.Errorf("lab %q has a machine %q already", l.Name(), name)
+		}
+		place = max(place, other.Place+1)
+	}
+	if place >= hostPlace {
+		return nil, fmt.Errorf("lab %q is full", l.Name())
+	}
+	holder, err := hold(l.Name()+"-"+name, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS)
+	if err != nil {
+		return nil, err
+	}
+	m := &Machine{lab: l, machine: machine{Hostname: name, Place: place, Holder: holder}}
+	l.Machines = append(l.Machines, m)
+	if err := errors.Join(l.save(), m.furnish()); err != nil {
+		return nil, fmt.Errorf("add machine %q: %w", name, err) // Down removes what there is of it
+	}
+	return m, nil
+}
+
+// Name of the machine; it is its hostname too.
+func (m *Machine) Name() string { return m.Hostname }
+
+// IP is the machine's address on the switch.
+func (m *Machine) IP() netip.Addr { return m.lab.address(m.Place) }
+
+// Dir is the machine's folder, at the same path inside and outside.
+func (m *Machine) Dir() string { return filepath.Join(m.lab.dir(), m.Hostname) }
+
+// DataDir and RunDir are for knarr.
+func (m *Machine) DataDir() string { return filepath.Join(m.Dir(), "data") }
+
+// RunDir is the machine's folder for sockets.
+func (m *Machine) RunDir() string { return filepath.Join(m.Dir(), "run") }
+
+// Kubeconfig is where knarr puts the administrator's.
+func (m *Machine) Kubeconfig() string { return filepath.Join(m.DataDir(), "kubeconfig") }
+
+// Do runs f as if on the machine: its network, mounts and hostname. f must not hand its work to other goroutines.
+func (m *Machine) Do(f func() error) error { return enter(m.Holder, namespaces, f) }
+
+// port is the machine's place on the switch.
+func (m *Machine) port() string { return fmt.Sprintf("port%d", m.Place) }
+
+func (m *Machine) furnish() error {
+	for _, dir := range []string{m.DataDir(), m.RunDir(), m.etc(), m.varDir("lib"), m.varDir("log"), m.keep()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make the machine's folders: %w", err)
+		}
+	}
+	if err := m.writeEtc(); err != nil {
+		return err
+	}
+	if err := m.makeCgroups(); err != nil {
+		return err
+	}
+	if err := m.lab.cable("eth0", m.port(), &m.Holder); err != nil {
+		return err
+	}
+	return m.Do(func() error {
+		if err := unix.Sethostname([]byte(m.Hostname)); err != nil {
+			return fmt.Errorf("set the hostname: %w", err)
+		}
+		if err := m.connect(); err != nil {
+			return err
+		}
+		return m.mount()
+	})
+}
+
+func (m *Machine) connect() error {
+	if err := raise("lo", netip.MustParsePrefix("127.0.0.1/8")); err != nil {
+		return err
+	}
+	if err := raise("eth0", netip.PrefixFrom(m.IP(), 24)); err != nil {
+		return err
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Gw: m.lab.address(switchPlace).AsSlice()}); err != nil {
+		return fmt.Errorf("add the default route: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) etc() string            { return filepath.Join(m.Dir(), "etc") }
+func (m *Machine) varDir(s string) string { return filepath.Join(m.Dir(), "var", s) }
+func (m *Machine) keep() string           { return filepath.Join(m.Dir(), "keep") }
+
+// writeEtc writes the files a machine's name and its way to other names are in. Nobody answers for names on the switch,
+// and it says so at once.
+func (m *Machine) writeEtc() error {
+	for name, text := range map[string]string{
+		"hostname":    m.Hostname + "\n",
+		"hosts":       fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", m.IP(), m.Hostname),
+		"resolv.conf": fmt.Sprintf("nameserver %s\noptions timeout:1 attempts:1\n", m.lab.address(switchPlace)),
+	} {
+		if err := os.WriteFile(filepath.Join(m.etc(), name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write the machine's /etc: %w", err)
+		}
+	}
+	return nil
+}
+
+// mount makes the machine's view of the file system. Folders whose names are fixed in programs are its own; /sys shows
+// its own network.
+func (m *Machine) mount() error {
+	type step struct {
+		source, target, kind string
+		flags                uintptr
+	}
+	resolv, err := filepath.EvalSymlinks("/etc/resolv.conf") // may lead to /run, which is about to be empty
+	if err != nil {
+		resolv = "/etc/resolv.conf"
+	}
+	steps := []step{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE}, // what is mounted here stays here
+		{"/sys/fs/cgroup", m.keep(), "", unix.MS_BIND | unix.MS_REC},
+		{"sysfs", "/sys", "sysfs", 0},
+		{m.keep(), "/sys/fs/cgroup", "", unix.MS_BIND | unix.MS_REC},
+		{"tmpfs", "/run", "tmpfs", 0},
+		{m.varDir("lib"), "/var/lib", "", unix.MS_BIND},
+		{m.varDir("log"), "/var/log", "", unix.MS_BIND},
+		{filepath.Join(m.etc(), "resolv.conf"), resolv, "", unix.MS_BIND},
+		{filepath.Join(m.etc(), "hosts"), "/etc/hosts", "", unix.MS_BIND},
+		{filepath.Join(m.etc(), "hostname"), "/etc/hostname", "", unix.MS_BIND},
+		{"", "/", "", unix.MS_REC | unix.MS_SHARED}, // as on a machine of its own: pods may pass on mounts
+	}
+	for _, s := range steps {
+		if strings.HasPrefix(s.target, "/run/") {
+			if err := touch(s.target); err != nil {
+				return err
+			}
+		}
+		if _, err := os.Stat(s.target); errors.Is(err, os.ErrNotExist) {
+			continue // the host hasn't this file, and gets none from us
+		}
+		if err := unix.Mount(s.source, s.target, s.kind, s.flags, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", s.target, err)
+		}
+	}
+	if err := unix.Unmount(m.keep(), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", m.keep(), err)
+	}
+	return nil
+}
+
+func touch(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make the machine's /run: %w", err)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		return fmt.Errorf("make the machine's /run: %w", err)
+	}
+	return nil
+}
+
+// Cut takes the machine off the switch, as if its cable were pulled.
+func (m *Machine) Cut() error { return m.setPort(false) }
+
+// Heal puts it back.
+func (m *Machine) Heal() error { return m.setPort(true) }
+
+func (m *Machine) setPort(up bool) error {
+	return m.lab.inSwitch(func() error {
+		port, err := netlink.LinkByName(m.port())
+		if err != nil {
+			return fmt.Errorf("find the cable of machine %q: %w", m.Hostname, err)
+		}
+		set := netlink.LinkSetDown
+		if up {
+			set = netlink.LinkSetUp
+		}
+		if err := set(port); err != nil {
+			return fmt.Errorf("switch the cable of machine %q: %w", m.Hostname, err)
+		}
+		return nil
+	})
+}
+
+// destroy ends every process of the machine, and removes its cgroups. Its namespaces, with all links and mounts in
+// them, end with the last process.
+func (m *Machine) destroy() error {
+	if err := m.killAll(); err != nil {
+		return fmt.Errorf("end the processes of machine %q: %w", m.Hostname, err)
+	}
+	return errors.Join(m.Holder.kill(), m.removeCgroups())
+}
