@@ -1,0 +1,30 @@
+package apiserver
+
+import (
+	"fmt"
+
+	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/options"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/informers"
+
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// admission puts our plugins and the library's in the order in which requests pass them.
+func (s *Server) admission(c *chain, config *genericapiserver.Config, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver, _ *resource.Env) error {
+	dynamicClient, err := dynamic.NewForConfig(s.client)
+	if err != nil {
+		return fmt.Errorf("make the admission plugins' client: %w", err)
+	}
+	wrapper := webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.client, config.TracerProvider)
+	plugins := options.NewAdmissionOptions()
+	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
+		webhookinit.NewPluginInitializer(wrapper, resolver)); err != nil {
+		return fmt.Errorf("make admission plugins: %w", err)
+	}
+	return nil
+}

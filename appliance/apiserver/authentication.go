@@ -1,0 +1,77 @@
+package apiserver
+
+import (
+	"fmt"
+
+	"k8s.io/apiserver/pkg/apis/apiserver"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/authenticatorfactory"
+	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/request/websocket"
+	"k8s.io/apiserver/pkg/authentication/request/x509"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+)
+
+// publicPaths are answered to everybody: whether the server works, and which it is.
+var publicPaths = []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
+
+// The headers in which a front proxy says on whose behalf it asks.
+var (
+	userHeaders        = headerrequest.StaticStringSlice{"X-Remote-User"}
+	uidHeaders         = headerrequest.StaticStringSlice{"X-Remote-Uid"}
+	groupHeaders       = headerrequest.StaticStringSlice{"X-Remote-Group"}
+	extraHeaderPrefix  = headerrequest.StaticStringSlice{"X-Remote-Extra-"}
+	frontProxyAccepted = headerrequest.StaticStringSlice{} // any certificate of that CA, which signs nothing else
+)
+
+// authentication tries a front proxy's word, then the client's certificate, then tokens, then nobody.
+func authentication(config *Config, audiences authenticator.Audiences, tokens []authenticator.Token, serving *genericapiserver.SecureServingInfo) (genericapiserver.AuthenticationInfo, error) {
+	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", config.ClientCA)
+	if err != nil {
+		return genericapiserver.AuthenticationInfo{}, fmt.Errorf("read the client CA: %w", err)
+	}
+	frontProxyCA, err := dynamiccertificates.NewDynamicCAContentFromFile("front-proxy-ca", config.FrontProxyCA)
+	if err != nil {
+		return genericapiserver.AuthenticationInfo{}, fmt.Errorf("read the front proxy CA: %w", err)
+	}
+	info := genericapiserver.AuthenticationInfo{
+		APIAudiences: audiences,
+		RequestHeaderConfig: &authenticatorfactory.RequestHeaderConfig{
+			UsernameHeaders:     userHeaders,
+			UIDHeaders:          uidHeaders,
+			GroupHeaders:        groupHeaders,
+			ExtraHeaderPrefixes: extraHeaderPrefix,
+			CAContentProvider:   frontProxyCA,
+			AllowedClientNames:  frontProxyAccepted,
+		},
+	}
+	for _, ca := range []dynamiccertificates.CAContentProvider{clientCA, frontProxyCA} {
+		if err := info.ApplyClientCert(ca, serving); err != nil {
+			return genericapiserver.AuthenticationInfo{}, fmt.Errorf("ask clients for certificates: %w", err)
+		}
+	}
+	known := []authenticator.Request{
+		headerrequest.NewDynamicVerifyOptionsSecure(frontProxyCA.VerifyOptions, frontProxyAccepted, userHeaders, uidHeaders, groupHeaders, extraHeaderPrefix),
+		x509.NewDynamic(clientCA.VerifyOptions, x509.CommonNameUserConversion),
+	}
+	if len(tokens) > 0 {
+		all := tokenunion.New(tokens...)
+		known = append(known, bearertoken.New(all), websocket.NewProtocolAuthenticator(all))
+	}
+	var public []apiserver.AnonymousAuthCondition
+	for _, path := range publicPaths {
+		public = append(public, apiserver.AnonymousAuthCondition{Path: path})
+	}
+	// A credential that is wrong is refused even where none would do: its owner should learn of it.
+	info.Authenticator = union.NewFailOnError(
+		group.NewAuthenticatedGroupAdder(union.New(known...)),
+		anonymous.NewAuthenticator(public),
+	)
+	return info, nil
+}
