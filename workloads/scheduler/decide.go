@@ -1,0 +1,208 @@
+package scheduler
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"knarr.dev/knarr/workloads/scheduler/plugins"
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
+)
+
+const (
+	// enough is how many nodes that would do are compared at least. Beyond it the best of the ones found is as good
+	// as the best of all, and looking on costs every pod behind this one.
+	enough = 100
+	// grain is how many nodes are worth a goroutine.
+	grain = 64
+)
+
+// rules are the filters and preferences decisions are made with.
+type rules struct {
+	filters []plugins.Filterer
+	scorers []plugins.Scorer
+}
+
+// decision is where a pod goes, or why it goes nowhere.
+type decision struct {
+	node     string
+	refusals map[string]refusal // by node, when node is ""
+	total    int                // nodes there are
+	looked   int                // nodes looked at, for the next pod to start behind
+}
+
+// refusal is the first rule that refused a node.
+type refusal struct {
+	plugin string
+	*plugins.Refusal
+}
+
+// decide chooses a node for a pod. It starts at the start-th node, so that early stops do not favour the first
+// ones; pick breaks ties among n equals.
+func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by rules, start int, pick func(n int) int) decision {
+	nodes := snap.Nodes()
+	d := decision{total: len(nodes)}
+	if len(nodes) == 0 {
+		return d
+	}
+	fit, refused, looked := filter(pod, snap, by.filters, start)
+	d.looked = looked
+	switch len(fit) {
+	case 0:
+		d.refusals = refused
+	case 1:
+		d.node = fit[0].Name
+	default:
+		d.node = best(fit, score(pod, snap, by.scorers, fit), pick).Name
+	}
+	return d
+}
+
+// prepared is a filter with its rule's name.
+type prepared struct {
+	name   string
+	filter plugins.Filter
+}
+
+func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer) []prepared {
+	var ready []prepared
+	for _, f := range filters {
+		if filter := f.Filter(pod, snap); filter != nil {
+			ready = append(ready, prepared{f.Name(), filter})
+		}
+	}
+	return ready
+}
+
+// judge asks the filters about one node.
+func judge(n *snapshot.Node, filters []prepared) (refusal, bool) {
+	for _, f := range filters {
+		if r := f.filter(n); r != nil {
+			return refusal{f.name, r}, false
+		}
+	}
+	return refusal{}, true
+}
+
+// filter finds nodes that would do, enough of them, from the start-th on and around.
+func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer, start int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
+	nodes := snap.Nodes()
+	ready := prepare(pod, snap, filters)
+	wanted := int64(wantedOf(len(nodes)))
+	results := make([]refusal, len(nodes))
+	passed := make([]bool, len(nodes))
+	var found, seen atomic.Int64
+	inParallel(len(nodes), func(i int) bool {
+		seen.Add(1)
+		if results[i], passed[i] = judge(nodes[(start+i)%len(nodes)], ready); passed[i] {
+			return found.Add(1) < wanted
+		}
+		return true
+	})
+	refused = map[string]refusal{}
+	for i := range nodes {
+		n := nodes[(start+i)%len(nodes)]
+		switch {
+		case passed[i]:
+			fit = append(fit, n)
+		case results[i].Refusal != nil:
+			refused[n.Name] = results[i]
+		}
+	}
+	return fit, refused, int(seen.Load())
+}
+
+// wantedOf is how many fitting nodes to look for among n: a share that shrinks as clusters grow.
+func wantedOf(n int) int {
+	percent := max(50-n/125, 5)
+	return min(max(n*percent/100, enough), n)
+}
+
+// score adds up the weighted preferences.
+func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []plugins.Scorer, nodes []*snapshot.Node) []int64 {
+	totals := make([]int64, len(nodes))
+	scores := make([]int64, len(nodes))
+	for _, s := range scorers {
+		rate := s.Score(pod, snap, nodes)
+		if rate == nil {
+			continue
+		}
+		inParallel(len(nodes), func(i int) bool { scores[i] = rate(nodes[i]); return true })
+		s.Normalize(scores)
+		for i := range totals {
+			totals[i] += scores[i] * s.Weight()
+		}
+	}
+	return totals
+}
+
+func best(nodes []*snapshot.Node, scores []int64, pick func(n int) int) *snapshot.Node {
+	var top []*snapshot.Node
+	highest := slices.Max(scores)
+	for i, n := range nodes {
+		if scores[i] == highest {
+			top = append(top, n)
+		}
+	}
+	return top[pick(len(top))]
+}
+
+// inParallel calls act for 0..n-1, over as many goroutines as that is worth, until one call returns false.
+func inParallel(n int, act func(i int) bool) {
+	workers := min(runtime.GOMAXPROCS(0), (n+grain-1)/grain)
+	var next atomic.Int64
+	work := func() {
+		for {
+			from := int(next.Add(grain)) - grain
+			if from >= n {
+				return
+			}
+			for i := from; i < min(from+grain, n); i++ {
+				if !act(i) {
+					next.Store(int64(n)) // the others finish the grain they are at
+					return
+				}
+			}
+		}
+	}
+	if workers <= 1 {
+		work()
+		return
+	}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(work)
+	}
+	wg.Wait()
+}
+
+// explain words why no node would do, as kubectl describe shows it.
+func (d *decision) explain() string {
+	if d.total == 0 {
+		return "no nodes available to schedule pods"
+	}
+	counts := map[string]int{}
+	for _, r := range d.refusals {
+		for _, reason := range r.Reasons {
+			counts[reason]++
+		}
+	}
+	lines := make([]string, 0, len(counts))
+	for reason, n := range counts {
+		lines = append(lines, fmt.Sprintf("%d %s", n, reason))
+	}
+	slices.Sort(lines)
+	return fmt.Sprintf("0/%d nodes are available: %s.", d.total, strings.Join(lines, ", "))
+}
+
+// refusedBy is the set of rules that refused at least one node.
+func (d *decision) refusedBy() map[string]bool {
+	by := map[string]bool{}
+	for _, r := range d.refusals {
+		by[r.plugin] = true
+	}
+	return by
+}

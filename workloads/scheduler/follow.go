@@ -1,0 +1,103 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/workloads/scheduler/queue"
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
+)
+
+// follow subscribes to what decisions depend on. The handlers only hand over; the returned checkers are done when
+// all that existed has been handed over.
+func (s *Scheduler) follow(ctx context.Context) (synced []cache.DoneChecker, stop func(), err error) {
+	var undo []func()
+	stop = func() {
+		for _, f := range undo {
+			f()
+		}
+	}
+	subscribe := func(object client.Object, set func(any), remove func(any)) error {
+		informer, err := s.cache.GetInformer(ctx, object)
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", object, err)
+		}
+		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(o any) { s.inbox.put(func() { set(o) }) },
+			UpdateFunc: func(_, o any) { s.inbox.put(func() { set(o) }) },
+			DeleteFunc: func(o any) {
+				if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+					o = last.Obj
+				}
+				s.inbox.put(func() { remove(o) })
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", object, err)
+		}
+		synced = append(synced, registration.HasSyncedChecker())
+		undo = append(undo, func() { _ = informer.RemoveEventHandler(registration) }) // the informer may be gone first
+		return nil
+	}
+	err = subscribe(&corev1.Namespace{},
+		func(o any) { s.changed(s.snapshot.SetNamespace(o.(*corev1.Namespace))) },
+		func(o any) { s.snapshot.RemoveNamespace(o.(*corev1.Namespace).Name) })
+	if err == nil {
+		err = subscribe(&corev1.Node{},
+			func(o any) { s.changed(s.snapshot.SetNode(o.(*corev1.Node))) },
+			func(o any) { s.changed(s.snapshot.RemoveNode(o.(*corev1.Node).Name)) })
+	}
+	if err == nil {
+		err = subscribe(&corev1.Pod{},
+			func(o any) { s.podSeen(o.(*corev1.Pod)) },
+			func(o any) { s.podGone(o.(*corev1.Pod)) })
+	}
+	if err != nil {
+		stop()
+	}
+	return synced, stop, err
+}
+
+// podSeen sorts a pod to where it belongs: on its node, in the queue, or nowhere.
+func (s *Scheduler) podSeen(pod *corev1.Pod) {
+	switch {
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		s.podGone(pod)
+	case pod.Spec.NodeName != "":
+		s.queue.Remove(pod.UID)
+		s.changed(s.snapshot.SetPod(pod))
+	case pod.DeletionTimestamp != nil:
+		s.podGone(pod)
+	case pod.Spec.SchedulerName != s.name:
+		// another scheduler's
+	case !s.snapshot.Placed(pod.UID): // decided; the cache shows older news of it
+		s.queue.Add(pod, s.clock.Now())
+	}
+}
+
+func (s *Scheduler) podGone(pod *corev1.Pod) {
+	s.queue.Remove(pod.UID)
+	s.changed(s.snapshot.RemovePod(pod))
+}
+
+// changed wakes the pods a change may help.
+func (s *Scheduler) changed(change snapshot.Change) {
+	if change.Kind == snapshot.Nothing {
+		return
+	}
+	s.queue.Wake(func(e *queue.Entry) bool {
+		if len(e.RefusedBy) == 0 {
+			return change.Kind == snapshot.NodeAdded // there was no node at all
+		}
+		for _, f := range s.rules.filters {
+			if e.RefusedBy[f.Name()] && f.Helps(e.Pod, s.snapshot, change) {
+				return true
+			}
+		}
+		return false
+	}, s.clock.Now())
+}

@@ -1,0 +1,84 @@
+package snapshot
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Node is a node with its pods and the sums over them.
+type Node struct {
+	Name        string
+	Object      *corev1.Node // nil while only pods of it are known
+	Allocatable Resources
+	MaxPods     int64
+	Requested   Resources
+	Assumed     Resources // Requested with a guess for containers that ask for nothing
+	Images      map[string]int64
+
+	Pods   map[types.UID]*Pod
+	Averse map[types.UID]*Pod // those of Pods with required anti-affinity
+	Fond   map[types.UID]*Pod // those of Pods with any affinity term that scores
+	ports  map[types.UID]*Pod // those of Pods with host ports
+}
+
+func newNode(name string) *Node {
+	return &Node{
+		Name: name, Pods: map[types.UID]*Pod{}, Averse: map[types.UID]*Pod{}, Fond: map[types.UID]*Pod{}, ports: map[types.UID]*Pod{},
+	}
+}
+
+// Label is the node's value of a label; has is false if it carries none.
+func (n *Node) Label(key string) (value string, has bool) {
+	value, has = n.Object.Labels[key]
+	return value, has
+}
+
+// PortsFree says whether a pod could hold these host ports here.
+func (n *Node) PortsFree(wanted []HostPort) bool {
+	for _, pod := range n.ports {
+		for _, taken := range pod.Ports {
+			for _, want := range wanted {
+				if want.conflicts(taken) {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+func (n *Node) set(object *corev1.Node) {
+	n.Object = object
+	n.Allocatable, n.MaxPods = Of(object.Status.Allocatable)
+	n.Images = make(map[string]int64, len(object.Status.Images))
+	for _, image := range object.Status.Images {
+		for _, name := range image.Names {
+			n.Images[name] = image.SizeBytes
+		}
+	}
+}
+
+func (n *Node) add(pod *Pod) {
+	uid := pod.Object.UID
+	n.Pods[uid] = pod
+	n.Requested.add(&pod.Requests, 1)
+	n.Assumed.add(&pod.Assumed, 1)
+	if len(pod.AntiAffinity) > 0 {
+		n.Averse[uid] = pod
+	}
+	if len(pod.Affinity)+len(pod.PreferAffinity)+len(pod.PreferAntiAffinity) > 0 {
+		n.Fond[uid] = pod
+	}
+	if len(pod.Ports) > 0 {
+		n.ports[uid] = pod
+	}
+}
+
+func (n *Node) remove(uid types.UID) {
+	pod := n.Pods[uid]
+	n.Requested.add(&pod.Requests, -1)
+	n.Assumed.add(&pod.Assumed, -1)
+	for _, set := range []map[types.UID]*Pod{n.Pods, n.Averse, n.Fond, n.ports} {
+		delete(set, uid)
+	}
+}

@@ -1,0 +1,190 @@
+// Package snapshot is the cluster as the scheduler sees it.
+//
+// In:       nodes, placed pods and namespaces as the shared cache shows them; decisions not yet shown by it.
+// Out:      nodes with their pods and sums, kept current by what changed, and a Change for each change.
+// Promise:  a pod counts on exactly one node, from its decision until it is gone or the decision is taken back.
+// Not here: locks. One goroutine owns a Snapshot; others may read while that one waits for them.
+package snapshot
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Snapshot holds nodes by name and pods by UID.
+type Snapshot struct {
+	nodes      map[string]*Node
+	order      []*Node // those with an object; new ones at the end, so that a walk can go on where the last one stopped
+	pods       map[types.UID]place
+	namespaces map[string]labels.Set
+	averse     map[string]*Node // those with pods that have required anti-affinity
+}
+
+type place struct {
+	node    string
+	assumed bool // decided, not yet shown by the cache
+}
+
+// New returns an empty Snapshot.
+func New() *Snapshot {
+	return &Snapshot{
+		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
+	}
+}
+
+// Nodes are all nodes, in a stable order.
+func (s *Snapshot) Nodes() []*Node { return s.order }
+
+// Node finds a node that exists, or nil.
+func (s *Snapshot) Node(name string) *Node {
+	if n := s.nodes[name]; n != nil && n.Object != nil {
+		return n
+	}
+	return nil
+}
+
+// Averse are the nodes with pods that keep others away.
+func (s *Snapshot) Averse() map[string]*Node { return s.averse }
+
+// Namespace is the labels of a namespace.
+func (s *Snapshot) Namespace(name string) labels.Set { return s.namespaces[name] }
+
+// SetNode takes a node in, or its news.
+func (s *Snapshot) SetNode(object *corev1.Node) Change {
+	n := s.at(object.Name)
+	before := n.Object
+	n.set(object)
+	if before == nil {
+		s.order = append(s.order, n)
+		return Change{Kind: NodeAdded, Node: object}
+	}
+	if !matters(before, object) {
+		return Change{}
+	}
+	return Change{Kind: NodeChanged, Node: object, NodeBefore: before}
+}
+
+// RemoveNode drops a node; pods still on it are remembered, in case it comes back under its name.
+func (s *Snapshot) RemoveNode(name string) Change {
+	n := s.nodes[name]
+	if n == nil || n.Object == nil {
+		return Change{}
+	}
+	s.order = slices.DeleteFunc(s.order, func(other *Node) bool { return other == n })
+	n.Object = nil
+	s.drop(n)
+	return Change{Kind: NodeGone}
+}
+
+// SetPod takes a placed pod in, or its news.
+func (s *Snapshot) SetPod(object *corev1.Pod) Change {
+	was, known := s.pods[object.UID]
+	var before *Pod
+	if known {
+		before = s.nodes[was.node].Pods[object.UID]
+		s.take(object.UID)
+	}
+	s.put(NewPod(object), place{node: object.Spec.NodeName})
+	switch {
+	case !known || was.assumed:
+		return Change{Kind: PodPlaced, Pod: object}
+	case !apiequality.Semantic.DeepEqual(before.Object.Labels, object.Labels):
+		return Change{Kind: PodRelabeled, Pod: object, PodBefore: before.Object}
+	case !apiequality.Semantic.DeepEqual(before.Requests, s.nodes[object.Spec.NodeName].Pods[object.UID].Requests):
+		return Change{Kind: PodShrunk, Pod: object}
+	}
+	return Change{}
+}
+
+// RemovePod drops a pod that is gone or finished, wherever it is.
+func (s *Snapshot) RemovePod(object *corev1.Pod) Change {
+	if _, known := s.pods[object.UID]; !known {
+		return Change{}
+	}
+	s.take(object.UID)
+	return Change{Kind: PodGone, Pod: object}
+}
+
+// Assume counts a pod on the node it was decided for.
+func (s *Snapshot) Assume(pod *Pod, node string) {
+	if _, known := s.pods[pod.Object.UID]; known {
+		s.take(pod.Object.UID)
+	}
+	s.put(pod, place{node: node, assumed: true})
+}
+
+// Forget takes an assumption back; a placement the cache has shown since stays. The Change is what that frees.
+func (s *Snapshot) Forget(pod *Pod) Change {
+	if at, known := s.pods[pod.Object.UID]; !known || !at.assumed {
+		return Change{}
+	}
+	s.take(pod.Object.UID)
+	return Change{Kind: PodGone, Pod: pod.Object}
+}
+
+// Placed says whether a pod counts on a node already.
+func (s *Snapshot) Placed(uid types.UID) bool {
+	_, known := s.pods[uid]
+	return known
+}
+
+// SetNamespace takes a namespace in, or its news.
+func (s *Snapshot) SetNamespace(object *corev1.Namespace) Change {
+	before, known := s.namespaces[object.Name]
+	if known && maps.Equal(before, object.Labels) {
+		return Change{}
+	}
+	s.namespaces[object.Name] = object.Labels
+	return Change{Kind: NamespaceChanged}
+}
+
+// RemoveNamespace drops a namespace.
+func (s *Snapshot) RemoveNamespace(name string) { delete(s.namespaces, name) }
+
+func (s *Snapshot) at(name string) *Node {
+	n := s.nodes[name]
+	if n == nil {
+		n = newNode(name)
+		s.nodes[name] = n
+	}
+	return n
+}
+
+func (s *Snapshot) put(pod *Pod, at place) {
+	n := s.at(at.node)
+	n.add(pod)
+	s.pods[pod.Object.UID] = at
+	if len(n.Averse) > 0 {
+		s.averse[n.Name] = n
+	}
+}
+
+func (s *Snapshot) take(uid types.UID) {
+	n := s.nodes[s.pods[uid].node]
+	n.remove(uid)
+	delete(s.pods, uid)
+	s.drop(n)
+}
+
+// drop forgets what a node no longer is.
+func (s *Snapshot) drop(n *Node) {
+	if len(n.Averse) == 0 {
+		delete(s.averse, n.Name)
+	}
+	if n.Object == nil && len(n.Pods) == 0 {
+		delete(s.nodes, n.Name)
+	}
+}
+
+// matters says whether a node's news could change where pods go. Heartbeats and image lists do not wake anything.
+func matters(before, after *corev1.Node) bool {
+	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
+		!maps.Equal(before.Labels, after.Labels) ||
+		!apiequality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
+		!apiequality.Semantic.DeepEqual(before.Status.Allocatable, after.Status.Allocatable)
+}
