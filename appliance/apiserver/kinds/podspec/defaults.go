@@ -6,7 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelpers "k8s.io/component-helpers/resource"
-	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/set"
 )
 
 // DefaultPod completes a pod: its spec as any template's, and what only a pod itself gets.
@@ -24,7 +25,7 @@ func DefaultPod(pod *corev1.Pod) {
 	if spec.Resources != nil {
 		defaultPodRequests(pod)
 	}
-	setDefault(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
+	set.Pointer(&spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
 	if len(pod.Status.HostIPs) == 0 && pod.Status.HostIP != "" {
 		pod.Status.HostIPs = []corev1.HostIP{{IP: pod.Status.HostIP}}
 	}
@@ -35,15 +36,15 @@ func DefaultTemplate(template *corev1.PodTemplateSpec) { Default(&template.Spec)
 
 // Default completes what pods and pod templates share.
 func Default(spec *corev1.PodSpec) {
-	orDefault(&spec.DNSPolicy, corev1.DNSClusterFirst)
-	orDefault(&spec.RestartPolicy, corev1.RestartPolicyAlways)
+	set.Default(&spec.DNSPolicy, corev1.DNSClusterFirst)
+	set.Default(&spec.RestartPolicy, corev1.RestartPolicyAlways)
 	if spec.SecurityContext == nil {
 		spec.SecurityContext = &corev1.PodSecurityContext{}
 	}
-	setDefault(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
-	orDefault(&spec.SchedulerName, corev1.DefaultSchedulerName)
+	set.Pointer(&spec.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	set.Default(&spec.SchedulerName, corev1.DefaultSchedulerName)
 	// The old name of the field stays readable for clients that know no other.
-	orDefault(&spec.ServiceAccountName, spec.DeprecatedServiceAccount)
+	set.Default(&spec.ServiceAccountName, spec.DeprecatedServiceAccount)
 	spec.DeprecatedServiceAccount = spec.ServiceAccountName
 
 	for i := range spec.Volumes {
@@ -67,17 +68,17 @@ func Default(spec *corev1.PodSpec) {
 }
 
 func defaultContainer(c *corev1.Container) {
-	orDefault(&c.ImagePullPolicy, pullPolicy(c.Image))
-	orDefault(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
-	orDefault(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
+	set.Default(&c.ImagePullPolicy, pullPolicy(c.Image))
+	set.Default(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
+	set.Default(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
 	for i := range c.Ports {
-		orDefault(&c.Ports[i].Protocol, corev1.ProtocolTCP)
+		set.Default(&c.Ports[i].Protocol, corev1.ProtocolTCP)
 	}
 	for i := range c.Env {
 		if from := c.Env[i].ValueFrom; from != nil {
 			defaultFieldRef(from.FieldRef)
 			if from.FileKeyRef != nil {
-				setDefault(&from.FileKeyRef.Optional, false)
+				set.Pointer(&from.FileKeyRef.Optional, false)
 			}
 		}
 	}
@@ -112,13 +113,13 @@ func defaultProbe(p *corev1.Probe) {
 	if p == nil {
 		return
 	}
-	orDefault(&p.TimeoutSeconds, 1)
-	orDefault(&p.PeriodSeconds, 10)
-	orDefault(&p.SuccessThreshold, 1)
-	orDefault(&p.FailureThreshold, 3)
+	set.Default(&p.TimeoutSeconds, 1)
+	set.Default(&p.PeriodSeconds, 10)
+	set.Default(&p.SuccessThreshold, 1)
+	set.Default(&p.FailureThreshold, 3)
 	defaultHTTPGet(p.HTTPGet)
 	if p.GRPC != nil {
-		setDefault(&p.GRPC.Service, "")
+		set.Pointer(&p.GRPC.Service, "")
 	}
 }
 
@@ -126,8 +127,8 @@ func defaultHTTPGet(get *corev1.HTTPGetAction) {
 	if get == nil {
 		return
 	}
-	orDefault(&get.Path, "/")
-	orDefault(&get.Scheme, corev1.URISchemeHTTP)
+	set.Default(&get.Path, "/")
+	set.Default(&get.Scheme, corev1.URISchemeHTTP)
 }
 
 func defaultFieldRef(ref *corev1.ObjectFieldSelector) {
@@ -143,54 +144,54 @@ func defaultVolume(v *corev1.VolumeSource) {
 	}
 	switch {
 	case v.Secret != nil:
-		setDefault(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
+		set.Pointer(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
 	case v.ConfigMap != nil:
-		setDefault(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
+		set.Pointer(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
 	case v.DownwardAPI != nil:
-		setDefault(&v.DownwardAPI.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
+		set.Pointer(&v.DownwardAPI.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
 		defaultDownward(v.DownwardAPI.Items)
 	case v.Projected != nil:
-		setDefault(&v.Projected.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
+		set.Pointer(&v.Projected.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
 		for i := range v.Projected.Sources {
 			defaultProjection(&v.Projected.Sources[i])
 		}
 	case v.HostPath != nil:
-		setDefault(&v.HostPath.Type, corev1.HostPathUnset)
+		set.Pointer(&v.HostPath.Type, corev1.HostPathUnset)
 	case v.ISCSI != nil:
-		orDefault(&v.ISCSI.ISCSIInterface, "default")
+		set.Default(&v.ISCSI.ISCSIInterface, "default")
 	case v.RBD != nil:
-		orDefault(&v.RBD.RBDPool, "rbd")
-		orDefault(&v.RBD.RadosUser, "admin")
-		orDefault(&v.RBD.Keyring, "/etc/ceph/keyring")
+		set.Default(&v.RBD.RBDPool, "rbd")
+		set.Default(&v.RBD.RadosUser, "admin")
+		set.Default(&v.RBD.Keyring, "/etc/ceph/keyring")
 	case v.AzureDisk != nil:
 		DefaultAzureDisk(v.AzureDisk)
 	case v.ScaleIO != nil:
-		orDefault(&v.ScaleIO.StorageMode, "ThinProvisioned")
-		orDefault(&v.ScaleIO.FSType, "xfs")
+		set.Default(&v.ScaleIO.StorageMode, "ThinProvisioned")
+		set.Default(&v.ScaleIO.FSType, "xfs")
 	case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
-		setDefault(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		set.Pointer(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	case v.Image != nil:
-		orDefault(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
+		set.Default(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
 	}
 }
 
 // DefaultAzureDisk is shared with persistent volumes.
 func DefaultAzureDisk(disk *corev1.AzureDiskVolumeSource) {
-	setDefault(&disk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-	setDefault(&disk.Kind, corev1.AzureSharedBlobDisk)
-	setDefault(&disk.FSType, "ext4")
-	setDefault(&disk.ReadOnly, false)
+	set.Pointer(&disk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+	set.Pointer(&disk.Kind, corev1.AzureSharedBlobDisk)
+	set.Pointer(&disk.FSType, "ext4")
+	set.Pointer(&disk.ReadOnly, false)
 }
 
 func defaultProjection(p *corev1.VolumeProjection) {
 	if p.ServiceAccountToken != nil {
-		setDefault(&p.ServiceAccountToken.ExpirationSeconds, int64(60*60))
+		set.Pointer(&p.ServiceAccountToken.ExpirationSeconds, int64(60*60))
 	}
 	if p.DownwardAPI != nil {
 		defaultDownward(p.DownwardAPI.Items)
 	}
 	if p.PodCertificate != nil {
-		setDefault(&p.PodCertificate.MaxExpirationSeconds, int32(24*60*60))
+		set.Pointer(&p.PodCertificate.MaxExpirationSeconds, int32(24*60*60))
 	}
 }
 
@@ -226,7 +227,7 @@ func defaultPodRequests(pod *corev1.Pod) {
 	asked := resourcehelpers.AggregateContainerRequests(pod, resourcehelpers.PodResourcesOptions{})
 	requests := pod.Spec.Resources.Requests
 	for name, limit := range pod.Spec.Resources.Limits {
-		if _, set := requests[name]; set || !resourcehelpers.IsSupportedPodLevelResource(name) {
+		if _, found := requests[name]; found || !resourcehelpers.IsSupportedPodLevelResource(name) {
 			continue
 		}
 		if requests == nil {
@@ -240,7 +241,7 @@ func defaultPodRequests(pod *corev1.Pod) {
 	}
 	// A pod with a total has one for every resource its containers ask for.
 	for name, sum := range asked {
-		if _, set := requests[name]; !set && resourcehelpers.IsSupportedPodLevelResource(name) && requests != nil {
+		if _, found := requests[name]; !found && resourcehelpers.IsSupportedPodLevelResource(name) && requests != nil {
 			requests[name] = sum
 		}
 	}
@@ -254,18 +255,5 @@ func roundUp(list corev1.ResourceList) {
 			continue
 		}
 		list[name] = quantity
-	}
-}
-
-func setDefault[T any](field **T, value T) {
-	if *field == nil {
-		*field = ptr.To(value)
-	}
-}
-
-func orDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
 	}
 }

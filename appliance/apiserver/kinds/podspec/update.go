@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -60,7 +60,7 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 		errs = append(errs, placementOnlyTightens(same, &old.Spec, path)...)
 	}
 	if !apiequality.Semantic.DeepEqual(same, &old.Spec) {
-		errs = append(errs, field.Forbidden(path, fmt.Sprintf("%s\n%v", frozen, cmp.Diff(old.Spec, *same))))
+		errs = append(errs, field.Forbidden(path, fmt.Sprintf("%s\n%v", frozen, diff.Diff(old.Spec, *same))))
 	}
 	return errs
 }

@@ -1,0 +1,212 @@
+package kinds
+
+import (
+	"context"
+	"maps"
+	"math"
+	"strconv"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/kinds/podspec"
+	"knarr.dev/knarr/appliance/apiserver/kinds/set"
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// maxIndexedParallelism keeps the status of an indexed job small enough for one object.
+const maxIndexedParallelism = 100000
+
+// Job selects its pods by its own UID unless its author takes that over.
+var Job = resource.Hooks[*batchv1.Job]{
+	PrepareCreate: func(_ context.Context, job *batchv1.Job) {
+		job.Status = batchv1.JobStatus{}
+		selectOwnPods(job)
+	},
+	Validate:       always(validateJob),
+	ValidateUpdate: onUpdate(validateJob, jobStays),
+	ValidateStatus: func(_ context.Context, job, _ *batchv1.Job) field.ErrorList {
+		return notNegative(statusPath, count{"active", job.Status.Active}, count{"succeeded", job.Status.Succeeded}, count{"failed", job.Status.Failed},
+			count{"ready", ptr.Deref(job.Status.Ready, 0)}, count{"terminating", ptr.Deref(job.Status.Terminating, 0)})
+	},
+	Fields: func(job *batchv1.Job) fields.Set {
+		return fields.Set{"status.successful": strconv.Itoa(int(job.Status.Succeeded))}
+	},
+}
+
+func defaultJob(job *batchv1.Job) {
+	spec := &job.Spec
+	podspec.DefaultTemplate(&spec.Template)
+	if spec.Completions == nil && spec.Parallelism == nil {
+		spec.Completions = ptr.To[int32](1)
+	}
+	set.Pointer(&spec.Parallelism, int32(1))
+	if spec.BackoffLimitPerIndex != nil {
+		set.Pointer(&spec.BackoffLimit, int32(math.MaxInt32))
+	}
+	set.Pointer(&spec.BackoffLimit, int32(6))
+	if len(job.Labels) == 0 {
+		job.Labels = maps.Clone(spec.Template.Labels)
+	}
+	set.Pointer(&spec.CompletionMode, batchv1.NonIndexedCompletion)
+	set.Pointer(&spec.Suspend, false)
+	if spec.PodFailurePolicy != nil {
+		for _, rule := range spec.PodFailurePolicy.Rules {
+			for i := range rule.OnPodConditions {
+				set.Default(&rule.OnPodConditions[i].Status, corev1.ConditionTrue)
+			}
+		}
+		set.Pointer(&spec.PodReplacementPolicy, batchv1.Failed)
+	}
+	set.Pointer(&spec.PodReplacementPolicy, batchv1.TerminatingOrFailed)
+}
+
+// The labels a job puts on its pods: those before the prefix existed, and those with it.
+const (
+	legacyControllerUID = "controller-uid"
+	legacyJobName       = "job-name"
+)
+
+func selectOwnPods(job *batchv1.Job) {
+	if ptr.Deref(job.Spec.ManualSelector, false) {
+		return
+	}
+	if job.Spec.Template.Labels == nil {
+		job.Spec.Template.Labels = map[string]string{}
+	}
+	for key, value := range map[string]string{
+		legacyJobName: job.Name, legacyControllerUID: string(job.UID),
+		batchv1.JobNameLabel: job.Name, batchv1.ControllerUidLabel: string(job.UID),
+	} {
+		// A value of another job is the author's mistake, and validation's to report.
+		if _, taken := job.Spec.Template.Labels[key]; !taken {
+			job.Spec.Template.Labels[key] = value
+		}
+	}
+	if job.Spec.Selector == nil {
+		job.Spec.Selector = &metav1.LabelSelector{}
+	}
+	if job.Spec.Selector.MatchLabels == nil {
+		job.Spec.Selector.MatchLabels = map[string]string{}
+	}
+	if _, taken := job.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel]; !taken {
+		job.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(job.UID)
+	}
+}
+
+func validateJob(job *batchv1.Job) field.ErrorList {
+	errs := validateJobSpec(&job.Spec, specPath)
+	if job.Spec.Selector == nil {
+		return append(errs, field.Required(specPath.Child("selector"), ""))
+	}
+	errs = append(errs, selects(job.Spec.Selector, job.Spec.Template.Labels, "job")...)
+	if !ptr.Deref(job.Spec.ManualSelector, false) && job.UID != "" {
+		at := specPath.Child("template", "metadata", "labels")
+		for _, key := range []string{batchv1.ControllerUidLabel, legacyControllerUID} {
+			if value, found := job.Spec.Template.Labels[key]; found && value != string(job.UID) {
+				errs = append(errs, field.Invalid(at, job.Spec.Template.Labels, "must be '"+string(job.UID)+"'"))
+			}
+		}
+	}
+	return errs
+}
+
+// validateJobSpec is shared with the templates of cron jobs, which have no defaults and no selector yet.
+func validateJobSpec(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, number := range []struct {
+		name  string
+		value *int32
+	}{
+		{"parallelism", spec.Parallelism}, {"completions", spec.Completions}, {"backoffLimit", spec.BackoffLimit},
+		{"ttlSecondsAfterFinished", spec.TTLSecondsAfterFinished}, {"backoffLimitPerIndex", spec.BackoffLimitPerIndex}, {"maxFailedIndexes", spec.MaxFailedIndexes},
+	} {
+		errs = append(errs, check.NotNegativeOptional(path.Child(number.name), number.value)...)
+	}
+	errs = append(errs, check.NotNegativeOptional(path.Child("activeDeadlineSeconds"), spec.ActiveDeadlineSeconds)...)
+	errs = append(errs, check.OneOfOptional(path.Child("completionMode"), spec.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)...)
+	errs = append(errs, check.OneOfOptional(path.Child("podReplacementPolicy"), spec.PodReplacementPolicy, batchv1.Failed, batchv1.TerminatingOrFailed)...)
+	indexed := ptr.Deref(spec.CompletionMode, batchv1.NonIndexedCompletion) == batchv1.IndexedCompletion
+	if indexed {
+		if spec.Completions == nil {
+			errs = append(errs, field.Required(path.Child("completions"), "when completion mode is Indexed"))
+		}
+		if p := ptr.Deref(spec.Parallelism, 0); p > maxIndexedParallelism {
+			errs = append(errs, field.Invalid(path.Child("parallelism"), p, "must be less than or equal to 100000 when completion mode is Indexed"))
+		}
+	} else if spec.BackoffLimitPerIndex != nil {
+		errs = append(errs, field.Invalid(path.Child("backoffLimitPerIndex"), *spec.BackoffLimitPerIndex, "requires indexed completion mode"))
+	}
+	if spec.MaxFailedIndexes != nil && spec.BackoffLimitPerIndex == nil {
+		errs = append(errs, field.Required(path.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
+	}
+	errs = append(errs, validateFailurePolicy(spec, path.Child("podFailurePolicy"))...)
+
+	template := path.Child("template")
+	errs = append(errs, podspec.ValidateTemplate(&spec.Template, template)...)
+	switch policy := spec.Template.Spec.RestartPolicy; {
+	case policy == "" || policy == corev1.RestartPolicyAlways:
+		errs = append(errs, field.Required(template.Child("spec", "restartPolicy"), `valid values: "OnFailure", "Never"`))
+	case policy != corev1.RestartPolicyOnFailure && policy != corev1.RestartPolicyNever:
+		errs = append(errs, field.NotSupported(template.Child("spec", "restartPolicy"), policy, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
+	case spec.PodFailurePolicy != nil && policy != corev1.RestartPolicyNever:
+		errs = append(errs, field.Invalid(template.Child("spec", "restartPolicy"), policy, "only \"Never\" is supported when podFailurePolicy is specified"))
+	}
+	return errs
+}
+
+func validateFailurePolicy(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	if spec.PodFailurePolicy == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if n := len(spec.PodFailurePolicy.Rules); n > 20 {
+		errs = append(errs, field.TooMany(path.Child("rules"), n, 20))
+	}
+	for i, rule := range spec.PodFailurePolicy.Rules {
+		at := path.Child("rules").Index(i)
+		errs = append(errs, check.OneOf(at.Child("action"), rule.Action, batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
+			batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)...)
+		if (rule.OnExitCodes == nil) == (len(rule.OnPodConditions) == 0) {
+			errs = append(errs, field.Invalid(at, field.OmitValueType{}, "specifying one of OnExitCodes and OnPodConditions is required"))
+		}
+		if codes := rule.OnExitCodes; codes != nil {
+			errs = append(errs, check.OneOf(at.Child("onExitCodes", "operator"), codes.Operator, batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)...)
+			if len(codes.Values) == 0 {
+				errs = append(errs, field.Invalid(at.Child("onExitCodes", "values"), codes.Values, "at least one value is required"))
+			}
+		}
+	}
+	return errs
+}
+
+// jobStays lets a job grow and pause, and change where its pods go while none runs.
+func jobStays(job, old *batchv1.Job) field.ErrorList {
+	elastic := ptr.Deref(job.Spec.CompletionMode, "") == batchv1.IndexedCompletion &&
+		job.Spec.Completions != nil && job.Spec.Parallelism != nil && *job.Spec.Completions == *job.Spec.Parallelism
+	var errs field.ErrorList
+	if !elastic {
+		errs = append(errs, check.Unchanged(specPath.Child("completions"), job.Spec.Completions, old.Spec.Completions)...)
+	}
+	errs = append(errs, check.Unchanged(specPath.Child("selector"), job.Spec.Selector, old.Spec.Selector)...)
+	errs = append(errs, check.Unchanged(specPath.Child("completionMode"), job.Spec.CompletionMode, old.Spec.CompletionMode)...)
+	errs = append(errs, check.Unchanged(specPath.Child("podFailurePolicy"), job.Spec.PodFailurePolicy, old.Spec.PodFailurePolicy)...)
+	errs = append(errs, check.Unchanged(specPath.Child("backoffLimitPerIndex"), job.Spec.BackoffLimitPerIndex, old.Spec.BackoffLimitPerIndex)...)
+	errs = append(errs, check.Unchanged(specPath.Child("managedBy"), job.Spec.ManagedBy, old.Spec.ManagedBy)...)
+	errs = append(errs, check.Unchanged(specPath.Child("successPolicy"), job.Spec.SuccessPolicy, old.Spec.SuccessPolicy)...)
+
+	template := job.Spec.Template
+	if ptr.Deref(old.Spec.Suspend, false) && old.Status.StartTime == nil {
+		template = *template.DeepCopy()
+		was := &old.Spec.Template
+		template.Annotations, template.Labels = was.Annotations, was.Labels
+		template.Spec.NodeSelector, template.Spec.Affinity = was.Spec.NodeSelector, was.Spec.Affinity
+		template.Spec.Tolerations, template.Spec.SchedulingGates = was.Spec.Tolerations, was.Spec.SchedulingGates
+	}
+	return append(errs, check.Unchanged(specPath.Child("template"), template, old.Spec.Template)...)
+}

@@ -1,0 +1,68 @@
+package kinds
+
+import (
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/kinds/set"
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// Namespace carries its own name as a label and a finalizer that stands for its content.
+var Namespace = resource.Hooks[*corev1.Namespace]{
+	PrepareCreate: func(_ context.Context, ns *corev1.Namespace) {
+		ns.Status = corev1.NamespaceStatus{Phase: corev1.NamespaceActive}
+		if !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
+			ns.Spec.Finalizers = append(ns.Spec.Finalizers, corev1.FinalizerKubernetes)
+		}
+		labelNamespace(ns)
+	},
+	PrepareUpdate: func(_ context.Context, ns, old *corev1.Namespace) {
+		ns.Spec.Finalizers = old.Spec.Finalizers // the finalize subresource's
+		labelNamespace(ns)
+	},
+	ValidateStatus: func(_ context.Context, ns, _ *corev1.Namespace) field.ErrorList {
+		phase := statusPath.Child("phase")
+		switch {
+		case ns.DeletionTimestamp.IsZero() && ns.Status.Phase != corev1.NamespaceActive:
+			return field.ErrorList{field.Invalid(phase, ns.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}
+		case !ns.DeletionTimestamp.IsZero() && ns.Status.Phase != corev1.NamespaceTerminating:
+			return field.ErrorList{field.Invalid(phase, ns.Status.Phase, "may only be 'Terminating' if `deletionTimestamp` is not empty")}
+		}
+		return nil
+	},
+	ValidateName: apivalidation.ValidateNamespaceName,
+	Fields: func(ns *corev1.Namespace) fields.Set {
+		return fields.Set{"status.phase": string(ns.Status.Phase)}
+	},
+}
+
+// ValidateFinalizers checks the finalizers in a namespace's spec.
+func ValidateFinalizers(ns *corev1.Namespace) field.ErrorList {
+	var errs field.ErrorList
+	for i, finalizer := range ns.Spec.Finalizers {
+		errs = append(errs, check.Text(specPath.Child("finalizers").Index(i), string(finalizer), validation.IsQualifiedName)...)
+	}
+	return errs
+}
+
+func defaultNamespace(ns *corev1.Namespace) {
+	set.Default(&ns.Status.Phase, corev1.NamespaceActive)
+	if ns.Name != "" {
+		labelNamespace(ns)
+	}
+}
+
+func labelNamespace(ns *corev1.Namespace) {
+	if ns.Labels == nil {
+		ns.Labels = map[string]string{}
+	}
+	ns.Labels[corev1.LabelMetadataName] = ns.Name
+}

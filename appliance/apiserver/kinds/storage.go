@@ -1,0 +1,80 @@
+package kinds
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/kinds/set"
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// StorageClass never changes how it makes volumes: those that exist would not be what it says.
+var StorageClass = resource.Hooks[*storagev1.StorageClass]{
+	Validate: always(validateStorageClass),
+	ValidateUpdate: onUpdate(validateStorageClass, func(c, old *storagev1.StorageClass) field.ErrorList {
+		var errs field.ErrorList
+		if !apiequality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
+			errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+		}
+		if c.Provisioner != old.Provisioner {
+			errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
+		}
+		if !apiequality.Semantic.DeepEqual(c.ReclaimPolicy, old.ReclaimPolicy) {
+			errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
+		}
+		return append(errs, check.Unchanged(field.NewPath("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)...)
+	}),
+}
+
+func defaultStorageClass(c *storagev1.StorageClass) {
+	set.Pointer(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
+	set.Pointer(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
+}
+
+func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
+	errs := check.Needed(field.NewPath("provisioner"), c.Provisioner, validation.IsQualifiedName)
+	errs = append(errs, check.OneOfOptional(field.NewPath("reclaimPolicy"), c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+	if c.VolumeBindingMode == nil {
+		return append(errs, field.Required(field.NewPath("volumeBindingMode"), ""))
+	}
+	return append(errs, check.OneOf(field.NewPath("volumeBindingMode"), *c.VolumeBindingMode, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+}
+
+// CSIDriver says how a driver is to be called.
+var CSIDriver = resource.Hooks[*storagev1.CSIDriver]{
+	ValidateUpdate: onUpdate(func(*storagev1.CSIDriver) field.ErrorList { return nil }, func(d, old *storagev1.CSIDriver) field.ErrorList {
+		errs := check.Unchanged(specPath.Child("attachRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired)
+		return append(errs, check.Unchanged(specPath.Child("volumeLifecycleModes"), d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)...)
+	}),
+}
+
+func defaultCSIDriver(d *storagev1.CSIDriver) {
+	set.Pointer(&d.Spec.AttachRequired, true)
+	set.Pointer(&d.Spec.PodInfoOnMount, false)
+	set.Pointer(&d.Spec.StorageCapacity, false)
+	set.Pointer(&d.Spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
+	if len(d.Spec.VolumeLifecycleModes) == 0 {
+		d.Spec.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
+	}
+	set.Pointer(&d.Spec.RequiresRepublish, false)
+	set.Pointer(&d.Spec.SELinuxMount, false)
+}
+
+// VolumeAttachment never changes what it attaches where.
+var VolumeAttachment = resource.Hooks[*storagev1.VolumeAttachment]{
+	Validate: always(func(a *storagev1.VolumeAttachment) field.ErrorList {
+		errs := check.Needed(specPath.Child("attacher"), a.Spec.Attacher, nil)
+		errs = append(errs, check.Needed(specPath.Child("nodeName"), a.Spec.NodeName, check.Subdomain)...)
+		if (a.Spec.Source.PersistentVolumeName == nil) == (a.Spec.Source.InlineVolumeSpec == nil) {
+			errs = append(errs, field.Required(specPath.Child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+		}
+		return errs
+	}),
+	ValidateUpdate: onUpdate(func(*storagev1.VolumeAttachment) field.ErrorList { return nil }, func(a, old *storagev1.VolumeAttachment) field.ErrorList {
+		return check.Unchanged(specPath, a.Spec, old.Spec)
+	}),
+}
