@@ -77,6 +77,10 @@ const (
 	MastersGroup   = "system:masters"
 )
 
+// KubeletClientUser is the API server on its way to a node's API; baseline binds it to system:kubelet-api-admin,
+// which is all it needs.
+const KubeletClientUser = "kube-apiserver-kubelet-client"
+
 // Ensure loads what dir holds and makes the rest.
 func Ensure(dir string, want Want) (*PKI, error) { return ensure(dir, want, time.Now()) }
 
@@ -190,8 +194,7 @@ func (p *PKI) leaves(want Want) map[**Pair]leaf {
 			name: NodeUserPrefix + want.NodeName, groups: []string{NodesGroup},
 		},
 		&p.APIServerKubeletClient: {
-			// Not system:masters: baseline binds this name to system:kubelet-api-admin, which is all it needs.
-			file: "apiserver-kubelet-client", signer: p.ClientCA, name: "kube-apiserver-kubelet-client", usages: client,
+			file: "apiserver-kubelet-client", signer: p.ClientCA, name: KubeletClientUser, usages: client,
 		},
 		&p.Admin: {
 			file: "admin", signer: p.ClientCA, name: "kubernetes-admin", groups: []string{MastersGroup}, usages: client,
