@@ -9,11 +9,13 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
+	apiextensionsopenapi "k8s.io/apiextensions-apiserver/pkg/generated/openapi"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -27,8 +29,10 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
+	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 
 	"knarr.dev/knarr/appliance/apiserver/bootstrapobjects"
+	"knarr.dev/knarr/appliance/apiserver/openapi"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 	"knarr.dev/knarr/appliance/apiserver/scheme"
@@ -85,6 +89,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 	if err := installTable(builtin, env); err != nil {
 		return err
 	}
+	openapi.Serve(builtin.Handler, config.OpenAPIConfig, config.OpenAPIV3Config)
 	aggregator, err := s.aggregator(c, config, shared, resolver, builtin)
 	if err != nil {
 		return err
@@ -126,7 +131,9 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 	)
 	// Watches never end by themselves; a stopping server tells their clients to go elsewhere at once.
 	config.ShutdownWatchTerminationGracePeriod = time.Second
-	config.OpenAPIConfig, config.OpenAPIV3Config = describe()
+	describe(config, definitionNames(), openapi.GetOpenAPIDefinitions)
+	config.SkipOpenAPIInstallation = true                                          // see openapi.Serve
+	config.AggregatedDiscoveryGroupManager = aggregated.NewResourceManager("apis") // one for the three servers
 
 	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("serving-cert", s.config.ServingCert, s.config.ServingKey)
 	if err != nil {
@@ -215,6 +222,8 @@ func derived(config *genericapiserver.Config, storage *persistence.Options) gene
 func (s *Server) customResources(c *chain, config *genericapiserver.Config, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver) (*apiextensionsapiserver.CustomResourceDefinitions, error) {
 	generic := derived(config, libraryStorage(c, config, apiextensionsapiserver.Codecs, apiextensionsv1.SchemeGroupVersion))
 	generic.MergedResourceConfig = apiextensionsapiserver.DefaultAPIResourceConfigSource()
+	describe(&generic, definitionNames(), apiextensionsopenapi.GetOpenAPIDefinitions)
+	generic.SkipOpenAPIInstallation = false
 	library := apiextensionsapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: shared},
 		ExtraConfig: apiextensionsapiserver.ExtraConfig{
@@ -233,7 +242,7 @@ func (s *Server) customResources(c *chain, config *genericapiserver.Config, shar
 
 func (s *Server) aggregator(c *chain, config *genericapiserver.Config, shared informers.SharedInformerFactory, resolver aggregatorapiserver.ServiceResolver, delegate *genericapiserver.GenericAPIServer) (*aggregatorapiserver.APIAggregator, error) {
 	generic := derived(config, libraryStorage(c, config, aggregatorscheme.Codecs, apiregistrationv1.SchemeGroupVersion))
-	generic.SkipOpenAPIInstallation = true // it serves the three servers' merged documents itself
+	describe(&generic, definitionNames(), aggregatoropenapi.GetOpenAPIDefinitions)
 	generic.MergedResourceConfig = aggregatorapiserver.DefaultAPIResourceConfigSource()
 	library := aggregatorapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: shared},
