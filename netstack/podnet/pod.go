@@ -164,12 +164,19 @@ func connected(w wire) error {
 func inside(ns netns.NsHandle, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end, and /proc/self shows the world its namespaces. While it is locked here,
+			// the next goroutine gets another one.
+			defer runtime.UnlockOSThread()
+			done <- inside(ns, f)
+			return
+		}
 		if err := netns.Set(ns); err != nil {
 			done <- fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
-		done <- f()
+		done <- f() // never unlocked: the thread ends with this goroutine
 	}()
 	return <-done
 }

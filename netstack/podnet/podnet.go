@@ -7,6 +7,7 @@
 package podnet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -204,6 +205,9 @@ func (n *Network) settle(podRange netip.Prefix) error {
 	if err := writeRules(podRange, n.cfg.ClusterRange, hostPorts(n.leases.all())); err != nil {
 		return err
 	}
+	if err := n.writeConfig(); err != nil {
+		return err
+	}
 	if podRange == n.podRange && mtu == n.mtu {
 		return nil
 	}
@@ -211,9 +215,6 @@ func (n *Network) settle(podRange netip.Prefix) error {
 		return err
 	}
 	n.podRange, n.mtu = podRange, mtu
-	if err := n.writeConfig(); err != nil {
-		return err
-	}
 	n.log.Info("pod network is up", "range", podRange, "mtu", mtu, "pods", len(n.leases.held))
 	return nil
 }
@@ -277,11 +278,15 @@ func (n *Network) writeConfig() error {
 	if err != nil {
 		return fmt.Errorf("encode CNI configuration: %w", err)
 	}
-	dir := n.cfg.Paths.CNIConfig()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	path := filepath.Join(n.cfg.Paths.CNIConfig(), configName)
+	data = append(data, '\n')
+	if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, data) {
+		return nil // containerd reloads at every change
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the folder of the CNI configuration: %w", err)
 	}
-	if err := writeFile(filepath.Join(dir, configName), append(data, '\n')); err != nil {
+	if err := writeFile(path, data); err != nil {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	return nil

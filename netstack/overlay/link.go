@@ -1,0 +1,248 @@
+package overlay
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Link is the overlay's link on every node.
+const Link = "knarr-vxlan"
+
+const (
+	vni = 1
+	// Port is 8472 and not the registered 4789: virtual networks of the machines' own provider often use that one, and
+	// some drop it when it comes from a guest.
+	Port = 8472
+)
+
+// Overhead is what the overlay adds to a packet between nodes with addresses of this family: an outer IP header, UDP,
+// VXLAN and the inner Ethernet header.
+func Overhead(nodeIP netip.Addr) int {
+	if nodeIP.Unmap().Is4() {
+		return 20 + 8 + 8 + 14
+	}
+	return 40 + 8 + 8 + 14
+}
+
+// raise makes the link what it should be. One that was made for another address of this node is made anew.
+func raise(self Peer) (netlink.Link, error) {
+	mtu, err := linkMTU(self.Address)
+	if err != nil {
+		return nil, err
+	}
+	mac := hardwareOf(self.Range)
+	link, err := netlink.LinkByName(Link)
+	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, fmt.Errorf("find link %s: %w", Link, err)
+	}
+	if err == nil && !fits(link, self) {
+		if err := netlink.LinkDel(link); err != nil {
+			return nil, fmt.Errorf("remove outdated link %s: %w", Link, err)
+		}
+		link = nil
+	}
+	if err != nil || link == nil {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.HardwareAddr = Link, mtu, mac.addr()
+		link = &netlink.Vxlan{LinkAttrs: attrs, VxlanId: vni, Port: Port, SrcAddr: self.Address.AsSlice()}
+		if err := netlink.LinkAdd(link); err != nil {
+			return nil, fmt.Errorf("add link %s: %w: the kernel needs vxlan, and UDP port %d must be free", Link, err, Port)
+		}
+	}
+	if link.Attrs().MTU != mtu {
+		if err := netlink.LinkSetMTU(link, mtu); err != nil {
+			return nil, fmt.Errorf("set MTU of %s: %w", Link, err)
+		}
+	}
+	if !bytes.Equal(link.Attrs().HardwareAddr, mac.addr()) {
+		if err := netlink.LinkSetHardwareAddr(link, mac.addr()); err != nil {
+			return nil, fmt.Errorf("set hardware address of %s: %w", Link, err)
+		}
+	}
+	if err := address(link, tunnelEnd(self.Range)); err != nil {
+		return nil, err
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(link); err != nil {
+			return nil, fmt.Errorf("bring up %s: %w", Link, err)
+		}
+	}
+	return link, nil
+}
+
+func fits(link netlink.Link, self Peer) bool {
+	vxlan, ok := link.(*netlink.Vxlan)
+	return ok && vxlan.VxlanId == vni && vxlan.Port == Port && !vxlan.Learning && vxlan.SrcAddr.Equal(self.Address.AsSlice())
+}
+
+// address makes the tunnel's end the link's one IPv4 address: what this node itself sends to pods of others comes from it.
+func address(link netlink.Link, end netip.Addr) error {
+	present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", Link, err)
+	}
+	wanted := &net.IPNet{IP: end.AsSlice(), Mask: net.CIDRMask(end.BitLen(), end.BitLen())}
+	found := false
+	for _, a := range present {
+		if a.IPNet.String() == wanted.String() {
+			found = true
+			continue
+		}
+		if err := netlink.AddrDel(link, &a); err != nil {
+			return fmt.Errorf("take address %s from %s: %w", a.IPNet, Link, err)
+		}
+	}
+	if found {
+		return nil
+	}
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: wanted}); err != nil {
+		return fmt.Errorf("give %s the address %s: %w", Link, end, err)
+	}
+	return nil
+}
+
+// linkMTU is what fits through the link with the node's address.
+func linkMTU(nodeIP netip.Addr) (int, error) {
+	present, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return 0, fmt.Errorf("list this machine's addresses: %w", err)
+	}
+	for _, a := range present {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == nodeIP {
+			link, err := netlink.LinkByIndex(a.LinkIndex)
+			if err != nil {
+				return 0, fmt.Errorf("find the link with address %s: %w", nodeIP, err)
+			}
+			return min(link.Attrs().MTU, 65535) - Overhead(nodeIP), nil
+		}
+	}
+	return 0, fmt.Errorf("no link of this machine has the address %s of its node object", nodeIP)
+}
+
+// read is what the link's tables hold.
+func read(link netlink.Link) (tables, error) {
+	have := plan(nil)
+	index := link.Attrs().Index
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4,
+		&netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return tables{}, fmt.Errorf("list routes of %s: %w", Link, err)
+	}
+	for _, route := range routes {
+		if route.Dst == nil {
+			continue
+		}
+		dst, err := netip.ParsePrefix(route.Dst.String())
+		if err != nil {
+			return tables{}, fmt.Errorf("read route of %s: %w", Link, err)
+		}
+		gw, _ := netip.AddrFromSlice(route.Gw)
+		have.routes[dst] = gw.Unmap()
+	}
+	neighbours, err := netlink.NeighList(index, unix.AF_INET)
+	if err != nil {
+		return tables{}, fmt.Errorf("list neighbours of %s: %w", Link, err)
+	}
+	for _, n := range neighbours {
+		ip, _ := netip.AddrFromSlice(n.IP)
+		if n.State&unix.NUD_NOARP == 0 { // the kernel's own, for broadcast and multicast
+			have.neighbours[ip.Unmap()] = key(n.HardwareAddr)
+		}
+	}
+	forwarding, err := netlink.NeighList(index, unix.AF_BRIDGE)
+	if err != nil {
+		return tables{}, fmt.Errorf("list forwarding entries of %s: %w", Link, err)
+	}
+	for _, n := range forwarding {
+		ip, _ := netip.AddrFromSlice(n.IP)
+		have.forwarding[key(n.HardwareAddr)] = ip.Unmap()
+	}
+	return have, nil
+}
+
+func key(mac net.HardwareAddr) (h hardware) {
+	copy(h[:], mac)
+	return h
+}
+
+// write changes what differs. A way is opened from its far end and closed from its near end, so that no packet finds
+// half of one.
+func write(link netlink.Link, want, have tables) error {
+	index := link.Attrs().Index
+	forwarding := func(mac hardware, machine netip.Addr) *netlink.Neigh {
+		return &netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
+			IP: machine.AsSlice(), HardwareAddr: mac.addr()}
+	}
+	neighbour := func(end netip.Addr, mac hardware) *netlink.Neigh {
+		return &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: end.AsSlice(), HardwareAddr: mac.addr()}
+	}
+	route := func(pods netip.Prefix, end netip.Addr) *netlink.Route {
+		return &netlink.Route{LinkIndex: index, Flags: int(netlink.FLAG_ONLINK), Gw: end.AsSlice(),
+			Dst: &net.IPNet{IP: pods.Addr().AsSlice(), Mask: net.CIDRMask(pods.Bits(), pods.Addr().BitLen())}}
+	}
+	setRoutes, removeRoutes := difference(want.routes, have.routes)
+	setNeighbours, removeNeighbours := difference(want.neighbours, have.neighbours)
+	setForwarding, removeForwarding := difference(want.forwarding, have.forwarding)
+
+	for _, pods := range removeRoutes {
+		if err := netlink.RouteDel(route(pods, have.routes[pods])); gone(err) != nil {
+			return fmt.Errorf("remove route to pods %s: %w", pods, err)
+		}
+	}
+	for _, end := range removeNeighbours {
+		if err := netlink.NeighDel(neighbour(end, have.neighbours[end])); gone(err) != nil {
+			return fmt.Errorf("remove neighbour %s: %w", end, err)
+		}
+	}
+	for _, mac := range removeForwarding {
+		if err := netlink.NeighDel(forwarding(mac, have.forwarding[mac])); gone(err) != nil {
+			return fmt.Errorf("remove way to machine %s: %w", have.forwarding[mac], err)
+		}
+	}
+	for mac, machine := range setForwarding {
+		if err := netlink.NeighSet(forwarding(mac, machine)); err != nil {
+			return fmt.Errorf("set way to machine %s: %w", machine, err)
+		}
+	}
+	for end, mac := range setNeighbours {
+		if err := netlink.NeighSet(neighbour(end, mac)); err != nil {
+			return fmt.Errorf("set neighbour %s: %w", end, err)
+		}
+	}
+	for pods, end := range setRoutes {
+		if err := netlink.RouteReplace(route(pods, end)); err != nil {
+			return fmt.Errorf("set route to pods %s: %w", pods, err)
+		}
+	}
+	return nil
+}
+
+// gone takes away the error of what was not there any more.
+func gone(err error) error {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// Remove takes the overlay off this machine's kernel: the link, and with it everything that hangs on it.
+func Remove() error {
+	link, err := netlink.LinkByName(Link)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", Link, err)
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, syscall.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", Link, err)
+	}
+	return nil
+}
