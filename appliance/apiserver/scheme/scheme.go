@@ -40,6 +40,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds"
 )
 
 var (
@@ -114,12 +116,12 @@ func build(s *runtime.Scheme) error {
 	s.AddKnownTypes(internal(eventsv1.GroupName), &corev1.Event{}, &corev1.EventList{})
 	s.AddKnownTypes(internal(autoscalingv1.GroupName), &autoscalingv1.Scale{})
 
-	for _, add := range []func(*runtime.Scheme) error{addConversions, addOptions, addFieldLabels} {
+	for _, add := range []func(*runtime.Scheme) error{addConversions, addOptions, addFieldLabels, kinds.RegisterDefaults} {
 		if err := add(s); err != nil {
 			return err
 		}
 	}
-	return addDefaults(s)
+	return nil
 }
 
 // addInternal registers the types of a version as internal ones too, except those every group shares.
@@ -133,6 +135,3 @@ func addInternal(s *runtime.Scheme, gv schema.GroupVersion) {
 		s.AddKnownTypeWithName(schema.GroupVersionKind{Group: gv.Group, Version: runtime.APIVersionInternal, Kind: kind}, obj)
 	}
 }
-
-// addDefaults is the place of kinds.RegisterDefaults.
-func addDefaults(*runtime.Scheme) error { return nil }

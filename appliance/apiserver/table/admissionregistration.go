@@ -3,14 +3,15 @@ package table
 import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 
+	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
 func admissionregistration() []resource.Row {
 	v1 := admissionregistrationv1.SchemeGroupVersion
 	return []resource.Row{
-		{In: v1, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{}, List: &admissionregistrationv1.ValidatingWebhookConfigurationList{}, Plural: "validatingwebhookconfigurations", Categories: []string{"api-extensions"}, Generation: true},
-		{In: v1, Object: &admissionregistrationv1.MutatingWebhookConfiguration{}, List: &admissionregistrationv1.MutatingWebhookConfigurationList{}, Plural: "mutatingwebhookconfigurations", Categories: []string{"api-extensions"}, Generation: true},
+		{In: v1, Object: &admissionregistrationv1.ValidatingWebhookConfiguration{}, List: &admissionregistrationv1.ValidatingWebhookConfigurationList{}, Plural: "validatingwebhookconfigurations", Hooks: resource.Erase(kinds.ValidatingWebhookConfiguration), Categories: []string{"api-extensions"}, Generation: true},
+		{In: v1, Object: &admissionregistrationv1.MutatingWebhookConfiguration{}, List: &admissionregistrationv1.MutatingWebhookConfigurationList{}, Plural: "mutatingwebhookconfigurations", Hooks: resource.Erase(kinds.MutatingWebhookConfiguration), Categories: []string{"api-extensions"}, Generation: true},
 		{In: v1, Object: &admissionregistrationv1.ValidatingAdmissionPolicy{}, List: &admissionregistrationv1.ValidatingAdmissionPolicyList{}, Plural: "validatingadmissionpolicies", Categories: []string{"api-extensions"}, Status: true, Generation: true},
 		{In: v1, Object: &admissionregistrationv1.ValidatingAdmissionPolicyBinding{}, List: &admissionregistrationv1.ValidatingAdmissionPolicyBindingList{}, Plural: "validatingadmissionpolicybindings", Categories: []string{"api-extensions"}, Generation: true},
 		{In: v1, Object: &admissionregistrationv1.MutatingAdmissionPolicy{}, List: &admissionregistrationv1.MutatingAdmissionPolicyList{}, Plural: "mutatingadmissionpolicies", Categories: []string{"api-extensions"}, Generation: true},

@@ -3,13 +3,14 @@ package table
 import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 
+	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
 func certificates() []resource.Row {
 	v1 := certificatesv1.SchemeGroupVersion
 	return []resource.Row{
-		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Short: []string{"csr"}, Status: true},
+		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Short: []string{"csr"}, Status: true},
 		{In: v1, Object: &certificatesv1.ClusterTrustBundle{}, List: &certificatesv1.ClusterTrustBundleList{}, Plural: "clustertrustbundles"},
 		{In: v1, Object: &certificatesv1.PodCertificateRequest{}, List: &certificatesv1.PodCertificateRequestList{}, Plural: "podcertificaterequests", Namespaced: true, Status: true},
 	}

@@ -7,6 +7,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
@@ -16,6 +17,6 @@ const eventTTL = time.Hour
 
 func events() []resource.Row {
 	return []resource.Row{
-		{In: corev1.SchemeGroupVersion, AlsoIn: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, Object: &corev1.Event{}, List: &corev1.EventList{}, Plural: "events", Short: []string{"ev"}, Namespaced: true, TTL: eventTTL},
+		{In: corev1.SchemeGroupVersion, AlsoIn: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, Object: &corev1.Event{}, List: &corev1.EventList{}, Plural: "events", Hooks: resource.Erase(kinds.Event), Short: []string{"ev"}, Namespaced: true, TTL: eventTTL},
 	}
 }
