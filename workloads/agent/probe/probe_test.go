@@ -20,7 +20,7 @@ import (
 type scene struct {
 	*Prober
 	began  time.Time
-	mu     sync.Mutex // probes ask side by side
+	mu     sync.Mutex                               // probes ask side by side
 	answer map[string]func(at time.Duration) answer // by what the probe executes
 	asked  map[string][]time.Duration
 	events []string

@@ -328,3 +328,16 @@ func addService(env map[string]string, s *corev1.Service) {
 		env[port+"_ADDR"] = ip
 	}
 }
+
+// SubPath expands a subPathExpr; a variable that is not set is an error, because an empty part would be another folder.
+func SubPath(expr string, env []*runtimeapi.KeyValue) (string, error) {
+	vars := make(map[string]string, len(env))
+	for _, kv := range env {
+		vars[kv.Key] = string(kv.Value)
+	}
+	path := expandVars(expr, vars)
+	if strings.Contains(path, "$(") {
+		return "", badConfig("subPathExpr %q names a variable that is not set", expr)
+	}
+	return path, nil
+}

@@ -1,0 +1,237 @@
+// Package agent is the node agent: pods bound to this machine become containers on it.
+//
+// In:       the shared cache, the node's identity, containerd (workloads/agent/runtime), and from the appliance:
+//
+//	volumes and a prober.
+//
+// Out:      running pods and their status; for the node's HTTPS server, pods, places of containers, and streams.
+// Promise:  knarr may stop, crash or be replaced at any time without a container noticing.
+// Not here: node status and lease (workloads/agent/node), the HTTPS server (workloads/agent/nodeapi), probes
+//
+//	(workloads/agent/probe), how each is done (the packages below this one).
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/pod"
+	"knarr.dev/knarr/workloads/agent/runtime"
+	"knarr.dev/knarr/workloads/agent/translate"
+)
+
+// Config of the agent.
+type Config struct {
+	NodeName      string
+	NodeIPs       []string // the first is the one other machines reach
+	ClusterDNS    []string
+	ClusterDomain string
+	CgroupRoot    string
+	Paths         config.Paths
+	ResolvConf    string // the machine's resolver configuration; "" means /etc/resolv.conf
+
+	Runtime *runtime.Runtime
+	Cache   cache.Cache                  // pods (with the index by node), services
+	Client  corev1client.CoreV1Interface // with the node's identity
+	Volumes pod.Volumes
+	Prober  pod.Prober
+	Log     *slog.Logger
+}
+
+// Validate says what is missing.
+func (c *Config) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("the agent needs %s", what))
+		}
+	}
+	need(c.NodeName != "", "a node name")
+	need(len(c.NodeIPs) > 0, "a node address")
+	need(c.Runtime != nil, "a runtime")
+	need(c.Cache != nil, "a cache")
+	need(c.Client != nil, "an API client")
+	need(c.Volumes != nil, "volumes")
+	need(c.Prober != nil, "a prober")
+	return errors.Join(errs...)
+}
+
+// Agent is the component.
+type Agent struct {
+	conf        Config
+	pods        *pod.Manager
+	broadcaster record.EventBroadcaster
+}
+
+// New makes an agent that Run will start, once the runtime is ready.
+func New(conf Config) (*Agent, error) {
+	if err := conf.Validate(); err != nil {
+		return nil, err
+	}
+	if conf.Log == nil {
+		conf.Log = slog.Default()
+	}
+	if conf.ResolvConf == "" {
+		conf.ResolvConf = "/etc/resolv.conf"
+	}
+	node, err := describe(conf)
+	if err != nil {
+		return nil, err
+	}
+	groups := cgroup.New(conf.CgroupRoot)
+	node.Unified = groups.Unified()
+	a := &Agent{conf: conf, broadcaster: record.NewBroadcaster()}
+	a.pods = pod.NewManager(pod.Config{
+		Node:     node,
+		Dir:      conf.Paths.Agent(),
+		Runtime:  conf.Runtime,
+		Cgroups:  groups,
+		Volumes:  conf.Volumes,
+		Prober:   conf.Prober,
+		Objects:  objects{reader: conf.Cache, client: conf.Client},
+		Client:   conf.Client,
+		Cache:    conf.Cache,
+		Recorder: a.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: conf.NodeName}),
+		Log:      conf.Log,
+	})
+	return a, nil
+}
+
+// describe collects what pods learn about this machine.
+func describe(conf Config) (translate.Node, error) {
+	node := translate.Node{
+		Name: conf.NodeName, IPs: conf.NodeIPs, ClusterDNS: conf.ClusterDNS, ClusterDomain: conf.ClusterDomain,
+		LogRoot:     conf.Paths.PodLogs(),
+		SeccompRoot: conf.Paths.Agent() + "/seccomp",
+	}
+	var err error
+	if node.Hostname, err = os.Hostname(); err != nil {
+		return node, fmt.Errorf("ask for the machine's hostname: %w", err)
+	}
+	if f, err := os.Open(conf.ResolvConf); err == nil {
+		node.DNS, err = translate.ParseResolvConf(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return node, fmt.Errorf("read %s: %w", conf.ResolvConf, err)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return node, fmt.Errorf("open %s: %w", conf.ResolvConf, err)
+	}
+	if node.MemoryBytes, err = machineMemory(); err != nil {
+		return node, err
+	}
+	node.Allocatable = corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(node.MemoryBytes, resource.BinarySI),
+	}
+	return node, nil
+}
+
+func machineMemory() (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("ask for the machine's memory: %w", err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) >= 2 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("ask for the machine's memory: /proc/meminfo does not say")
+}
+
+// Name is the component's name.
+func (a *Agent) Name() string { return "agent" }
+
+// Run runs the node's pods until ctx ends, and then leaves them running.
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	a.broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: a.conf.Client.Events("")})
+	defer a.broadcaster.Shutdown()
+	return a.pods.Run(ctx, ready)
+}
+
+// Pods are this node's pods with their newest status. They must not be modified.
+func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }
+
+// Find looks up a container of a pod of this node; see pod.Manager.Find. Errors wrap pod.ErrNotFound.
+func (a *Agent) Find(namespace, name string, uid types.UID, container string, previous bool) (pod.Place, error) {
+	return a.pods.Find(namespace, name, uid, container, previous)
+}
+
+// Evict ends a pod to save the node.
+func (a *Agent) Evict(uid types.UID, reason, message string, grace time.Duration) bool {
+	return a.pods.Evict(uid, reason, message, int64(grace/time.Second))
+}
+
+// Exec, Attach and PortForward prepare a stream and return the URL, on this machine's loopback, that serves it once.
+// It speaks the protocols kubectl does (WebSocket and SPDY); the caller's HTTP request is forwarded to it.
+func (a *Agent) Exec(ctx context.Context, q *runtimeapi.ExecRequest) (string, error) {
+	answer, err := a.conf.Runtime.Exec(ctx, q)
+	return answer.GetUrl(), err
+}
+
+func (a *Agent) Attach(ctx context.Context, q *runtimeapi.AttachRequest) (string, error) {
+	answer, err := a.conf.Runtime.Attach(ctx, q)
+	return answer.GetUrl(), err
+}
+
+func (a *Agent) PortForward(ctx context.Context, q *runtimeapi.PortForwardRequest) (string, error) {
+	answer, err := a.conf.Runtime.PortForward(ctx, q)
+	return answer.GetUrl(), err
+}
+
+// objects reads services from the shared cache and the rest from the API: a node may read the configuration of its own
+// pods one by one, not list it, and a container starts seldom.
+type objects struct {
+	reader client.Reader
+	client corev1client.CoreV1Interface
+}
+
+func (o objects) Services(ctx context.Context, namespace string) ([]corev1.Service, error) {
+	list := &corev1.ServiceList{}
+	if err := o.reader.List(ctx, list, client.InNamespace(namespace)); err != nil {
+		return nil, err
+	}
+	if namespace == metav1.NamespaceDefault {
+		return list.Items, nil
+	}
+	kubernetes := &corev1.Service{}
+	err := o.reader.Get(ctx, client.ObjectKey{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}, kubernetes)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	if err == nil {
+		list.Items = append(list.Items, *kubernetes)
+	}
+	return list.Items, nil
+}
+
+func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	return o.client.ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return o.client.Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+}

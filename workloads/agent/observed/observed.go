@@ -1,0 +1,234 @@
+// Package observed is what the runtime says about a pod.
+//
+// In:       CRI, asked for one pod or for all.
+// Out:      Pod: sandboxes and containers, newest first, with the messages ended containers left.
+// Promise:  only reads.
+// Not here: what follows from it (workloads/agent/pod, workloads/agent/status).
+package observed
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/workloads/agent/translate"
+)
+
+// Runtime is the part of CRI that is read.
+type Runtime interface {
+	ListPodSandbox(context.Context, *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error)
+	PodSandboxStatus(context.Context, *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error)
+	ListContainers(context.Context, *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error)
+	ContainerStatus(context.Context, *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error)
+}
+
+// State of a container.
+type State string
+
+const (
+	Created State = "created" // made, never started
+	Running State = "running"
+	Exited  State = "exited"
+)
+
+// Pod is everything the runtime has of one pod.
+type Pod struct {
+	Sandboxes  []Sandbox
+	Containers map[string][]Container
+}
+
+// Sandbox is one incarnation of the pod's network and namespaces.
+type Sandbox struct {
+	ID      string
+	Attempt uint32
+	Ready   bool
+	Created time.Time
+	IPs     []string // empty on the host's network
+}
+
+// Container is one run of one of the pod's containers.
+type Container struct {
+	ID, Name, Sandbox          string
+	Attempt                    uint32
+	State                      State
+	Hash                       string
+	Image, ImageID             string
+	Created, Started, Finished time.Time
+	ExitCode                   int32
+	Reason, Message            string
+	MessageFile, LogPath       string
+	User                       *runtimeapi.LinuxContainerUser
+}
+
+// Sandbox is the newest one, nil when there is none.
+func (p Pod) Sandbox() *Sandbox {
+	if len(p.Sandboxes) == 0 {
+		return nil
+	}
+	return &p.Sandboxes[0]
+}
+
+// Latest is a container's newest run, nil when it never had one.
+func (p Pod) Latest(name string) *Container {
+	if runs := p.Containers[name]; len(runs) > 0 {
+		return &runs[0]
+	}
+	return nil
+}
+
+// Running lists what runs, in no order.
+func (p Pod) Running() []Container {
+	var out []Container
+	for _, runs := range p.Containers {
+		for _, c := range runs {
+			if c.State == Running {
+				out = append(out, c)
+			}
+		}
+	}
+	return out
+}
+
+// Empty says that the runtime has nothing of the pod.
+func (p Pod) Empty() bool { return len(p.Sandboxes) == 0 && len(p.Containers) == 0 }
+
+// Read asks for one pod.
+func Read(ctx context.Context, rt Runtime, uid types.UID) (Pod, error) {
+	all, err := read(ctx, rt, map[string]string{translate.LabelPodUID: string(uid)})
+	return all[uid], err
+}
+
+// ReadAll asks for every pod.
+func ReadAll(ctx context.Context, rt Runtime) (map[types.UID]Pod, error) { return read(ctx, rt, nil) }
+
+func read(ctx context.Context, rt Runtime, labels map[string]string) (map[types.UID]Pod, error) {
+	pods := map[types.UID]Pod{}
+	get := func(labels map[string]string) (types.UID, Pod) {
+		uid := types.UID(labels[translate.LabelPodUID])
+		p := pods[uid]
+		if p.Containers == nil {
+			p.Containers = map[string][]Container{}
+		}
+		return uid, p
+	}
+	sandboxes, err := rt.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	for _, s := range sandboxes.Items {
+		sandbox, err := readSandbox(ctx, rt, s)
+		if errdefs.IsNotFound(err) {
+			continue // removed between the two questions
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at sandbox %s: %w", s.Id, err)
+		}
+		uid, p := get(s.Labels)
+		p.Sandboxes = append(p.Sandboxes, sandbox)
+		pods[uid] = p
+	}
+	containers, err := rt.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{LabelSelector: labels}})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	for _, c := range containers.Containers {
+		status, err := rt.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at container %s: %w", c.Id, err)
+		}
+		uid, p := get(c.Labels)
+		one := readContainer(c, status.Status)
+		p.Containers[one.Name] = append(p.Containers[one.Name], one)
+		pods[uid] = p
+	}
+	for _, p := range pods {
+		slices.SortFunc(p.Sandboxes, func(a, b Sandbox) int { return newest(a.Attempt, b.Attempt, a.Created, b.Created) })
+		for _, runs := range p.Containers {
+			slices.SortFunc(runs, func(a, b Container) int { return newest(a.Attempt, b.Attempt, a.Created, b.Created) })
+		}
+	}
+	return pods, nil
+}
+
+func newest(a, b uint32, at, bt time.Time) int {
+	if a != b {
+		return int(b) - int(a)
+	}
+	return bt.Compare(at)
+}
+
+func readSandbox(ctx context.Context, rt Runtime, s *runtimeapi.PodSandbox) (Sandbox, error) {
+	out := Sandbox{
+		ID: s.Id, Attempt: s.Metadata.GetAttempt(), Created: time.Unix(0, s.CreatedAt),
+		Ready: s.State == runtimeapi.PodSandboxState_SANDBOX_READY,
+	}
+	if !out.Ready {
+		return out, nil
+	}
+	status, err := rt.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.Id})
+	if err != nil {
+		return out, err
+	}
+	if n := status.GetStatus().GetNetwork(); n.GetIp() != "" {
+		out.IPs = append(out.IPs, n.Ip)
+		for _, more := range n.AdditionalIps {
+			out.IPs = append(out.IPs, more.Ip)
+		}
+	}
+	return out, nil
+}
+
+func readContainer(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
+	notes := s.GetAnnotations()
+	out := Container{
+		ID:          c.Id,
+		Name:        c.Labels[translate.LabelContainer],
+		Sandbox:     c.PodSandboxId,
+		Hash:        notes[translate.NoteHash],
+		Attempt:     s.GetMetadata().GetAttempt(),
+		Image:       s.GetImage().GetImage(),
+		ImageID:     s.ImageRef,
+		Created:     moment(s.CreatedAt),
+		Started:     moment(s.StartedAt),
+		Finished:    moment(s.FinishedAt),
+		ExitCode:    s.ExitCode,
+		Reason:      s.Reason,
+		Message:     s.Message,
+		MessageFile: notes[translate.NoteMessageFile],
+		LogPath:     s.LogPath,
+		User:        s.GetUser().GetLinux(),
+	}
+	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
+		out.Attempt = uint32(n)
+	}
+	switch s.State {
+	case runtimeapi.ContainerState_CONTAINER_CREATED:
+		out.State = Created
+	case runtimeapi.ContainerState_CONTAINER_RUNNING:
+		out.State = Running
+	default:
+		// Unknown is a container whose shim died with it: it is not running, which is all that matters.
+		out.State = Exited
+		if s.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN && out.Finished.IsZero() {
+			out.Finished, out.ExitCode, out.Reason = out.Created, 255, "Unknown"
+		}
+		out.Message = lastWords(out, notes)
+	}
+	return out
+}
+
+func moment(nanos int64) time.Time {
+	if nanos <= 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanos)
+}

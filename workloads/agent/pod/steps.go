@@ -1,0 +1,232 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/workloads/agent/translate"
+)
+
+// step carries out one decision. It may be cut short by ctx at any point; the next pass sees how far it came.
+func (m *Manager) step(ctx context.Context, a *actor, pod *corev1.Pod, s Step) error {
+	switch s.Do {
+	case Mount:
+		return m.mount(ctx, a, pod)
+	case CreateSandbox:
+		return m.createSandbox(ctx, a, pod, s)
+	case StartContainer:
+		return m.startContainer(ctx, a, pod, s)
+	case KillContainer:
+		return m.killContainer(ctx, a, pod, s)
+	case RemoveContainer:
+		return m.removeContainer(ctx, pod, s.ID, s.Container, s.Attempt)
+	case StopSandbox:
+		return m.stopSandbox(ctx, a, s.ID)
+	case RemoveSandbox:
+		return m.removeSandbox(ctx, s.ID)
+	case Clean:
+		return m.clean(ctx, a, pod)
+	case Finish:
+		return m.finish(ctx, a, pod)
+	}
+	return fmt.Errorf("unknown step %q", s.Do)
+}
+
+func (m *Manager) mount(ctx context.Context, a *actor, pod *corev1.Pod) error {
+	if err := m.store.save(pod); err != nil { // before anything of the pod exists
+		m.log.Warn("note pod on disk; it will not be started after a reboot without the API", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
+	paths, err := m.conf.Volumes.Mount(ctx, pod)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.event(pod, corev1.EventTypeWarning, "FailedMount", "%v", err)
+		}
+		return fmt.Errorf("mount volumes: %w", err)
+	}
+	a.mu.Lock()
+	a.volumes, a.mounted, a.cleaned = paths, true, false
+	a.mu.Unlock()
+	return nil
+}
+
+func (m *Manager) createSandbox(ctx context.Context, a *actor, pod *corev1.Pod, s Step) error {
+	if err := m.slots.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer m.slots.Release(1)
+	a.mu.Lock()
+	older := a.runtime.Sandboxes
+	a.mu.Unlock()
+	for i := range older { // their addresses must be free before the pod gets a new one
+		if err := m.stopSandbox(ctx, a, older[i].ID); err != nil {
+			return err
+		}
+	}
+	err := m.runSandbox(ctx, pod, s.Attempt)
+	if err != nil && ctx.Err() == nil {
+		m.event(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
+	}
+	return err
+}
+
+func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) error {
+	parent, err := m.conf.Cgroups.EnsurePod(pod)
+	if err != nil {
+		return err
+	}
+	conf, err := translate.Sandbox(pod, m.conf.Node, attempt, parent)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(conf.LogDirectory, 0o755); err != nil {
+		return fmt.Errorf("make the pod's log folder: %w", err)
+	}
+	if _, err := m.conf.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf}); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, s Step) error {
+	m.event(pod, corev1.EventTypeNormal, "Killing", "%s", s.Message)
+	m.conf.Prober.Stop(pod.UID, s.Container)
+	grace := time.Duration(s.Grace) * time.Second
+	end := m.now().Add(grace)
+	if hook := preStop(pod, s.Container); hook != nil && grace > 0 {
+		hookCtx, cancel := context.WithTimeout(ctx, grace)
+		if err := m.runHook(hookCtx, a, pod, s.Container, s.ID, hook); err != nil && ctx.Err() == nil {
+			m.event(pod, corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed: %v", err)
+		}
+		cancel()
+	}
+	left := int64(0)
+	if s.Grace > 0 {
+		// A hook that used the time up still leaves the process a moment to end by itself.
+		left = max(int64(end.Sub(m.now()).Round(time.Second)/time.Second), 2)
+	}
+	_, err := m.conf.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: s.ID, Timeout: left})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("stop container %s: %w", s.Container, err)
+	}
+	return nil
+}
+
+func (m *Manager) removeContainer(ctx context.Context, pod *corev1.Pod, id, name string, attempt uint32) error {
+	if _, err := m.conf.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove container %s: %w", name, err)
+	}
+	removeLogs(filepath.Join(m.conf.Node.LogRoot, translate.LogFolder(pod), translate.LogFile(name, attempt)))
+	return ignoreMissing(os.Remove(m.messageFile(pod, name, attempt)))
+}
+
+func (m *Manager) stopSandbox(ctx context.Context, a *actor, id string) error {
+	if _, err := m.conf.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("stop sandbox: %w", err)
+	}
+	a.mu.Lock()
+	a.stopped[id] = true
+	a.mu.Unlock()
+	return nil
+}
+
+func (m *Manager) removeSandbox(ctx context.Context, id string) error {
+	if _, err := m.conf.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove sandbox: %w", err)
+	}
+	return nil
+}
+
+// clean gives back what a pod holds of the machine once its containers have stopped. Their messages and logs stay.
+func (m *Manager) clean(ctx context.Context, a *actor, pod *corev1.Pod) error {
+	m.conf.Prober.Stop(pod.UID, "")
+	if err := m.unmountSubpaths(pod); err != nil {
+		return err
+	}
+	if err := m.conf.Volumes.Unmount(ctx, pod.UID); err != nil {
+		return fmt.Errorf("unmount volumes: %w", err)
+	}
+	if err := m.conf.Cgroups.Remove(pod.UID); err != nil {
+		return err
+	}
+	if err := ignoreMissing(os.Remove(m.hostsFile(pod))); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.mounted, a.volumes, a.cleaned = false, nil, true
+	a.mu.Unlock()
+	return nil
+}
+
+// finish lets the API object go, then removes the last traces. A crash in between leaves traces of a pod nobody wants,
+// which the next start removes.
+func (m *Manager) finish(ctx context.Context, a *actor, pod *corev1.Pod) error {
+	a.mu.Lock()
+	gone, rt := a.gone, a.runtime
+	a.mu.Unlock()
+	if !gone {
+		err := m.conf.Client.Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: new(int64),
+			Preconditions:      &metav1.Preconditions{UID: &pod.UID},
+		})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("delete the pod's API object: %w", err)
+		}
+	}
+	for name, runs := range rt.Containers {
+		for _, c := range runs {
+			if err := m.removeContainer(ctx, pod, c.ID, name, c.Attempt); err != nil {
+				return err
+			}
+		}
+	}
+	for _, sandbox := range rt.Sandboxes {
+		if err := m.removeSandbox(ctx, sandbox.ID); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(
+		removeLogFolder(m.conf.Node.LogRoot, pod),
+		m.removeFiles(pod),
+		m.store.remove(pod.UID),
+	)
+	if err != nil {
+		return fmt.Errorf("remove the pod's files: %w", err)
+	}
+	m.forget(a)
+	return nil
+}
+
+func removeLogFolder(root string, pod *corev1.Pod) error {
+	if pod.Name == "" || pod.UID == "" {
+		return nil // an orphan whose sandbox did not say whose it was
+	}
+	return os.RemoveAll(filepath.Join(root, translate.LogFolder(pod)))
+}
+
+// removeLogs removes a run's log and its rotated parts.
+func removeLogs(path string) {
+	parts, err := filepath.Glob(path + ".*")
+	if err != nil {
+		return
+	}
+	for _, p := range append(parts, path) {
+		_ = os.Remove(p) // the folder goes with the pod anyway
+	}
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

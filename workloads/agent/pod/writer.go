@@ -1,0 +1,167 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// writer brings computed statuses to the API: the newest of each pod, only what differs, until it is there. A pod that
+// was deleted or made anew under the same name is never written to: the patch names the UID it is for.
+type writer struct{ m *Manager }
+
+// wanted is the status an actor wants the API to have.
+type wanted struct {
+	status corev1.PodStatus
+	last   bool // nothing will change any more
+}
+
+const (
+	writeTimeout  = 10 * time.Second
+	firstRewrite  = 200 * time.Millisecond
+	slowestWrites = 10 * time.Second
+)
+
+func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	have := a.newestStatus()
+	if a.want == nil && !a.writing && equality.Semantic.DeepEqual(*have, st) {
+		if last && !a.reported {
+			a.reported = true
+			w.m.spawn(a.poke)
+		}
+		return
+	}
+	a.want = &wanted{status: st, last: last}
+	if !a.writing {
+		a.writing = w.m.spawn(func() { w.write(a, pod.Namespace, pod.Name) })
+	}
+}
+
+// newestStatus is the API's, from the watch or from the answer to our last write, whichever is newer; a.mu is held.
+func (a *actor) newestStatus() *corev1.PodStatus {
+	if a.written != nil && newerVersion(a.written.ResourceVersion, a.pod.ResourceVersion) {
+		return &a.written.Status
+	}
+	return &a.pod.Status
+}
+
+func newerVersion(a, b string) bool {
+	x, err1 := strconv.ParseUint(a, 10, 64)
+	y, err2 := strconv.ParseUint(b, 10, 64)
+	return err1 == nil && (err2 != nil || x > y)
+}
+
+// write goes on until the API has what the actor wants.
+func (w *writer) write(a *actor, namespace, name string) {
+	delay := firstRewrite
+	for {
+		a.mu.Lock()
+		want := a.want
+		if want == nil || a.gone || w.m.ctx.Err() != nil {
+			a.writing = false
+			a.mu.Unlock()
+			return
+		}
+		a.want = nil
+		base := a.newestStatus().DeepCopy()
+		a.mu.Unlock()
+
+		written, err := w.patch(w.m.ctx, namespace, name, a.uid, base, want.status)
+		switch {
+		case err == nil:
+			delay = firstRewrite
+			a.mu.Lock()
+			if written != nil {
+				a.written = written
+			}
+			a.reported = a.reported || want.last
+			a.mu.Unlock()
+			if want.last {
+				a.poke()
+			}
+			continue
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+			// The pod is gone, or another one has its name: this one is to be wound down.
+			a.mu.Lock()
+			a.gone = true
+			a.mu.Unlock()
+			a.poke()
+			continue
+		case apierrors.IsInvalid(err):
+			// Trying again would not help; the next change makes a new attempt.
+			w.m.log.Error("the API refuses a pod's status", "pod", namespace+"/"+name, "error", err)
+			continue
+		}
+		w.m.log.Debug("write pod status; will try again", "pod", namespace+"/"+name, "in", delay, "error", err)
+		a.mu.Lock()
+		if a.want == nil {
+			a.want = want
+		}
+		a.mu.Unlock()
+		select {
+		case <-w.m.ctx.Done():
+		case <-time.After(delay):
+		}
+		delay = min(2*delay, slowestWrites)
+	}
+}
+
+func (w *writer) patch(ctx context.Context, namespace, name string, uid types.UID, base *corev1.PodStatus, st corev1.PodStatus) (*corev1.Pod, error) {
+	data, err := statusPatch(uid, base, st)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return w.m.conf.Client.Pods(namespace).Patch(ctx, name, types.StrategicMergePatchType, data, metav1.PatchOptions{}, "status")
+}
+
+// ourConditions are those only the node writes.
+var ourConditions = []corev1.PodConditionType{
+	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady,
+}
+
+// statusPatch is the difference between two statuses, nil when there is none. Conditions of other writers are taken
+// from base, which may be newer than what the status was computed from.
+func statusPatch(uid types.UID, base *corev1.PodStatus, st corev1.PodStatus) ([]byte, error) {
+	theirs := func(c corev1.PodCondition) bool { return !slices.Contains(ourConditions, c.Type) }
+	conditions := slices.DeleteFunc(slices.Clone(st.Conditions), theirs)
+	for _, c := range base.Conditions {
+		if theirs(c) {
+			conditions = append(conditions, c)
+		}
+	}
+	st.Conditions = conditions
+	if equality.Semantic.DeepEqual(*base, st) {
+		return nil, nil
+	}
+	type part struct {
+		Metadata map[string]string `json:"metadata,omitempty"`
+		Status   *corev1.PodStatus `json:"status"`
+	}
+	before, err := json.Marshal(part{Status: base})
+	if err != nil {
+		return nil, err
+	}
+	after, err := json.Marshal(part{Metadata: map[string]string{"uid": string(uid)}, Status: &st})
+	if err != nil {
+		return nil, err
+	}
+	data, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("compute status patch: %w", err)
+	}
+	return data, nil
+}
