@@ -179,3 +179,23 @@ func volumeSecrets(volume *corev1.PersistentVolume) []corev1.SecretReference {
 	}
 	return refs
 }
+
+// NamesObjects reports whether a pod names any secret or config map.
+func NamesObjects(pod *corev1.Pod) bool {
+	if len(pod.Spec.ImagePullSecrets) > 0 {
+		return true
+	}
+	for c := range containers(pod) {
+		if slices.ContainsFunc(c.EnvFrom, func(from corev1.EnvFromSource) bool { return from.SecretRef != nil || from.ConfigMapRef != nil }) {
+			return true
+		}
+		if slices.ContainsFunc(c.Env, func(env corev1.EnvVar) bool {
+			return env.ValueFrom != nil && (env.ValueFrom.SecretKeyRef != nil || env.ValueFrom.ConfigMapKeyRef != nil)
+		}) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.EmptyDir == nil && v.HostPath == nil && v.DownwardAPI == nil && v.Image == nil
+	})
+}
