@@ -74,7 +74,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 	shared := informers.NewSharedInformerFactory(c.client, 0)
 	resolver := aggregatorapiserver.NewClusterIPServiceResolver(shared.Core().V1().Services().Lister())
 
-	config, env, err := s.genericConfig(c, listener, shared, resolver)
+	config, access, env, err := s.genericConfig(c, listener, shared, resolver)
 	if err != nil {
 		return err
 	}
@@ -89,6 +89,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 	if err := installTable(builtin, env); err != nil {
 		return err
 	}
+	access.discovery.Install(builtin.Handler.NonGoRestfulMux)
 	openapi.Serve(builtin.Handler, config.OpenAPIConfig, config.OpenAPIV3Config)
 	aggregator, err := s.aggregator(c, config, shared, resolver, builtin)
 	if err != nil {
@@ -119,7 +120,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 }
 
 // genericConfig is what the three servers have in common.
-func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver) (*genericapiserver.Config, *resource.Env, error) {
+func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver) (*genericapiserver.Config, *access, *resource.Env, error) {
 	config := genericapiserver.NewConfig(scheme.Codecs)
 	config.EffectiveVersion = newEffectiveVersion()
 	config.LoopbackClientConfig = s.client
@@ -137,18 +138,18 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 
 	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("serving-cert", s.config.ServingCert, s.config.ServingKey)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the serving certificate: %w", err)
+		return nil, nil, nil, fmt.Errorf("read the serving certificate: %w", err)
 	}
 	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: listener, Cert: serving}
 
-	access, err := s.access(c, shared)
+	access, err := newAccess(&s.config, c.client, shared)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if config.Authentication, err = authentication(&s.config, access.audiences, access.tokens, config.SecureServing); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	config.Authorization.Authorizer, config.RuleResolver = access.authorizer, access.rules
+	config.Authorization.Authorizer, config.RuleResolver = access.authorizer, access.roles
 
 	config.RESTOptionsGetter = s.builtinStorage(c, config)
 	config.AddHealthChecks(datastoreCheck(c.connection))
@@ -161,7 +162,7 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 		Authenticator:  config.Authentication.Authenticator,
 		Audiences:      access.audiences,
 		Authorizer:     access.authorizer,
-		Rules:          access.rules,
+		Rules:          access.roles,
 		Tokens:         access.issuer,
 		NodePorts:      s.config.NodePorts,
 	}
@@ -169,12 +170,12 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 		env.ServiceCIDRs = append(env.ServiceCIDRs, cidr.String())
 	}
 	if env.Nodes, err = newAgents(&s.config, env); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	if err := s.admission(c, config, shared, resolver, env); err != nil {
-		return nil, nil, err
+	if err := s.admission(c, config, access, shared, resolver, env); err != nil {
+		return nil, nil, nil, err
 	}
-	return config, env, nil
+	return config, access, env, nil
 }
 
 // builtinStorage encodes each group in its preferred version, as protobuf.

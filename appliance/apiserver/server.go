@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 
+	"knarr.dev/knarr/appliance/apiserver/baseline"
 	"knarr.dev/knarr/appliance/apiserver/loopback"
 )
 
@@ -68,6 +69,10 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			slog.Warn("objects of the cluster itself are not all in place yet", "component", s.Name(), "err", err)
 		}
 		ready()
+		// Until now system:masters and nodes were served, which need no roles.
+		if err := baseline.Settle(ctx, chain.client.RbacV1()); err != nil && ctx.Err() == nil {
+			slog.Error("default roles are not all in place; restart to try again", "component", s.Name(), "err", err)
+		}
 		return chain.objects.Run(ctx)
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
