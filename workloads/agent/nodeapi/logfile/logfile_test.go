@@ -204,9 +204,9 @@ func TestFollowUntilTheContainerEnds(t *testing.T) {
 	f.append("2026-01-02T03:04:05Z stdo") // half a record
 	f.append("ut F third\n")
 	f.expect("third\n")
-	f.running.Store(false)
 	f.append(record(2, "stdout", "F", "last words"))
 	f.expect("last words\n")
+	f.running.Store(false)
 	f.ends()
 }
 
@@ -219,9 +219,9 @@ func TestFollowAcrossARotation(t *testing.T) {
 	f.append(record(2, "stdout", "F", "new"))
 	f.expect("old\n")
 	f.expect("new\n")
-	f.running.Store(false)
 	f.append(record(3, "stdout", "F", "end"))
 	f.expect("end\n")
+	f.running.Store(false)
 	f.ends()
 }
 
