@@ -1,0 +1,88 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/spf13/cobra"
+
+	"knarr.dev/knarr/workloads/agent/runtime"
+)
+
+func imageCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "image", Short: "images of this machine's pods"}
+	cmd.AddCommand(imageImport(), imageList())
+	return cmd
+}
+
+func imageImport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "import ARCHIVE...",
+		Short: "give this machine's pods the images of OCI or docker archives",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, archives []string) error {
+			return withContainerd(func(client *containerd.Client) error {
+				for _, archive := range archives {
+					names, err := importArchive(cmd.Context(), client, archive)
+					if err != nil {
+						return err
+					}
+					for _, name := range names {
+						fmt.Fprintln(cmd.OutOrStdout(), name)
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func importArchive(ctx context.Context, client *containerd.Client, path string) ([]string, error) {
+	archive, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("import images: %w", err)
+	}
+	defer archive.Close()
+	names, err := runtime.Import(ctx, client, archive)
+	if err != nil {
+		return nil, fmt.Errorf("import images from %s: %w", path, err)
+	}
+	return names, nil
+}
+
+func imageList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "images this machine has",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withContainerd(func(client *containerd.Client) error {
+				images, err := runtime.List(cmd.Context(), client)
+				if err != nil {
+					return err
+				}
+				table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
+				fmt.Fprintln(table, "NAME\tSIZE\tDIGEST")
+				for _, i := range images {
+					fmt.Fprintf(table, "%s\t%.1f MiB\t%s\n", i.Name, float64(i.Size)/(1<<20), i.Digest)
+				}
+				return table.Flush()
+			})
+		},
+	}
+}
+
+// withContainerd talks to the containerd of the knarr that runs here.
+func withContainerd(do func(*containerd.Client) error) error {
+	socket := localPaths().ContainerdSocket()
+	client, err := containerd.New(socket, containerd.WithTimeout(5*time.Second))
+	if err != nil {
+		return fmt.Errorf("reach containerd at %s: %w (does knarr run here? with a --run-dir of its own, set KNARR_RUN_DIR)", socket, err)
+	}
+	return errors.Join(do(client), client.Close())
+}

@@ -1,0 +1,103 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/packaging/bundle"
+)
+
+const (
+	kubeletPort = 10250
+	etcdPort    = 2380
+)
+
+// Run this machine in the role its configuration says until ctx ends.
+func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
+	begin := time.Now()
+	lock, err := takeLock(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	ports := []int{kubeletPort}
+	if cfg.Role == config.Server {
+		ports = []int{cfg.HTTPSPort, etcdPort}
+		if !cfg.DisableNode {
+			ports = append(ports, kubeletPort)
+		}
+	}
+	if err := preflight(cfg.DataDir, !cfg.DisableNode, ports...); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	state := &State{PID: os.Getpid(), Version: version, Role: cfg.Role, Node: cfg.NodeName, Since: begin}
+	if cfg.Role == config.Server {
+		state.Kubeconfig = cfg.WriteKubeconfig
+	}
+	if err := state.write(cfg.Paths()); err != nil {
+		return err
+	}
+	defer os.Remove(stateFile(cfg.Paths()))
+
+	b := &builder{cfg: cfg, version: version, log: log}
+	stages, err := b.stages(ctx)
+	if err != nil {
+		return err
+	}
+	log.Info("starting", "role", cfg.Role, "node", cfg.NodeName, "address", cfg.NodeIP, "version", version)
+	return runStages(ctx, log, stages, func(started []Started) {
+		state.Ready, state.Components = time.Since(begin), started
+		log.Info("ready", "took", state.Ready.Round(time.Millisecond))
+		if err := errors.Join(state.write(cfg.Paths()), notifyReady()); err != nil {
+			log.Warn("this machine serves, but could not say so", "error", err)
+		}
+	})
+}
+
+// builder makes the components of one machine.
+type builder struct {
+	cfg     *config.Config
+	version string
+	log     *slog.Logger
+
+	helpers string // folder of runc and its like; "" means PATH
+}
+
+// stages in the order they start. This list is the documentation of what a machine is made of.
+func (b *builder) stages(ctx context.Context) ([]Stage, error) {
+	if !b.cfg.DisableNode {
+		helpers, err := bundle.Unpack(b.cfg.Paths().Helpers())
+		if err != nil {
+			return nil, err
+		}
+		b.helpers = helpers
+	}
+	if b.cfg.Role == config.Server {
+		return b.server(ctx)
+	}
+	return nil, errors.New("pending")
+}
+
+// ranges are the parsed addresses of the configuration; it was validated when loaded.
+type ranges struct {
+	node, dns      netip.Addr
+	pods, services netip.Prefix
+}
+
+func parseRanges(nodeIP, dns, pods, services string) (r ranges, err error) {
+	var errs [4]error
+	r.node, errs[0] = netip.ParseAddr(nodeIP)
+	r.dns, errs[1] = netip.ParseAddr(dns)
+	r.pods, errs[2] = netip.ParsePrefix(pods)
+	r.services, errs[3] = netip.ParsePrefix(services)
+	return r, errors.Join(errs[:]...)
+}
