@@ -36,7 +36,7 @@ const (
 type Sweeper struct {
 	client  client.Client
 	live    client.Reader
-	clock   clock.Clock
+	clock   clock.WithTicker
 	log     *slog.Logger
 	missing map[string]time.Time // nodes pods name and the cache does not have, since when
 }
