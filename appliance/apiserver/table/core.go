@@ -3,6 +3,7 @@ package table
 import (
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/appliance/apiserver/allocation"
 	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 	"knarr.dev/knarr/appliance/apiserver/virtual"
@@ -14,7 +15,7 @@ func core() []resource.Row {
 		{In: v1, Object: &corev1.Pod{}, List: &corev1.PodList{}, Plural: "pods", Hooks: resource.Erase(kinds.Pod), Short: []string{"po"}, Categories: all, Namespaced: true, Status: true, Generation: true, Index: "spec.nodeName", ReturnDeleted: true},
 		{In: v1, Object: &corev1.Node{}, List: &corev1.NodeList{}, Plural: "nodes", Hooks: resource.Erase(kinds.Node), Short: []string{"no"}, Status: true},
 		{In: v1, Object: &corev1.Namespace{}, List: &corev1.NamespaceList{}, Plural: "namespaces", Hooks: resource.Erase(kinds.Namespace), Short: []string{"ns"}, Status: true, ReturnDeleted: true},
-		{In: v1, Object: &corev1.Service{}, List: &corev1.ServiceList{}, Plural: "services", Hooks: resource.Erase(kinds.Service), Short: []string{"svc"}, Categories: all, Namespaced: true, Status: true, ReturnDeleted: true},
+		{In: v1, Object: &corev1.Service{}, List: &corev1.ServiceList{}, Plural: "services", Hooks: resource.Erase(kinds.Service), Short: []string{"svc"}, Categories: all, Namespaced: true, Status: true, ReturnDeleted: true, Wrap: allocation.NewServices},
 		{In: v1, Object: &corev1.Endpoints{}, List: &corev1.EndpointsList{}, Plural: "endpoints", Hooks: resource.Erase(kinds.Endpoints), Short: []string{"ep"}, Namespaced: true},
 		{In: v1, Object: &corev1.ConfigMap{}, List: &corev1.ConfigMapList{}, Plural: "configmaps", Hooks: resource.Erase(kinds.ConfigMap), Short: []string{"cm"}, Namespaced: true, Index: "metadata.name"},
 		{In: v1, Object: &corev1.Secret{}, List: &corev1.SecretList{}, Plural: "secrets", Hooks: resource.Erase(kinds.Secret), Namespaced: true, Index: "metadata.name"},

@@ -12,7 +12,7 @@ func storage() []resource.Row {
 	return []resource.Row{
 		{In: v1, Object: &storagev1.StorageClass{}, List: &storagev1.StorageClassList{}, Plural: "storageclasses", Hooks: resource.Erase(kinds.StorageClass), Short: []string{"sc"}, ReturnDeleted: true},
 		{In: v1, Object: &storagev1.VolumeAttachment{}, List: &storagev1.VolumeAttachmentList{}, Plural: "volumeattachments", Hooks: resource.Erase(kinds.VolumeAttachment), Status: true, ReturnDeleted: true},
-		{In: v1, Object: &storagev1.CSINode{}, List: &storagev1.CSINodeList{}, Plural: "csinodes", ReturnDeleted: true},
+		{In: v1, Object: &storagev1.CSINode{}, List: &storagev1.CSINodeList{}, Plural: "csinodes", Status: true, ReturnDeleted: true},
 		{In: v1, Object: &storagev1.CSIDriver{}, List: &storagev1.CSIDriverList{}, Plural: "csidrivers", Hooks: resource.Erase(kinds.CSIDriver), Generation: true, ReturnDeleted: true},
 		{In: v1, Object: &storagev1.CSIStorageCapacity{}, List: &storagev1.CSIStorageCapacityList{}, Plural: "csistoragecapacities", Namespaced: true},
 		{In: v1, Object: &storagev1.VolumeAttributesClass{}, List: &storagev1.VolumeAttributesClassList{}, Plural: "volumeattributesclasses", Short: []string{"vac"}, ReturnDeleted: true},
