@@ -31,7 +31,6 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/bootstrap/config"
@@ -52,7 +51,7 @@ type Config struct {
 	ResolvConf    string // the machine's resolver configuration; "" means /etc/resolv.conf
 
 	Runtime *runtime.Runtime
-	Cache   cache.Cache                  // pods (with the index by node), services
+	Cache   pod.Source                   // pods, services
 	Client  corev1client.CoreV1Interface // with the node's identity
 	Volumes pod.Volumes
 	Prober  pod.Prober

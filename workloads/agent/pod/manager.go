@@ -43,7 +43,7 @@ type Config struct {
 	Prober   Prober
 	Objects  Objects
 	Client   corev1client.PodsGetter
-	Cache    cache.Cache // pods of at least this node
+	Cache    Source
 	Recorder record.EventRecorder
 	Log      *slog.Logger
 }

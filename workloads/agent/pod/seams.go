@@ -5,6 +5,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/workloads/agent/health"
 )
@@ -18,6 +20,12 @@ type Volumes interface {
 	Unmount(ctx context.Context, pod types.UID) error
 	// Pods lists the pods that have volumes here, so that those of forgotten pods can be unmounted.
 	Pods() ([]types.UID, error)
+}
+
+// Source is the part of a controller-runtime cache that is read: pods of at least this node.
+type Source interface {
+	client.Reader
+	GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
 // Prober asks running containers how they are. workloads/agent/probe implements it.

@@ -31,6 +31,9 @@ func (bridge) Levels() []log.Level {
 
 func (b bridge) Fire(e *log.Entry) error {
 	level := slog.LevelWarn
+	if expected[e.Message] {
+		level = slog.LevelDebug
+	}
 	if e.Level <= log.ErrorLevel {
 		level = slog.LevelError
 	}
@@ -46,6 +49,13 @@ func (b bridge) Fire(e *log.Entry) error {
 		}
 	}
 	return nil
+}
+
+// expected are warnings about what is so by design here: the pod network is configured after containerd has started,
+// and not every filesystem seals its files.
+var expected = map[string]bool{
+	"failed to load cni during init, please check CRI plugin status before setting up network for pods": true,
+	"failed check for fsverity support": true,
 }
 
 type fatal string

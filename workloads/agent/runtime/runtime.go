@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,12 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	pause, err := loadPause(r.conf.HelperDir)
 	if err != nil {
 		return err
+	}
+	// containerd looks for the shim, and the shim for runc, on this process's PATH; there is no setting for it.
+	if dir := r.conf.HelperDir; dir != "" && !slices.Contains(filepath.SplitList(os.Getenv("PATH")), dir) {
+		if err := os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
+			return fmt.Errorf("put %s on PATH: %w", dir, err)
+		}
 	}
 	s := settings{
 		paths:       r.conf.Paths,
@@ -175,7 +182,7 @@ func mayLowerOOMScore() bool {
 	return os.WriteFile(file, was, 0) == nil
 }
 
-// ImportDir is read once at start.
+// importFolder imports the archives of the image folder that were not imported before.
 func (r *Runtime) importFolder(ctx context.Context) {
 	dir := r.conf.Paths.Images()
 	entries, err := os.ReadDir(dir)

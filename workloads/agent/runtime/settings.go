@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"os"
 	"path/filepath"
 
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -24,23 +23,16 @@ type settings struct {
 	snapshotter string
 	pause       string // reference of the sandbox image
 	clampOOM    bool   // this process may not lower an oom_score_adj
-	path        string // PATH of this process
+	path        string // PATH of this process, the helpers' folder first
 }
 
 // containerdConfig is the whole configuration, in containerd's own terms (version 4).
 func containerdConfig(s settings) *srvconfig.Config {
-	shim, runc := "", ""
-	path := s.path
-	var cniDirs []string
+	runc, cniDirs := "", filepath.SplitList(s.path)
 	if s.helpers != "" {
-		shim = filepath.Join(s.helpers, "containerd-shim-runc-v2")
-		runc = filepath.Join(s.helpers, "runc")
-		path = s.helpers + string(os.PathListSeparator) + path
-		cniDirs = []string{s.helpers}
-	} else {
-		cniDirs = filepath.SplitList(path)
+		runc, cniDirs = filepath.Join(s.helpers, "runc"), []string{s.helpers}
 	}
-	shimManager := map[string]any{"env": []string{"PATH=" + path}}
+	shimManager := map[string]any{}
 	if dir := filepath.Join(s.paths.Run, "s"); len(dir) <= longestShimDir {
 		shimManager["socket_dir"] = dir
 	}
@@ -98,8 +90,9 @@ func containerdConfig(s settings) *srvconfig.Config {
 					"default_runtime_name": runtimeName,
 					"runtimes": map[string]any{
 						runtimeName: map[string]any{
+							// By its name, found on PATH: for a shim named by its path, containerd asks about old
+							// features before each container, which costs two processes.
 							"runtime_type": "io.containerd.runc.v2",
-							"runtime_path": shim,
 							"options": map[string]any{
 								"BinaryName":    runc,
 								"SystemdCgroup": false,

@@ -78,6 +78,9 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 }
 
 func expandAll(list []string, env map[string]string) []string {
+	if len(list) == 0 {
+		return nil // the image's own; an empty list would mean nothing at all
+	}
 	out := make([]string, len(list))
 	for i, s := range list {
 		out[i] = expandVars(s, env)

@@ -1,0 +1,245 @@
+package pod
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/test/images"
+)
+
+// One containerd serves all cases: starting it is most of the time a test takes.
+func TestLifecycle(t *testing.T) {
+	m := newMachine(t)
+
+	t.Run("a pod runs and goes within its grace", func(t *testing.T) {
+		m.on(t)
+		began := time.Now()
+		m.create(named("plain", app("sleep")))
+		pod := m.await("plain", "ready", isReady)
+		t.Logf("ready after %v", time.Since(began))
+		s := pod.Status.ContainerStatuses[0]
+		if !strings.HasPrefix(s.ContainerID, "containerd://") || s.ImageID == "" || pod.Status.PodIP == "" || pod.Status.StartTime == nil {
+			t.Errorf("status lacks something: %+v", pod.Status)
+		}
+		began = time.Now()
+		m.deletePod("plain", 5)
+		m.await("plain", "gone", isGone)
+		t.Logf("gone after %v", time.Since(began))
+		m.traceless(pod)
+	})
+
+	t.Run("init containers run in order before the others, and sidecars keep running", func(t *testing.T) {
+		m.on(t)
+		pod := named("ordered", app("read", "/shared/first", "/shared/second"))
+		shared := []corev1.VolumeMount{{Name: "shared", MountPath: "/shared"}}
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		pod.Spec.Volumes = []corev1.Volume{{Name: "shared"}}
+		pod.Spec.Containers[0].VolumeMounts = shared
+		pod.Spec.InitContainers = []corev1.Container{
+			{Name: "first", Image: images.App, Args: []string{"write", "/shared/first", "1\n"}, VolumeMounts: shared},
+			{Name: "sidecar", Image: images.App, Args: []string{"sleep"}, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)},
+			{Name: "second", Image: images.App, Args: []string{"write", "/shared/second", "2\n"}, VolumeMounts: shared},
+		}
+		m.create(pod)
+		got := m.await("ordered", "succeeded", hasPhase(corev1.PodSucceeded))
+		if code := got.Status.InitContainerStatuses[1].State.Terminated; code == nil {
+			t.Errorf("the sidecar outlived its pod: %+v", got.Status.InitContainerStatuses[1])
+		}
+		if log := m.log(got, "app", 0); !strings.Contains(log, "1") || !strings.Contains(log, "2") {
+			t.Errorf("log = %q, want what both init containers wrote", log)
+		}
+	})
+
+	t.Run("a container that fails is restarted, backed off, and its last words kept", func(t *testing.T) {
+		m.on(t)
+		m.create(named("crash", app("exit", "3", "farewell")))
+		pod := m.await("crash", "in crash loop", func(p *corev1.Pod) bool {
+			return p != nil && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].RestartCount == 1 &&
+				p.Status.ContainerStatuses[0].State.Waiting != nil && p.Status.ContainerStatuses[0].State.Waiting.Reason == "CrashLoopBackOff"
+		})
+		last := pod.Status.ContainerStatuses[0].LastTerminationState.Terminated
+		if last == nil || last.ExitCode != 3 || !strings.Contains(last.Message, "farewell") {
+			t.Errorf("last state = %+v, want exit 3 and its message", last)
+		}
+		if pod.Status.Phase != corev1.PodRunning {
+			t.Errorf("phase = %s, want Running while it is restarted", pod.Status.Phase)
+		}
+		m.deletePod("crash", 0)
+		m.await("crash", "gone", isGone)
+	})
+
+	t.Run("a pod whose containers may not be restarted ends as Failed", func(t *testing.T) {
+		m.on(t)
+		pod := named("fails", app("exit", "2"))
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		m.create(pod)
+		got := m.await("fails", "failed", hasPhase(corev1.PodFailed))
+		if code := got.Status.ContainerStatuses[0].State.Terminated.ExitCode; code != 2 {
+			t.Errorf("exit code = %d, want 2", code)
+		}
+	})
+
+	t.Run("a process that ignores SIGTERM is killed when its grace is over", func(t *testing.T) {
+		m.on(t)
+		m.create(named("stubborn", app("stubborn")))
+		m.await("stubborn", "ready", isReady)
+		began := time.Now()
+		m.deletePod("stubborn", 2)
+		m.await("stubborn", "gone", isGone)
+		if took := time.Since(began); took < 1500*time.Millisecond || took > 10*time.Second {
+			t.Errorf("it took %v, want about the grace of 2 s", took)
+		}
+	})
+
+	t.Run("a grace shortened meanwhile holds", func(t *testing.T) {
+		m.on(t)
+		pod := named("hurried", app("stubborn"))
+		m.create(pod)
+		m.await("hurried", "ready", isReady)
+		began := time.Now()
+		m.deletePod("hurried", 600)
+		m.deletePod("hurried", 0)
+		m.await("hurried", "gone", isGone)
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("it took %v, want next to nothing", took)
+		}
+	})
+
+	t.Run("a missing ConfigMap holds the container until it is there", func(t *testing.T) {
+		m.on(t)
+		pod := named("configured", app("env"))
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		pod.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "later"}}}}
+		m.create(pod)
+		m.await("configured", "waiting for its ConfigMap", func(p *corev1.Pod) bool {
+			return p != nil && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+				p.Status.ContainerStatuses[0].State.Waiting.Reason == reasonConfig
+		})
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "later"}, Data: map[string]string{"FROM_MAP": "yes"}}
+		if _, err := m.api.CoreV1().ConfigMaps("default").Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		got := m.await("configured", "succeeded", hasPhase(corev1.PodSucceeded))
+		if log := m.log(got, "app", 0); !strings.Contains(log, "FROM_MAP=yes") {
+			t.Errorf("environment = %q, want FROM_MAP=yes", log)
+		}
+	})
+
+	t.Run("an image that cannot be had is said to be so", func(t *testing.T) {
+		m.on(t)
+		pod := named("imageless", app("sleep"))
+		pod.Spec.Containers[0].Image, pod.Spec.Containers[0].ImagePullPolicy = "knarr.dev/test/none:v0", corev1.PullNever
+		m.create(pod)
+		m.await("imageless", "refused", func(p *corev1.Pod) bool {
+			return p != nil && len(p.Status.ContainerStatuses) == 1 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+				p.Status.ContainerStatuses[0].State.Waiting.Reason == "ErrImageNeverPull"
+		})
+		m.deletePod("imageless", 0)
+		m.await("imageless", "gone", isGone)
+	})
+
+	t.Run("a pod past its deadline ends as Failed", func(t *testing.T) {
+		m.on(t)
+		pod := named("late", app("sleep"))
+		pod.Spec.ActiveDeadlineSeconds = ptr.To[int64](1)
+		m.create(pod)
+		got := m.await("late", "failed", hasPhase(corev1.PodFailed))
+		if got.Status.Reason != "DeadlineExceeded" {
+			t.Errorf("reason = %q, want DeadlineExceeded", got.Status.Reason)
+		}
+	})
+
+	t.Run("what a container sees of its pod", func(t *testing.T) {
+		m.on(t)
+		pod := named("seen", app("read", "/etc/hosts", "/data/file"))
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		pod.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.7", Hostnames: []string{"seven"}}}
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data"}}
+		pod.Spec.InitContainers = []corev1.Container{{Name: "fill", Image: images.App, Args: []string{"write", "/all/sub/file", "part\n"},
+			VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/all/sub", SubPath: "deep/sub"}}}}
+		pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data", SubPathExpr: "deep/$(PART)"}}
+		pod.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "PART", Value: "sub"}}
+		pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr.To[int64](0)}
+		m.create(pod)
+		got := m.await("seen", "succeeded", hasPhase(corev1.PodSucceeded))
+		log := m.log(got, "app", 0)
+		for _, want := range []string{"Kubernetes-managed hosts file", "192.0.2.7\tseven", "part"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("log lacks %q:\n%s", want, log)
+			}
+		}
+		m.deletePod("seen", 0)
+		m.await("seen", "gone", isGone)
+		m.traceless(got)
+	})
+}
+
+func isReady(p *corev1.Pod) bool {
+	if p == nil {
+		return false
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+func hasPhase(phase corev1.PodPhase) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool { return p != nil && p.Status.Phase == phase }
+}
+
+// on makes t the test whose failure it is.
+func (m *machine) on(t *testing.T) {
+	outer := m.t
+	m.t = t
+	t.Cleanup(func() { m.t = outer })
+}
+
+func (m *machine) log(pod *corev1.Pod, container string, run int) string {
+	m.t.Helper()
+	files, err := filepath.Glob(filepath.Join(m.paths.PodLogs(), "*_"+pod.Name+"_*", container, "*.log"))
+	if err != nil || len(files) <= run {
+		m.t.Fatalf("logs of %s: %v, %v", pod.Name, files, err)
+	}
+	data, err := os.ReadFile(files[run])
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// traceless checks that nothing of a pod is left once its manager has forgotten it.
+func (m *machine) traceless(pod *corev1.Pod) {
+	m.t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; {
+		if m.manager.lookup(pod.UID) == nil {
+			break
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("pod %s is not forgotten", pod.Name)
+		}
+		m.tick()
+	}
+	var left []string
+	for _, pattern := range []string{
+		filepath.Join(m.paths.Agent(), "pods", string(pod.UID)),
+		filepath.Join(m.paths.Agent(), "desired", string(pod.UID)+".pod"),
+		filepath.Join(m.paths.PodLogs(), "*_"+pod.Name+"_*"),
+		"/sys/fs/cgroup/*" + m.cgroups + "/kubepods/*/pod" + string(pod.UID),
+	} {
+		found, _ := filepath.Glob(pattern)
+		left = append(left, found...)
+	}
+	if len(left) > 0 {
+		m.t.Errorf("left behind: %v", left)
+	}
+}
