@@ -1,6 +1,8 @@
 package podnet_test
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -66,12 +68,42 @@ func TestPodsOfTwoMachinesReachEachOther(t *testing.T) {
 	}
 	eventually(t, func() error { _, err := ask(b, "tcp4", onA); return err })
 
+	// A machine gets another address.
 	n1.start()
-	n1.tell(all[:1]...)
+	moved := n2.object("10.42.1.0/24")
+	moved.Status.Addresses[0].Address = readdress(t, n2, 200).String()
+	for _, n := range []*node{n1, n2} {
+		n.tell(all[0], moved)
+		n.log.wait(t, `msg="overlay follows the nodes" nodes=1`)
+	}
+	expect(t, "pod to pod, at another address", b, "tcp4", onA, b.address)
+
+	n1.tell(all[0])
 	n1.log.wait(t, `msg="overlay follows the nodes" nodes=0`)
 	if links := overlayLinks(t, n1); links != 0 {
 		t.Errorf("a node that is alone again has %d overlay links", links)
 	}
+}
+
+// readdress replaces the machine's address on the switch.
+func readdress(t *testing.T, n *node, last byte) netip.Addr {
+	t.Helper()
+	bytes := n.IP().As4()
+	bytes[3] = last
+	address := netip.AddrFrom4(bytes)
+	if err := n.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		network := func(a netip.Addr) *netlink.Addr {
+			return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		}
+		return errors.Join(netlink.AddrDel(link, network(n.IP())), netlink.AddrAdd(link, network(address)))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return address
 }
 
 func overlayLinks(t *testing.T, n *node) int {

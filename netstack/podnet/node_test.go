@@ -47,6 +47,9 @@ const clusterDNS = "10.43.0.10"
 // beNode makes this test binary such a process. It takes the nodes as lines of JSON from stdin.
 const beNode = "KNARR_PODNET_TEST_NODE"
 
+// beProbe makes it print what Probe says.
+const beProbe = "KNARR_PODNET_TEST_PROBE"
+
 func TestMain(m *testing.M) {
 	if text := os.Getenv(beNode); text != "" {
 		if err := runNode(text); err != nil {
@@ -55,7 +58,16 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	if os.Getenv(beProbe) != "" {
+		start := time.Now()
+		fmt.Println(podnet.Probe(), "after", time.Since(start))
+		os.Exit(0)
+	}
+	code := m.Run()
+	if dir, err := clientBinary(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
 }
 
 type nodeConfig struct {
@@ -447,16 +459,19 @@ func serve(t *testing.T, where place, network, address string) netip.AddrPort {
 	return at
 }
 
+// patience with an answer: three times what a lost first packet costs.
+const patience = 3 * time.Second
+
 // ask is the address that a server at address sees a client as.
 func ask(where place, network, address string) (netip.Addr, error) {
 	var seen netip.Addr
 	err := where.Do(func() error {
-		conn, err := net.DialTimeout(network, address, time.Second)
+		conn, err := net.DialTimeout(network, address, patience)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 			return err
 		}
 		if strings.HasPrefix(network, "udp") {

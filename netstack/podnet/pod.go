@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -83,7 +84,7 @@ func connect(w wire) error {
 	if err := inside(pod, func() error { return furnish(w) }); err != nil {
 		return errors.Join(err, removeLink(w.host))
 	}
-	return nil
+	return carrying(netlink.LinkByName, w.host)
 }
 
 // furnish sets up the pod's side; it runs in the pod's namespace.
@@ -120,7 +121,24 @@ func furnish(w wire) error {
 			return fmt.Errorf("add route through %s in the pod: %w", w.gateway, err)
 		}
 	}
-	return nil
+	return carrying(h.LinkByName, w.ifName)
+}
+
+// carrying waits until a link that is up carries packets, which the kernel sees to a moment later and in its own time.
+// A pod's first packet would be lost before, and repeated after a whole second. Recent kernels see to it when they are
+// asked for the link, so that there is nothing to wait for.
+func carrying(find func(string) (netlink.Link, error), name string) error {
+	for range 500 {
+		link, err := find(name)
+		if err != nil {
+			return fmt.Errorf("find link %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil // it will, and packets are repeated
 }
 
 // connected says what of the pod's link is missing.

@@ -93,6 +93,11 @@ func (n *Network) Name() string { return "pod network" }
 // Run serves CNI requests. It is ready when it answers them; until this node has a pod range the answer is "try later",
 // and containerd, which finds no configuration, reports the network as not ready.
 func (n *Network) Run(ctx context.Context, ready func()) error {
+	if _, err := netlink.LinkByName(Bridge); errors.As(err, &netlink.LinkNotFoundError{}) {
+		if err := Probe(); err != nil {
+			return err
+		}
+	}
 	held, err := loadLeases(n.leaseDir())
 	if err != nil {
 		return err
