@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +21,7 @@ const TableName = "knarr-services"
 
 // bufferSize is room for a whole transaction and its acknowledgements: the kernel takes a transaction in one message.
 // It is a limit, not an allocation.
-const bufferSize = 64 << 20
+const bufferSize = 256 << 20
 
 // chunk is how many elements travel in one message: an attribute holds 64 KiB, a chain's name up to 250 bytes.
 const chunk = 150
@@ -32,7 +33,15 @@ type kernel struct {
 	table  *nftables.Table
 	site   Site
 	ranges []netip.Prefix // cluster addresses, taken or not
-	ids    uint32
+
+	pools   map[string]held   // by chain, as installed
+	numbers map[uint32]string // of pools, to their chain
+}
+
+// held is a chain's endpoints in the kernel.
+type held struct {
+	number uint32
+	slots  []netip.AddrPort
 }
 
 func openKernel(site Site, serviceRanges []netip.Prefix) (*kernel, error) {
@@ -74,15 +83,13 @@ func (k *kernel) close() error { return k.conn.CloseLasting() }
 // rebuild replaces whatever is in the table with what all says, in one transaction. Established connections do not
 // notice; what sticky clients had is carried over.
 func (k *kernel) rebuild(all Change) error {
-	kept := k.readSticky(all.Add)
+	kept := k.readSticky()
+	k.pools, k.numbers = map[string]held{}, map[uint32]string{}
 	k.conn.AddTable(k.table) // deleting what is not there would fail
 	k.conn.DelTable(k.table)
 	k.conn.AddTable(k.table)
-	if err := k.frame(); err != nil {
+	if err := errors.Join(k.frame(), k.render(all), k.restoreSticky(kept, all.Add)); err != nil {
 		return fmt.Errorf("render the service table: %w", err)
-	}
-	if err := k.render(all, kept); err != nil {
-		return fmt.Errorf("render all services: %w", err)
 	}
 	if err := k.conn.Flush(); err != nil {
 		return fmt.Errorf("install the service table: %w", err)
@@ -95,7 +102,7 @@ func (k *kernel) commit(c Change) error {
 	if c.empty() {
 		return nil
 	}
-	if err := k.render(c, nil); err != nil {
+	if err := k.render(c); err != nil {
 		return fmt.Errorf("render a change of services: %w", err)
 	}
 	if err := k.conn.Flush(); err != nil {
@@ -112,11 +119,13 @@ func (k *kernel) frame() error {
 	hook("prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 	hook("output", nftables.ChainHookOutput, nftables.ChainPriorityNATDest)
 	hook("postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	for _, name := range []string{"services", targetReject, targetDrop} {
+	for _, name := range []string{"services", targetReject} {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
 	for _, f := range []family{family4, family6} {
-		for _, set := range []*nftables.Set{k.frontendMap(f), k.nodePortMap(f), k.loopSet(f)} {
+		for i, kind := range allSets {
+			set := kind.of(f, k.table)
+			set.ID = uint32(i+1)<<8 | uint32(f.number) // the library's own counter is shared by every connection of the process
 			if err := k.conn.AddSet(set, nil); err != nil {
 				return err
 			}
@@ -125,21 +134,24 @@ func (k *kernel) frame() error {
 
 	for _, base := range []string{"prerouting", "output"} {
 		k.rule(base, []expr.Any{verdict(expr.VerdictJump, "services")})
+		// Only who went into a Service's chain and got no endpoint there comes back here.
+		k.rule(base, []expr.Any{verdict(expr.VerdictDrop, "")})
 	}
 	for _, f := range []family{family4, family6} {
 		k.rule("services", join(only(f), []expr.Any{
-			destination(f, regA), protocol(f.behind), destinationPort(f.behind + 1),
-			&expr.Lookup{SourceRegister: regA, SetName: k.frontendMap(f).Name, IsDestRegSet: true},
+			destination(f, regA), protocol(regA + f.words), destinationPort(regA + f.words + 1),
+			&expr.Lookup{SourceRegister: regA, SetName: frontendMap.name(f), IsDestRegSet: true},
 		}))
 		k.rule("services", join(only(f), k.toNode(f), []expr.Any{
 			protocol(regA), destinationPort(regA2),
-			&expr.Lookup{SourceRegister: regA, SetName: k.nodePortMap(f).Name, IsDestRegSet: true},
+			&expr.Lookup{SourceRegister: regA, SetName: nodePortMap.name(f), IsDestRegSet: true},
 		}))
 		// A cluster address that is nobody's must not leave through the default route and time out somewhere outside.
 		for _, r := range podsIn(k.ranges, f) {
 			k.rule("services", join(only(f), within(f, destination(f, regA), r, expr.CmpOpEq), k.notReserved(f), []expr.Any{verdict(expr.VerdictGoto, targetReject)}))
 		}
 	}
+	k.rule("services", []expr.Any{verdict(expr.VerdictAccept, "")}) // not ours
 
 	// A node that talks to itself needs no other source, and lo has none to give.
 	k.rule("postrouting", []expr.Any{
@@ -149,8 +161,8 @@ func (k *kernel) frame() error {
 	})
 	for _, f := range []family{family4, family6} {
 		k.rule("postrouting", join(only(f), []expr.Any{
-			source(f, regA), destination(f, f.behind),
-			&expr.Lookup{SourceRegister: regA, SetName: k.loopSet(f).Name},
+			source(f, regA), destination(f, regA+f.words),
+			&expr.Lookup{SourceRegister: regA, SetName: loopSet.name(f)},
 			masquerade(),
 		}))
 	}
@@ -168,7 +180,6 @@ func (k *kernel) frame() error {
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	})
 	k.rule(targetReject, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
-	k.rule(targetDrop, []expr.Any{verdict(expr.VerdictDrop, "")})
 	return nil
 }
 
@@ -192,180 +203,197 @@ func (k *kernel) notReserved(f family) []expr.Any {
 	return exprs
 }
 
-// render adds a change to the transaction. The order matters to the kernel: what a rule refers to must be there before
-// it, and what goes must not be referred to any more.
-func (k *kernel) render(c Change, sticky map[string][]nftables.SetElement) error {
-	for name, chain := range c.Add {
+// render adds a change to the transaction. The order matters to the kernel: what is referred to must be there before,
+// and what goes must not be referred to any more.
+func (k *kernel) render(c Change) error {
+	edits := edits{}
+	for name := range c.Add {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
-		if chain.Sticky > 0 {
-			if err := k.addMemory(name, chain, sticky[name]); err != nil {
-				return err
-			}
-		}
-	}
-	for name, chain := range c.Set {
-		k.conn.FlushChain(&nftables.Chain{Table: k.table, Name: name})
-		if before, after := chain[0], chain[1]; before.Sticky == 0 && after.Sticky > 0 {
-			if err := k.addMemory(name, after, nil); err != nil {
-				return err
-			}
-		}
 	}
 	for name, chain := range c.Add {
-		if err := k.fill(name, chain); err != nil {
-			return err
-		}
+		k.fill(name, chain, k.repool(edits, name, Chain{}, chain))
 	}
 	for name, chain := range c.Set {
-		if err := k.fill(name, chain[1]); err != nil {
-			return err
-		}
-		if before, after := chain[0], chain[1]; before.Sticky > 0 && after.Sticky == 0 {
-			k.conn.DelSet(stickyMap(k.table, name, before))
+		before, after := chain[0], chain[1]
+		number := k.repool(edits, name, before, after)
+		if !sameRules(before, after) {
+			k.conn.FlushChain(&nftables.Chain{Table: k.table, Name: name})
+			k.fill(name, after, number)
 		}
 	}
-	if err := errors.Join(k.renderFrontends(c.Frontends), k.renderLoops(c.Loops)); err != nil {
+	for name, chain := range c.Drop {
+		k.repool(edits, name, chain, Chain{V6: chain.V6})
+	}
+	for f, move := range c.Frontends {
+		kind, key := frontendMap, frontendKey(f)
+		if f.Addr.IsUnspecified() {
+			kind, key = nodePortMap, nodePortKey(f)
+		}
+		edit := edits.of(kind, f.Addr.Is6())
+		if move.From != "" {
+			edit.gone = append(edit.gone, nftables.SetElement{Key: key})
+		}
+		if move.To != "" {
+			edit.come = append(edit.come, nftables.SetElement{Key: key, VerdictData: goTo(move.To)})
+		}
+	}
+	for addr, come := range c.Loops {
+		edit, pair := edits.of(loopSet, addr.Is6()), nftables.SetElement{Key: append(addr.AsSlice(), addr.AsSlice()...)}
+		if come {
+			edit.come = append(edit.come, pair)
+		} else {
+			edit.gone = append(edit.gone, pair)
+		}
+	}
+	if err := k.edit(edits); err != nil {
 		return err
 	}
 	for name := range c.Drop { // all first: they pass connections to each other
 		k.conn.FlushChain(&nftables.Chain{Table: k.table, Name: name})
 	}
-	for name, chain := range c.Drop {
+	for name := range c.Drop {
 		k.conn.DelChain(&nftables.Chain{Table: k.table, Name: name})
-		if chain.Sticky > 0 {
-			k.conn.DelSet(stickyMap(k.table, name, chain))
-		}
 	}
 	return nil
 }
 
-func (k *kernel) addMemory(name string, chain Chain, kept []nftables.SetElement) error {
-	memory := stickyMap(k.table, name, chain)
-	memory.ID = k.id()
-	return k.addSet(memory, kept)
+// sameRules tells that two states of a chain differ in nothing but which endpoints are in its slots.
+func sameRules(before, after Chain) bool {
+	size := len(before.Pool)
+	before.Pool, after.Pool = nil, nil
+	return before.equal(after) && size == len(after.Pool)
 }
 
-func (k *kernel) fill(name string, chain Chain) error {
-	var failed error
-	newSet := func(set *nftables.Set, elements []nftables.SetElement) *expr.Lookup {
-		set.Table, set.ID, set.Anonymous, set.Constant, set.Name = k.table, k.id(), true, true, "__set%d"
-		set.Size = uint32(len(elements))
-		if set.IsMap {
-			set.Name = "__map%d"
-		}
-		failed = errors.Join(failed, k.addSet(set, elements))
-		return &expr.Lookup{SetName: set.Name, SetID: set.ID}
+// repool notes what changes in a chain's slots, and returns the number of its pool.
+func (k *kernel) repool(edits edits, name string, before, after Chain) uint32 {
+	has, existed := k.pools[name]
+	if !existed {
+		has.number = k.number(name)
 	}
-	for _, exprs := range chainRules(name, chain, k.site.Pods, newSet) {
+	slots, changed := refill(has.slots, after.Pool)
+	edit := edits.of(slotMap, after.V6)
+	for _, i := range changed {
+		key := slotKey(has.number, uint32(i))
+		if i < len(has.slots) {
+			edit.gone = append(edit.gone, nftables.SetElement{Key: key})
+		}
+		edit.come = append(edit.come, nftables.SetElement{Key: key, Val: endpointValue(slots[i])})
+	}
+	for i := len(slots); i < len(has.slots); i++ {
+		edit.gone = append(edit.gone, nftables.SetElement{Key: slotKey(has.number, uint32(i))})
+	}
+	k.remember(edits, has.number, before, after)
+	if len(slots) == 0 {
+		delete(k.pools, name)
+		delete(k.numbers, has.number)
+		return 0
+	}
+	k.pools[name] = held{number: has.number, slots: slots}
+	return has.number
+}
+
+// remember notes what changes among the endpoints that sticky clients may come back to.
+func (k *kernel) remember(edits edits, number uint32, before, after Chain) {
+	members := func(c Chain) []netip.AddrPort {
+		if c.Sticky == 0 {
+			return nil
+		}
+		return c.Pool
+	}
+	edit := edits.of(memberSet, after.V6)
+	for _, endpoint := range members(before) {
+		if !has(members(after), endpoint) {
+			edit.gone = append(edit.gone, nftables.SetElement{Key: memberKey(number, endpoint)})
+		}
+	}
+	for _, endpoint := range members(after) {
+		if !has(members(before), endpoint) {
+			edit.come = append(edit.come, nftables.SetElement{Key: memberKey(number, endpoint)})
+		}
+	}
+}
+
+// number gives a pool a number that is the same after a restart, so that sticky clients find their way.
+func (k *kernel) number(name string) uint32 {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(name))
+	number := hash.Sum32()
+	for k.numbers[number] != "" {
+		number++
+	}
+	k.numbers[number] = name
+	return number
+}
+
+func (k *kernel) fill(name string, chain Chain, pool uint32) {
+	for _, exprs := range chainRules(chain, pool, k.site.Pods) {
 		k.rule(name, exprs)
 	}
-	return failed
 }
 
-func (k *kernel) renderFrontends(moves map[Frontend]Move) error {
-	type change struct{ gone, come []nftables.SetElement }
-	changes := map[*nftables.Set]*change{}
-	sets := map[string]*nftables.Set{}
-	for f, move := range moves {
-		fam := familyOf(f.Addr.Is6())
-		set, key := k.frontendMap(fam), frontendKey(f)
-		if f.Addr.IsUnspecified() {
-			set, key = k.nodePortMap(fam), nodePortKey(f)
-		}
-		if sets[set.Name] == nil {
-			sets[set.Name], changes[set] = set, &change{}
-		}
-		into := changes[sets[set.Name]]
-		if move.From != "" {
-			into.gone = append(into.gone, nftables.SetElement{Key: key})
-		}
-		if move.To != "" {
-			into.come = append(into.come, nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: move.To}})
-		}
+// goTo is a frontend's verdict.
+func goTo(target string) *expr.Verdict {
+	if target == targetDrop {
+		return &expr.Verdict{Kind: expr.VerdictDrop}
 	}
-	for set, c := range changes {
-		if err := errors.Join(k.deleteElements(set, c.gone), k.addElements(set, c.come)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (k *kernel) renderLoops(loops map[netip.Addr]bool) error {
-	for _, addr := range slices.SortedFunc(maps.Keys(loops), netip.Addr.Compare) {
-		change := k.deleteElements
-		if loops[addr] {
-			change = k.addElements
-		}
-		pair := append(addr.AsSlice(), addr.AsSlice()...)
-		if err := change(k.loopSet(familyOf(addr.Is6())), []nftables.SetElement{{Key: pair}}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return &expr.Verdict{Kind: expr.VerdictGoto, Chain: target}
 }
 
 // readSticky fetches what sticky clients have, so that a rebuild does not scatter them. It is a courtesy: what cannot be
 // read is forgotten.
-func (k *kernel) readSticky(chains map[string]Chain) map[string][]nftables.SetElement {
-	kept := map[string][]nftables.SetElement{}
-	for name, chain := range chains {
-		if chain.Sticky == 0 {
-			continue
-		}
-		elements, err := k.conn.GetSetElements(stickyMap(k.table, name, chain))
-		if err != nil {
-			continue
-		}
-		for _, e := range elements {
-			kept[name] = append(kept[name], nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: cmp.Or(e.Expires, chain.Sticky)})
-		}
+func (k *kernel) readSticky() map[bool][]nftables.SetElement {
+	kept := map[bool][]nftables.SetElement{}
+	for _, f := range []family{family4, family6} {
+		kept[f.v6], _ = k.conn.GetSetElements(stickyMap.of(f, k.table))
 	}
 	return kept
 }
 
-// --- sets and elements, as many messages as they need ---
-
-func (k *kernel) frontendMap(f family) *nftables.Set {
-	return &nftables.Set{
-		Table: k.table, Name: "services" + f.suffix, IsMap: true, DataType: nftables.TypeVerdict,
-		KeyType: nftables.MustConcatSetType(f.kind, nftables.TypeInetProto, nftables.TypeInetService),
-	}
-}
-
-func (k *kernel) nodePortMap(f family) *nftables.Set {
-	return &nftables.Set{
-		Table: k.table, Name: "nodeports" + f.suffix, IsMap: true, DataType: nftables.TypeVerdict,
-		KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
-	}
-}
-
-func (k *kernel) loopSet(f family) *nftables.Set {
-	return &nftables.Set{Table: k.table, Name: "loops" + f.suffix, KeyType: nftables.MustConcatSetType(f.kind, f.kind)}
-}
-
-func (k *kernel) addSet(set *nftables.Set, elements []nftables.SetElement) error {
-	if err := k.conn.AddSet(set, nil); err != nil {
-		return err
-	}
-	open := *set // the library adds to anonymous sets in their first message only
-	open.Anonymous = false
-	return k.addElements(&open, elements)
-}
-
-func (k *kernel) addElements(set *nftables.Set, elements []nftables.SetElement) error {
-	for part := range slices.Chunk(elements, chunk) {
-		if err := k.conn.SetAddElements(set, part); err != nil {
-			return err
+// restoreSticky puts back what belongs to pools there still are. Endpoints that are gone do no harm: a sticky client is
+// only sent to members of its pool.
+func (k *kernel) restoreSticky(kept map[bool][]nftables.SetElement, chains map[string]Chain) error {
+	edits := edits{}
+	for v6, elements := range kept {
+		edit := edits.of(stickyMap, v6)
+		for _, e := range elements {
+			chain := chains[k.numbers[binaryutil.NativeEndian.Uint32(e.Key)]]
+			if chain.Sticky > 0 {
+				edit.come = append(edit.come, nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: cmp.Or(e.Expires, chain.Sticky)})
+			}
 		}
 	}
-	return nil
+	return k.edit(edits)
 }
 
-func (k *kernel) deleteElements(set *nftables.Set, elements []nftables.SetElement) error {
-	for part := range slices.Chunk(elements, chunk) {
-		if err := k.conn.SetDeleteElements(set, part); err != nil {
-			return err
+// edits gathers elements to take from and put into sets, for as few messages as possible.
+type edits map[string]*edit
+
+type edit struct {
+	kind       setKind
+	family     family
+	gone, come []nftables.SetElement
+}
+
+func (e edits) of(kind setKind, v6 bool) *edit {
+	f := familyOf(v6)
+	if e[kind.name(f)] == nil {
+		e[kind.name(f)] = &edit{kind: kind, family: f}
+	}
+	return e[kind.name(f)]
+}
+
+func (k *kernel) edit(edits edits) error {
+	for name, e := range edits {
+		set := e.kind.of(e.family, k.table)
+		for part := range slices.Chunk(e.gone, chunk) {
+			if err := k.conn.SetDeleteElements(set, part); err != nil {
+				return fmt.Errorf("take elements from %s: %w", name, err)
+			}
+		}
+		for part := range slices.Chunk(e.come, chunk) {
+			if err := k.conn.SetAddElements(set, part); err != nil {
+				return fmt.Errorf("put elements into %s: %w", name, err)
+			}
 		}
 	}
 	return nil
@@ -373,12 +401,6 @@ func (k *kernel) deleteElements(set *nftables.Set, elements []nftables.SetElemen
 
 func (k *kernel) rule(chain string, exprs []expr.Any) {
 	k.conn.AddRule(&nftables.Rule{Table: k.table, Chain: &nftables.Chain{Table: k.table, Name: chain}, Exprs: exprs})
-}
-
-// id numbers sets within our transactions. The library's own counter is shared by every connection of the process.
-func (k *kernel) id() uint32 {
-	k.ids++
-	return k.ids
 }
 
 // intact tells whether the table still has the chains of the wanted state.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
@@ -49,8 +50,11 @@ func TestMain(m *testing.M) {
 var (
 	nodeOutside = netip.MustParseAddr("192.168.9.1")
 	gateway     = netip.MustParseAddr("10.42.0.1")
+	gateway6    = netip.MustParseAddr("fd00:42::1")
 	podRange    = netip.MustParsePrefix("10.42.0.0/16")
+	podRange6   = netip.MustParsePrefix("fd00:42::/48")
 	services    = netip.MustParsePrefix("10.43.0.0/16")
+	services6   = netip.MustParsePrefix("fd00:43::/108")
 	dnsAddr     = netip.MustParseAddr("10.43.0.10")
 )
 
@@ -67,7 +71,9 @@ func needKernel(t testing.TB) {
 	if os.Getenv(inNode) == "" {
 		t.Skip("needs root: it makes network namespaces and nftables rules")
 	}
-	check(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
+	setting(t, "ipv4/ip_forward", "1")
+	setting(t, "ipv6/conf/all/forwarding", "1")
+	setting(t, "ipv6/conf/default/accept_dad", "0")
 	lo, err := netlink.LinkByName("lo")
 	check(t, err)
 	check(t, netlink.LinkSetUp(lo))
@@ -75,7 +81,12 @@ func needKernel(t testing.TB) {
 }
 
 // pod is a host with an address of the pod range.
-func pod(t testing.TB, name, addr string) *host { return wire(t, name, addr, gateway) }
+func pod(t testing.TB, name, addr string) *host {
+	if netip.MustParseAddr(addr).Is6() {
+		return wire(t, name, addr, gateway6)
+	}
+	return wire(t, name, addr, gateway)
+}
 
 // outsider is a machine on the node's other network. Several share it, each on a wire of its own.
 func outsider(t testing.TB, name, addr string) *host { return wire(t, name, addr, nodeOutside) }
@@ -98,10 +109,12 @@ func wire(t testing.TB, name, addr string, via netip.Addr) *host {
 		check(t, netlink.LinkDel(link))
 		check(t, h.ns.Close())
 	})
-	check(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: single(via)}))
+	check(t, netlink.AddrAdd(link, address(via)))
 	check(t, netlink.LinkSetUp(link))
 	check(t, netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: single(h.addr), Scope: netlink.SCOPE_LINK}))
 	h.do(func() {
+		setting(t, "ipv6/conf/default/accept_dad", "0")
+		setting(t, "ipv6/conf/eth0/accept_dad", "0")
 		for _, each := range []string{"lo", "eth0"} {
 			l, err := netlink.LinkByName(each)
 			check(t, err)
@@ -109,7 +122,7 @@ func wire(t testing.TB, name, addr string, via netip.Addr) *host {
 		}
 		eth, err := netlink.LinkByName("eth0")
 		check(t, err)
-		check(t, netlink.AddrAdd(eth, &netlink.Addr{IPNet: single(h.addr)}))
+		check(t, netlink.AddrAdd(eth, address(h.addr)))
 		check(t, netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}))
 	})
 	return h
@@ -173,7 +186,11 @@ func (h *host) ask(network, to string) (name, seen string, err error) {
 }
 
 func (h *host) dial(network, to string) (conn net.Conn, err error) {
-	dial := func() { conn, err = net.DialTimeout(network, to, 2*time.Second) }
+	return h.dialWithin(2*time.Second, network, to)
+}
+
+func (h *host) dialWithin(limit time.Duration, network, to string) (conn net.Conn, err error) {
+	dial := func() { conn, err = net.DialTimeout(network, to, limit) }
 	if h == nil { // the node
 		dial()
 	} else {
@@ -202,7 +219,7 @@ var theNode *host
 func start(t testing.TB, view *endpoints.View) (stop func()) {
 	t.Helper()
 	return endpointstest.Run(t, New(Config{
-		Node: "here", PodRanges: []netip.Prefix{podRange}, ServiceRanges: []netip.Prefix{services}, Reserved: []netip.Addr{dnsAddr},
+		Node: "here", PodRanges: []netip.Prefix{podRange, podRange6}, ServiceRanges: []netip.Prefix{services, services6}, Reserved: []netip.Addr{dnsAddr},
 		Log: slog.New(slog.DiscardHandler),
 	}, view))
 }
@@ -224,6 +241,21 @@ func check(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// setting writes a kernel setting of the namespace the thread is in.
+func setting(t testing.TB, name, value string) {
+	t.Helper()
+	check(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644))
+}
+
+// address is usable at once: nobody else could have it.
+func address(addr netip.Addr) *netlink.Addr {
+	a := &netlink.Addr{IPNet: single(addr)}
+	if addr.Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
 }
 
 func single(addr netip.Addr) *net.IPNet {

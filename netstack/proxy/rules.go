@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -16,8 +15,7 @@ import (
 // administrators know from other Kubernetes proxies, and is taken off again before the packet leaves.
 const hideMark = 0x4000
 
-// family is where an address family keeps things in a packet and in the registers of the rule machine. Registers are
-// words of four bytes from number 8 on; 1 to 4 are names for four words each.
+// family is where an address family keeps things in a packet, and how long they are.
 type family struct {
 	v6       bool
 	number   byte // NFPROTO_
@@ -25,19 +23,22 @@ type family struct {
 	src, dst uint32 // offsets in the header
 	size     uint32 // of an address
 	kind     nftables.SetDatatype
-	behind   uint32 // the register after an address in register 1
+	words    uint32 // that many registers
 }
 
 var (
-	family4 = family{number: unix.NFPROTO_IPV4, suffix: "4", src: 12, dst: 16, size: 4, kind: nftables.TypeIPAddr, behind: 9}
-	family6 = family{v6: true, number: unix.NFPROTO_IPV6, suffix: "6", src: 8, dst: 24, size: 16, kind: nftables.TypeIP6Addr, behind: 12}
+	family4 = family{number: unix.NFPROTO_IPV4, suffix: "4", src: 12, dst: 16, size: 4, kind: nftables.TypeIPAddr, words: 1}
+	family6 = family{v6: true, number: unix.NFPROTO_IPV6, suffix: "6", src: 8, dst: 24, size: 16, kind: nftables.TypeIP6Addr, words: 4}
 )
 
+// The registers of rules, by word. Words that make up a key lie behind one another.
 const (
-	regA   = 1 // words 8 to 11
-	regA2  = 9 // the word after a short value in regA
-	regKey = 3 // words 16 to 19: clear of an address and port in regA
-	regNum = 4 // words 20 to 23
+	regA      = unix.NFT_REG32_00 // anything short-lived
+	regA2     = unix.NFT_REG32_01
+	regPool   = unix.NFT_REG32_00 // a pool's number; then the number of a slot, or an endpoint
+	regTo     = unix.NFT_REG32_01 // an endpoint: its address, then its port
+	regSticky = unix.NFT_REG32_08 // a pool's number, then a client's address
+	regClient = unix.NFT_REG32_09
 )
 
 func familyOf(v6 bool) family {
@@ -45,11 +46,6 @@ func familyOf(v6 bool) family {
 		return family6
 	}
 	return family4
-}
-
-// endpointType is an address and a port, where connections go.
-func (f family) endpointType() nftables.SetDatatype {
-	return nftables.MustConcatSetType(f.kind, nftables.TypeInetService)
 }
 
 // --- what rules are made of ---
@@ -107,9 +103,9 @@ func setMark(mask, xor uint32) []expr.Any {
 
 func hideSender() []expr.Any { return setMark(^uint32(hideMark), hideMark) }
 
-// sendTo is the end of a rule that has an address and port in regA.
+// sendTo is the end of a rule that has an endpoint in regTo.
 func sendTo(f family) expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: regA, RegProtoMin: f.behind, Specified: true}
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.number), RegAddrMin: regTo, RegProtoMin: regTo + f.words, Specified: true}
 }
 
 // masquerade gives away ports at random: counting up from the client's own loses races between CPUs.
@@ -139,102 +135,79 @@ func endpointValue(a netip.AddrPort) []byte {
 	return append(binary.BigEndian.AppendUint16(a.Addr().AsSlice(), a.Port()), 0, 0)
 }
 
+func slotKey(pool, slot uint32) []byte { return append(word(pool), word(slot)...) }
+
+func memberKey(pool uint32, a netip.AddrPort) []byte { return append(word(pool), endpointValue(a)...) }
+
+func word(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
+
 // --- the rules of a Service's chain ---
 
-// chainRules renders a chain. newSet makes a set or map that lives as long as the rule that looks into it.
-func chainRules(name string, c Chain, pods []netip.Prefix, newSet func(*nftables.Set, []nftables.SetElement) *expr.Lookup) [][]expr.Any {
+// chainRules renders a chain whose endpoints are in the slots of a pool. A connection that falls off its end is dropped.
+func chainRules(c Chain, pool uint32, pods []netip.Prefix) [][]expr.Any {
 	f := familyOf(c.V6)
+	onward := []expr.Any{verdict(expr.VerdictGoto, c.Next)}
+	var rules [][]expr.Any
 	switch c.Kind {
-	case outside:
-		return [][]expr.Any{hideSender(), {verdict(expr.VerdictGoto, c.Next)}}
-	case guard:
-		var rules [][]expr.Any
-		for _, r := range c.Sources {
-			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), []expr.Any{verdict(expr.VerdictGoto, c.Next)}))
-		}
-		return append(rules, []expr.Any{verdict(expr.VerdictGoto, targetDrop)})
-	case outsideHere:
-		var rules [][]expr.Any
-		for _, r := range podsIn(pods, f) {
-			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), []expr.Any{verdict(expr.VerdictGoto, c.Next)}))
-		}
-		rules = append(rules, join(local(expr.Fib{FlagSADDR: true}), []expr.Any{verdict(expr.VerdictGoto, c.Next)}))
-		return append(append(rules, pick(f, name, c, newSet)...), []expr.Any{verdict(expr.VerdictGoto, targetDrop)})
-	default: // inside
+	case inside:
 		var notPod []expr.Any
 		for _, r := range podsIn(pods, f) {
 			notPod = append(notPod, within(f, source(f, regA), r, expr.CmpOpNeq)...)
 		}
-		return append([][]expr.Any{join(notPod, hideSender())}, pick(f, name, c, newSet)...)
+		return append([][]expr.Any{join(notPod, hideSender())}, pick(f, c, pool)...)
+	case outside:
+		return [][]expr.Any{join(hideSender(), onward)}
+	case outsideHere:
+		for _, r := range podsIn(pods, f) {
+			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), onward))
+		}
+		rules = append(rules, join(local(expr.Fib{FlagSADDR: true}), onward))
+		return append(rules, pick(f, c, pool)...)
+	case guard:
+		for _, r := range c.Sources {
+			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), onward))
+		}
 	}
+	return rules
 }
 
 // pick sends a connection to one endpoint of the pool. With stickiness, first to the one this client had last; a client
 // it knows nothing of, or whose endpoint is gone, gets a new one, which is written down.
-func pick(f family, name string, c Chain, newSet func(*nftables.Set, []nftables.SetElement) *expr.Lookup) [][]expr.Any {
+func pick(f family, c Chain, pool uint32) [][]expr.Any {
 	if len(c.Pool) == 0 {
 		return nil
 	}
+	draw := []expr.Any{
+		&expr.Immediate{Register: regPool, Data: word(pool)},
+		&expr.Numgen{Register: regTo, Modulus: uint32(len(c.Pool)), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: regPool, DestRegister: regTo, IsDestRegSet: true, SetName: slotMap.name(f)},
+	}
+	plain := join(draw, []expr.Any{sendTo(f)})
 	if c.Sticky == 0 {
-		return [][]expr.Any{join(draw(f, c.Pool, newSet), []expr.Any{sendTo(f)})}
+		return [][]expr.Any{plain}
 	}
+	client := []expr.Any{&expr.Immediate{Register: regSticky, Data: word(pool)}, source(f, regClient)}
 	remember := func(operation uint32) expr.Any {
-		return &expr.Dynset{SrcRegKey: regKey, SrcRegData: regA, SetName: stickySet(name), Operation: operation, Timeout: c.Sticky}
+		return &expr.Dynset{SrcRegKey: regSticky, SrcRegData: regTo, SetName: stickyMap.name(f), Operation: operation, Timeout: c.Sticky}
 	}
-	members := make([]nftables.SetElement, len(c.Pool))
-	for i, endpoint := range c.Pool {
-		members[i] = nftables.SetElement{Key: endpointValue(endpoint)}
+	again := []expr.Any{
+		&expr.Lookup{SourceRegister: regSticky, DestRegister: regTo, IsDestRegSet: true, SetName: stickyMap.name(f)},
+		&expr.Immediate{Register: regPool, Data: word(pool)},
+		&expr.Lookup{SourceRegister: regPool, SetName: memberSet.name(f)},
+		remember(unix.NFT_DYNSET_OP_UPDATE),
+		sendTo(f),
 	}
-	stillThere := newSet(&nftables.Set{KeyType: f.endpointType()}, members)
-	stillThere.SourceRegister = regA
 	return [][]expr.Any{
-		{
-			source(f, regKey),
-			&expr.Lookup{SourceRegister: regKey, DestRegister: regA, IsDestRegSet: true, SetName: stickySet(name)},
-			stillThere,
-			remember(unix.NFT_DYNSET_OP_UPDATE),
-			sendTo(f),
-		},
+		join(client, again),
 		// Updating alone would refresh the time of an entry that points nowhere and keep its endpoint.
-		join(draw(f, c.Pool, newSet), []expr.Any{source(f, regKey), remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), sendTo(f)}),
+		join(draw, client, []expr.Any{remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), sendTo(f)}),
 		// The memory is full: better to forget this client than to turn it away.
-		join(draw(f, c.Pool, newSet), []expr.Any{sendTo(f)}),
+		plain,
 	}
 }
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE, which golang.org/x/sys does not name yet.
 const dynsetDelete = 2
-
-// draw puts one endpoint of the pool into regA, each as likely as the others.
-func draw(f family, pool []netip.AddrPort, newSet func(*nftables.Set, []nftables.SetElement) *expr.Lookup) []expr.Any {
-	if len(pool) == 1 {
-		value := endpointValue(pool[0])
-		return []expr.Any{
-			&expr.Immediate{Register: regA, Data: value[:f.size]},
-			&expr.Immediate{Register: f.behind, Data: value[f.size : f.size+2]},
-		}
-	}
-	numbered := make([]nftables.SetElement, len(pool))
-	for i, endpoint := range pool {
-		numbered[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: endpointValue(endpoint)}
-	}
-	byNumber := newSet(&nftables.Set{
-		IsMap: true, KeyType: nftables.TypeInteger, DataType: f.endpointType(), KeyByteOrder: binaryutil.NativeEndian,
-	}, numbered)
-	byNumber.SourceRegister, byNumber.DestRegister, byNumber.IsDestRegSet = regNum, regA, true
-	return []expr.Any{&expr.Numgen{Register: regNum, Modulus: uint32(len(pool)), Type: unix.NFT_NG_RANDOM}, byNumber}
-}
-
-func stickySet(chain string) string { return "sticky/" + chain }
-
-// stickyMap remembers which endpoint a client had. Its size bounds what a flood of addresses can cost: a few megabytes.
-func stickyMap(t *nftables.Table, chain string, c Chain) *nftables.Set {
-	f := familyOf(c.V6)
-	return &nftables.Set{
-		Table: t, Name: stickySet(chain), IsMap: true, Dynamic: true, HasTimeout: true, Timeout: max(c.Sticky, time.Second),
-		Size: 1 << 16, KeyType: f.kind, DataType: f.endpointType(),
-	}
-}
 
 func podsIn(ranges []netip.Prefix, f family) []netip.Prefix {
 	var in []netip.Prefix
@@ -245,5 +218,3 @@ func podsIn(ranges []netip.Prefix, f family) []netip.Prefix {
 	}
 	return in
 }
-
-func word(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
