@@ -1,0 +1,73 @@
+package apiserver_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+
+	"knarr.dev/knarr/appliance/apiserver/servertest"
+)
+
+// server is shared by the tests of the package: a start costs more than most of them.
+var server *servertest.Server
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	dir, err := os.MkdirTemp("", "knarr-apiserver-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if server, err = servertest.Start(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := server.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func admin(t *testing.T) *kubernetes.Clientset {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(server.Admin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func anything(t *testing.T) *dynamic.DynamicClient {
+	t.Helper()
+	client, err := dynamic.NewForConfig(server.Admin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// get reads a path as the administrator.
+func get(t *testing.T, path string, accept string) []byte {
+	t.Helper()
+	body, err := admin(t).RESTClient().Get().AbsPath(path).SetHeader("Accept", accept).DoRaw(context.Background())
+	if err != nil {
+		t.Fatalf("get %s: %v", path, err)
+	}
+	return body
+}
