@@ -2,9 +2,12 @@ package datastore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
+	"slices"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -42,6 +45,13 @@ func (f fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 // core is zap's side of the bridge.
 type core struct{ log *slog.Logger }
 
+// routine are warnings about what is meant to be so here.
+var routine = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true, // a socket for one client
+	"simple token is not cryptographically signed":                                         true, // nobody logs in to etcd with tokens
+	"etcdserver: failed to register grpc metrics":                                          true, // containerd's, in this process, have the name
+}
+
 func level(l zapcore.Level) slog.Level {
 	switch {
 	case l >= zapcore.ErrorLevel:
@@ -69,8 +79,20 @@ func (c *core) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.Ch
 }
 
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.Log(context.Background(), level(e.Level), e.Message, pairs(fields)...)
+	at := level(e.Level)
+	if routine[e.Message] || closing(fields) {
+		at = slog.LevelDebug
+	}
+	c.log.Log(context.Background(), at, e.Message, pairs(fields)...)
 	return nil
+}
+
+// closing tells the errors of a clean stop: etcd closes its listeners and then complains that they are closed.
+func closing(fields []zapcore.Field) bool {
+	return slices.ContainsFunc(fields, func(f zapcore.Field) bool {
+		err, ok := f.Interface.(error)
+		return ok && errors.Is(err, net.ErrClosed)
+	})
 }
 
 func (c *core) Sync() error { return nil }

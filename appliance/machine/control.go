@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,6 +25,7 @@ type control struct{ manager manager.Manager }
 func newControl(ctx context.Context, api *rest.Config, log *slog.Logger, register func(manager.Manager) error) (*control, error) {
 	mgr, err := ctrl.NewManager(api, ctrl.Options{
 		Scheme:                 scheme.Scheme,
+		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
 		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",

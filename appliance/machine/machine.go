@@ -48,6 +48,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 	defer os.Remove(stateFile(cfg.Paths()))
 
+	shareMetrics()
 	b := &builder{cfg: cfg, version: version, log: log}
 	stages, err := b.stages(ctx)
 	if err != nil {

@@ -68,7 +68,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		return nil, err
 	}
 	if b.cfg.DisableNode {
-		return []Stage{{store}, {api}, {control, settings}}, nil
+		return []Stage{{store}, {api}, {control, settings}, {trimmer{}}}, nil
 	}
 	parts, err := b.node(nodeInput{
 		ranges: r, cache: control.manager.GetCache(), privileged: api.LoopbackConfig(),
@@ -83,6 +83,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		{store, parts.runtime},
 		{api},
 		append(Stage{control, settings}, parts.rest...),
+		{trimmer{}},
 	}, nil
 }
 

@@ -1,0 +1,74 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// settled is how long after the start nothing more of it is expected to run.
+const settled = 10 * time.Second
+
+// trimmer gives back once what only the start needed: a start runs through code and tables of all the libraries in
+// this binary, and the kernel would count those pages as ours until it is short of memory, which on a small machine is
+// when a pod needs it.
+type trimmer struct{}
+
+func (trimmer) Name() string { return "trimmer" }
+
+func (trimmer) Run(ctx context.Context, ready func()) error {
+	ready()
+	timer := time.NewTimer(settled)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		debug.FreeOSMemory()
+		if err := dropFilePages(); err != nil {
+			return err
+		}
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// dropFilePages unmaps the pages of mapped files that are only read: the binary's own and the datastore's. They stay in
+// the page cache, and the ones still used come back by a minor fault each.
+func dropFilePages() error {
+	content, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return fmt.Errorf("read own memory map: %w", err)
+	}
+	for _, area := range readOnlyFiles(string(content)) {
+		// EINVAL is for areas that are locked or special; they stay as they are.
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, area.start, area.length, unix.MADV_DONTNEED); errno != 0 && errno != unix.EINVAL {
+			return fmt.Errorf("drop pages of a mapped file: %w", errno)
+		}
+	}
+	return nil
+}
+
+type area struct{ start, length uintptr }
+
+// readOnlyFiles finds the areas of /proc/self/maps that show a file and can't be written: dropping their pages loses
+// nothing. A private area that was writable once could hold the only copy of a page; ours never were.
+func readOnlyFiles(maps string) []area {
+	var list []area
+	for line := range strings.Lines(maps) {
+		f := strings.Fields(line)
+		if len(f) < 6 || !strings.HasPrefix(f[5], "/") || !strings.HasPrefix(f[1], "r-") {
+			continue
+		}
+		var from, to uintptr
+		if _, err := fmt.Sscanf(f[0], "%x-%x", &from, &to); err != nil || to <= from {
+			continue
+		}
+		list = append(list, area{from, to - from})
+	}
+	return list
+}
