@@ -65,7 +65,9 @@ func run(command string, args []string) error {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
 		fmt.Println("not going anywhere")
-		select {}
+		for { // an empty select would be a deadlock to the Go runtime
+			time.Sleep(time.Hour)
+		}
 	case "exit":
 		return exit(arg(args, 0, "0"), arg(args, 1, ""))
 	case "get":
