@@ -29,6 +29,9 @@ func raiseBridge(podRange netip.Prefix, dns netip.Addr, mtu int) error {
 		if err := netlink.LinkAdd(link); err != nil {
 			return fmt.Errorf("add bridge %s: %w", Bridge, err)
 		}
+		if err := replug(link); err != nil {
+			return err
+		}
 	} else if err != nil {
 		return fmt.Errorf("find bridge %s: %w", Bridge, err)
 	}
@@ -57,6 +60,35 @@ func raiseBridge(podRange netip.Prefix, dns netip.Addr, mtu int) error {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("bring up %s: %w", Bridge, err)
 		}
+	}
+	return nil
+}
+
+// replug puts the pods there are on a new bridge: somebody took the old one away.
+func replug(bridge netlink.Link) error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, link := range links {
+		if !strings.HasPrefix(link.Attrs().Name, linkPrefix) {
+			continue
+		}
+		if err := plug(link, bridge); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plug makes a pod's link a port of the bridge. A pod that reaches itself through a service comes back through the port
+// it left by, where bridged frames do pass the rules of IP.
+func plug(link, bridge netlink.Link) error {
+	if err := netlink.LinkSetMaster(link, bridge); err != nil {
+		return fmt.Errorf("make %s a port of %s: %w", link.Attrs().Name, Bridge, err)
+	}
+	if err := netlink.LinkSetHairpin(link, true); err != nil {
+		return fmt.Errorf("allow hairpin traffic on %s: %w", link.Attrs().Name, err)
 	}
 	return nil
 }

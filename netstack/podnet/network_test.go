@@ -1,6 +1,7 @@
 package podnet_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -224,6 +225,58 @@ func TestAFullNodeSaysSoAndTakesBackWhatVanished(t *testing.T) {
 	pods[3].vanish()
 	if err := late.add(); err != nil || late.address != pods[3].address {
 		t.Errorf("ADD when one vanished = %v, %v; want the address %v", late.address, err, pods[3].address)
+	}
+}
+
+func TestRulesThatAreTakenAwayComeBack(t *testing.T) {
+	l := lab.New(t)
+	n, world := newNode(t, l.Machine("n")), l.Machine("world")
+	n.up("10.42.0.0/24")
+	a := n.connected("a", hostPort(8080, 80, "tcp", ""))
+	serve(t, a, "tcp4", ":80")
+	outside := serve(t, world, "tcp4", world.IP().String()+":0").String()
+	conn := func(change func(*nftables.Conn)) func() error {
+		return func() error {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			change(conn)
+			return conn.Flush()
+		}
+	}
+	ours := &nftables.Table{Name: podnet.Table, Family: nftables.TableFamilyIPv4}
+	for name, change := range map[string]func(*nftables.Conn){
+		"all tables are flushed": func(c *nftables.Conn) { c.FlushRuleset() },
+		"ours is flushed":        func(c *nftables.Conn) { c.FlushTable(ours) },
+		"one chain is":           func(c *nftables.Conn) { c.FlushChain(&nftables.Chain{Table: ours, Name: "postrouting"}) },
+	} {
+		if err := n.Do(conn(change)); err != nil {
+			t.Fatal(err)
+		}
+		n.log.wait(t, `msg="rules were taken away and are back"`)
+		expect(t, "the world asks a host port after "+name, world, "tcp4", n.IP().String()+":8080", world.IP())
+		expect(t, "a pod asks the world after "+name, a, "tcp4", outside, n.IP())
+	}
+}
+
+func TestABridgeThatIsTakenAwayComesBackWithItsPods(t *testing.T) {
+	n := newNode(t, lab.New(t).Machine("n"))
+	n.up("10.42.0.0/24")
+	a, b := n.connected("a"), n.connected("b")
+	serve(t, a, "tcp4", ":80")
+	if err := n.Do(func() error {
+		bridge, err := netlink.LinkByName(podnet.Bridge)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(bridge)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { _, err := ask(b, "tcp4", a.address.String()+":80"); return err })
+	if err := errors.Join(a.check(), b.check()); err != nil {
+		t.Errorf("CHECK of the pods: %v", err)
 	}
 }
 

@@ -167,6 +167,10 @@ type node struct {
 // newNode starts one. The nodes it should know are told with tell.
 func newNode(t *testing.T, m *lab.Machine) *node {
 	t.Helper()
+	// As strict as machines are about where packets come from.
+	if err := m.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) }); err != nil {
+		t.Fatal(err)
+	}
 	n := &node{Machine: m, t: t, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
 	n.start()
 	t.Cleanup(n.kill9)

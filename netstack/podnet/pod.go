@@ -60,7 +60,7 @@ func connect(w wire) error {
 	defer pod.Close()
 
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = w.host, w.mtu, bridge.Attrs().Index, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.Flags = w.host, w.mtu, net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = w.ifName
 	veth.PeerNamespace = netlink.NsFd(int(pod))
@@ -76,10 +76,8 @@ func connect(w wire) error {
 	if err != nil {
 		return fmt.Errorf("add link %s: %w", w.host, err)
 	}
-	// A pod that reaches itself through a service comes back through the port it left by, where bridged frames do
-	// pass the rules of IP.
-	if err := netlink.LinkSetHairpin(veth, true); err != nil {
-		return errors.Join(fmt.Errorf("allow hairpin traffic on %s: %w", w.host, err), removeLink(w.host))
+	if err := plug(veth, bridge); err != nil {
+		return errors.Join(err, removeLink(w.host))
 	}
 	if err := inside(pod, func() error { return furnish(w) }); err != nil {
 		return errors.Join(err, removeLink(w.host))

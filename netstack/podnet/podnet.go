@@ -72,6 +72,7 @@ type Network struct {
 	nodes  Nodes
 	log    *slog.Logger
 	ranges chan netip.Prefix // the newest range of this node, if it isn't taken up yet
+	kick   chan struct{}     // somebody took something of ours away
 
 	mu       sync.Mutex // over leases and what is built on them
 	leases   *leases
@@ -84,7 +85,7 @@ func New(cfg Config, nodes Nodes, log *slog.Logger) (*Network, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Network{cfg: cfg, nodes: nodes, log: log, ranges: make(chan netip.Prefix, 1)}, nil
+	return &Network{cfg: cfg, nodes: nodes, log: log, ranges: make(chan netip.Prefix, 1), kick: make(chan struct{}, 1)}, nil
 }
 
 // Name of the component.
@@ -116,6 +117,8 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.watch(ctx) })
 	group.Go(func() error { return n.keep(ctx, known) })
+	group.Go(func() error { return guardRules(ctx, n.wake) })
+	group.Go(func() error { return guardBridge(ctx, n.wake) })
 	group.Go(func() error { return cni.Serve(ctx, listener, n) })
 	ready()
 	return group.Wait()
@@ -175,6 +178,7 @@ func (n *Network) keep(ctx context.Context, podRange netip.Prefix) error {
 		case <-ctx.Done():
 			return nil
 		case podRange = <-n.ranges:
+		case <-n.kick:
 		case <-timer.C:
 		}
 		wait := healInterval
@@ -185,6 +189,13 @@ func (n *Network) keep(ctx context.Context, podRange netip.Prefix) error {
 			}
 		}
 		timer.Reset(wait)
+	}
+}
+
+func (n *Network) wake() {
+	select {
+	case n.kick <- struct{}{}:
+	default: // the pass that is due will see to it
 	}
 }
 
@@ -207,8 +218,19 @@ func (n *Network) settle(podRange netip.Prefix) error {
 			return err
 		}
 	}
-	if err := writeRules(podRange, n.cfg.ClusterRange, hostPorts(n.leases.all())); err != nil {
-		return err
+	whole := false
+	if podRange == n.podRange {
+		if whole, err = intact(podRange, n.cfg.ClusterRange); err != nil {
+			return err
+		}
+	}
+	if !whole {
+		if err := writeRules(podRange, n.cfg.ClusterRange, hostPorts(n.leases.all())); err != nil {
+			return err
+		}
+		if podRange == n.podRange {
+			n.log.Warn("rules were taken away and are back", "table", Table)
+		}
 	}
 	if err := n.writeConfig(); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -144,36 +145,75 @@ func writeRules(podRange, clusterRange netip.Prefix, all []forward) error {
 			return fmt.Errorf("write nftables set %s: %w", s.set.Name, err)
 		}
 	}
-	addChains(conn, podRange, clusterRange)
+	for _, c := range chains(podRange, clusterRange) {
+		conn.AddChain(c.Chain)
+		for _, exprs := range c.rules {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: c.Chain, Exprs: exprs})
+		}
+	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("write nftables table %s: %w: the kernel needs nf_tables with nat, masquerade and fib", Table, err)
 	}
 	return nil
 }
 
-func addChains(conn *nftables.Conn, podRange, clusterRange netip.Prefix) {
-	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
-		return conn.AddChain(&nftables.Chain{Name: name, Table: table, Type: kind, Hooknum: hook, Priority: priority})
+// intact says whether the table still has its chains with their rules. Those who manage a machine's firewall begin by
+// flushing what there is.
+func intact(podRange, clusterRange netip.Prefix) (bool, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return false, fmt.Errorf("open nftables: %w", err)
 	}
-	rule := func(chain *nftables.Chain, parts ...[]expr.Any) {
-		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat(parts...)})
+	for _, c := range chains(podRange, clusterRange) {
+		rules, err := conn.GetRules(table, c.Chain)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("list nftables rules of %s: %w", Table, err)
+		}
+		if len(rules) != len(c.rules) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// chain is a chain with its rules; one that is jumped to comes before those that do.
+type chain struct {
+	*nftables.Chain
+	rules [][]expr.Any
+}
+
+func chains(podRange, clusterRange netip.Prefix) []chain {
+	base := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+		return &nftables.Chain{Name: name, Table: table, Type: kind, Hooknum: hook, Priority: priority}
 	}
 	loopback := netip.MustParsePrefix("127.0.0.0/8")
-
-	guard := base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-	rule(guard, fromLink(Bridge), within(destination, loopback, true), drop)
-
-	target := conn.AddChain(&nftables.Chain{Name: "host-ports", Table: table})
-	rule(target, lookUp(ports, destination, protocol, port), dnat)
-	rule(target, lookUp(anyPorts, protocol, port), dnat)
-	rule(base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), toNode, jump(target))
-	rule(base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest), toNode, jump(target))
-
-	post := base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	rule(post, lookUp(hairpins, source, destination), masquerade)
-	rule(post, within(source, loopback, true), toLink(Bridge, true), masquerade)
-	rule(post, within(source, podRange, true), within(destination, clusterRange, false), toLink(Bridge, false), masquerade)
+	target := &nftables.Chain{Name: "host-ports", Table: table}
+	return []chain{
+		{target, [][]expr.Any{
+			join(lookUp(ports, destination, protocol, port), dnat),
+			join(lookUp(anyPorts, protocol, port), dnat),
+		}},
+		{base("guard", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw), [][]expr.Any{
+			join(fromLink(Bridge), within(destination, loopback, true), drop),
+		}},
+		{base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), [][]expr.Any{
+			join(toNode, jump(target)),
+		}},
+		{base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest), [][]expr.Any{
+			join(toNode, jump(target)),
+		}},
+		{base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource), [][]expr.Any{
+			join(lookUp(hairpins, source, destination), masquerade),
+			join(within(source, loopback, true), toLink(Bridge, true), masquerade),
+			join(within(source, podRange, true), within(destination, clusterRange, false), toLink(Bridge, false), masquerade),
+		}},
+	}
 }
+
+func join(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
 
 // writeHostPorts replaces the host ports alone: the usual case when a pod comes or goes.
 func writeHostPorts(all []forward) error {
