@@ -5,12 +5,13 @@ import (
 
 	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
+	"knarr.dev/knarr/appliance/apiserver/subresource"
 )
 
 func certificates() []resource.Row {
 	v1 := certificatesv1.SchemeGroupVersion
 	return []resource.Row{
-		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Short: []string{"csr"}, Status: true},
+		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Short: []string{"csr"}, Status: true, Subresources: map[string]resource.SubresourceFunc{"approval": subresource.Approval}},
 		{In: v1, Object: &certificatesv1.ClusterTrustBundle{}, List: &certificatesv1.ClusterTrustBundleList{}, Plural: "clustertrustbundles"},
 		{In: v1, Object: &certificatesv1.PodCertificateRequest{}, List: &certificatesv1.PodCertificateRequestList{}, Plural: "podcertificaterequests", Namespaced: true, Status: true},
 	}

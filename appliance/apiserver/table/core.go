@@ -6,20 +6,21 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/allocation"
 	"knarr.dev/knarr/appliance/apiserver/kinds"
 	"knarr.dev/knarr/appliance/apiserver/resource"
+	"knarr.dev/knarr/appliance/apiserver/subresource"
 	"knarr.dev/knarr/appliance/apiserver/virtual"
 )
 
 func core() []resource.Row {
 	v1 := corev1.SchemeGroupVersion
 	return []resource.Row{
-		{In: v1, Object: &corev1.Pod{}, List: &corev1.PodList{}, Plural: "pods", Hooks: resource.Erase(kinds.Pod), Short: []string{"po"}, Categories: all, Namespaced: true, Status: true, Generation: true, Index: "spec.nodeName", ReturnDeleted: true},
-		{In: v1, Object: &corev1.Node{}, List: &corev1.NodeList{}, Plural: "nodes", Hooks: resource.Erase(kinds.Node), Short: []string{"no"}, Status: true},
-		{In: v1, Object: &corev1.Namespace{}, List: &corev1.NamespaceList{}, Plural: "namespaces", Hooks: resource.Erase(kinds.Namespace), Short: []string{"ns"}, Status: true, ReturnDeleted: true},
-		{In: v1, Object: &corev1.Service{}, List: &corev1.ServiceList{}, Plural: "services", Hooks: resource.Erase(kinds.Service), Short: []string{"svc"}, Categories: all, Namespaced: true, Status: true, ReturnDeleted: true, Wrap: allocation.NewServices},
+		{In: v1, Object: &corev1.Pod{}, List: &corev1.PodList{}, Plural: "pods", Hooks: resource.Erase(kinds.Pod), Short: []string{"po"}, Categories: all, Namespaced: true, Status: true, Generation: true, Index: "spec.nodeName", ReturnDeleted: true, Subresources: podPaths},
+		{In: v1, Object: &corev1.Node{}, List: &corev1.NodeList{}, Plural: "nodes", Hooks: resource.Erase(kinds.Node), Short: []string{"no"}, Status: true, Subresources: map[string]resource.SubresourceFunc{"proxy": subresource.NodeProxy}},
+		{In: v1, Object: &corev1.Namespace{}, List: &corev1.NamespaceList{}, Plural: "namespaces", Hooks: resource.Erase(kinds.Namespace), Short: []string{"ns"}, Status: true, ReturnDeleted: true, Wrap: subresource.Namespaces, Subresources: map[string]resource.SubresourceFunc{"finalize": subresource.Finalize}},
+		{In: v1, Object: &corev1.Service{}, List: &corev1.ServiceList{}, Plural: "services", Hooks: resource.Erase(kinds.Service), Short: []string{"svc"}, Categories: all, Namespaced: true, Status: true, ReturnDeleted: true, Wrap: allocation.NewServices, Subresources: map[string]resource.SubresourceFunc{"proxy": subresource.ServiceProxy}},
 		{In: v1, Object: &corev1.Endpoints{}, List: &corev1.EndpointsList{}, Plural: "endpoints", Hooks: resource.Erase(kinds.Endpoints), Short: []string{"ep"}, Namespaced: true},
 		{In: v1, Object: &corev1.ConfigMap{}, List: &corev1.ConfigMapList{}, Plural: "configmaps", Hooks: resource.Erase(kinds.ConfigMap), Short: []string{"cm"}, Namespaced: true, Index: "metadata.name"},
 		{In: v1, Object: &corev1.Secret{}, List: &corev1.SecretList{}, Plural: "secrets", Hooks: resource.Erase(kinds.Secret), Namespaced: true, Index: "metadata.name"},
-		{In: v1, Object: &corev1.ServiceAccount{}, List: &corev1.ServiceAccountList{}, Plural: "serviceaccounts", Hooks: resource.Erase(kinds.ServiceAccount), Short: []string{"sa"}, Namespaced: true, ReturnDeleted: true},
+		{In: v1, Object: &corev1.ServiceAccount{}, List: &corev1.ServiceAccountList{}, Plural: "serviceaccounts", Hooks: resource.Erase(kinds.ServiceAccount), Short: []string{"sa"}, Namespaced: true, ReturnDeleted: true, Subresources: map[string]resource.SubresourceFunc{"token": subresource.Token}},
 		{In: v1, Object: &corev1.ReplicationController{}, List: &corev1.ReplicationControllerList{}, Plural: "replicationcontrollers", Hooks: resource.Erase(kinds.ReplicationController), Short: []string{"rc"}, Categories: all, Namespaced: true, Status: true, Generation: true, OrphanDependents: true, Scale: scaleReplicationController},
 		{In: v1, Object: &corev1.PodTemplate{}, List: &corev1.PodTemplateList{}, Plural: "podtemplates", Hooks: resource.Erase(kinds.PodTemplate), Namespaced: true, Generation: true, ReturnDeleted: true},
 		{In: v1, Object: &corev1.ResourceQuota{}, List: &corev1.ResourceQuotaList{}, Plural: "resourcequotas", Hooks: resource.Erase(kinds.ResourceQuota), Short: []string{"quota"}, Namespaced: true, Status: true, ReturnDeleted: true},
@@ -29,4 +30,16 @@ func core() []resource.Row {
 		{In: v1, Object: &corev1.Binding{}, Plural: "bindings", Namespaced: true, Virtual: virtual.Bindings},
 		{In: v1, Object: &corev1.ComponentStatus{}, List: &corev1.ComponentStatusList{}, Plural: "componentstatuses", Short: []string{"cs"}, Virtual: virtual.ComponentStatuses},
 	}
+}
+
+var podPaths = map[string]resource.SubresourceFunc{
+	"binding":             subresource.Binding,
+	"eviction":            subresource.Eviction,
+	"ephemeralcontainers": subresource.EphemeralContainers,
+	"resize":              subresource.Resize,
+	"log":                 subresource.Log,
+	"exec":                subresource.Exec,
+	"attach":              subresource.Attach,
+	"portforward":         subresource.PortForward,
+	"proxy":               subresource.PodProxy,
 }
