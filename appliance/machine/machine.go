@@ -49,13 +49,14 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	defer os.Remove(stateFile(cfg.Paths()))
 
 	shareMetrics()
-	b := &builder{cfg: cfg, version: version, log: log}
+	b := &builder{cfg: cfg, version: version, log: log, begun: make(chan struct{})}
 	stages, err := b.stages(ctx)
 	if err != nil {
 		return err
 	}
 	log.Info("starting", "role", cfg.Role, "node", cfg.NodeName, "address", cfg.NodeIP, "version", version)
 	return runStages(ctx, log, stages, func(started []Started) {
+		close(b.begun)
 		state.Ready, state.Components = time.Since(begin), started
 		log.Info("ready", "took", state.Ready.Round(time.Millisecond))
 		if err := errors.Join(state.write(cfg.Paths()), notifyReady()); err != nil {
@@ -70,7 +71,8 @@ type builder struct {
 	version string
 	log     *slog.Logger
 
-	helpers string // folder of runc and its like; "" means PATH
+	helpers string        // folder of runc and its like; "" means PATH
+	begun   chan struct{} // closed when the machine serves
 }
 
 // stages in the order they start. This list is the documentation of what a machine is made of.
@@ -85,7 +87,7 @@ func (b *builder) stages(ctx context.Context) ([]Stage, error) {
 	if b.cfg.Role == config.Server {
 		return b.server(ctx)
 	}
-	return nil, errors.New("pending")
+	return b.agent(ctx)
 }
 
 // ranges are the parsed addresses of the configuration; it was validated when loaded.

@@ -1,6 +1,13 @@
 package machine
 
 import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -9,8 +16,12 @@ import (
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/proxy"
+	"knarr.dev/knarr/storage/volume"
+	"knarr.dev/knarr/workloads/agent"
+	"knarr.dev/knarr/workloads/agent/node"
+	"knarr.dev/knarr/workloads/agent/nodeapi"
+	"knarr.dev/knarr/workloads/agent/probe"
 	"knarr.dev/knarr/workloads/agent/runtime"
-	"net/netip"
 )
 
 // nodeInput is what a node is made from, on servers and agents alike.
@@ -20,7 +31,7 @@ type nodeInput struct {
 	api        *rest.Config // with the node's own identity
 	privileged *rest.Config // on servers: may give the node its role
 
-	clusterCA, clientCA, servingCert, servingKey string // files
+	clientCA, servingCert, servingKey string // files
 }
 
 // nodeParts are the components of a node: the runtime can start before there is an API server.
@@ -29,7 +40,74 @@ type nodeParts struct {
 	rest    []Component
 }
 
-func (b *builder) node(in nodeInput) (*nodeParts, error) {
+func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
+	client, err := kubernetes.NewForConfig(in.api)
+	if err != nil {
+		return nil, err
+	}
+	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Log: b.log})
+	pods, err := b.pods(in, client, containers)
+	if err != nil {
+		return nil, err
+	}
+	self, err := b.self(ctx, in, client, containers)
+	if err != nil {
+		return nil, err
+	}
+	network, err := b.network(in)
+	if err != nil {
+		return nil, err
+	}
+	return &nodeParts{runtime: containers, rest: append(append(network, pods...), self)}, nil
+}
+
+// pods are what turns pods into containers and shows them to the API server.
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime) ([]Component, error) {
+	paths := b.cfg.Paths()
+	volumes := volume.New(volume.Config{Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Log: b.log})
+	pods, err := agent.New(agent.Config{
+		NodeName: b.cfg.NodeName, NodeIPs: []string{b.cfg.NodeIP},
+		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
+		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Volumes: volumes,
+		Prober: probe.New(probe.Config{Runtime: containers, Log: b.log}), Log: b.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	server, err := nodeapi.New(nodeapi.Config{
+		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
+		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
+		Client: client, Agent: pods, Runtime: containers, Log: b.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []Component{volumes, pods, server}, nil
+}
+
+// self is the Node object of this machine; it is ready when the node is.
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime) (Component, error) {
+	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	config := node.Config{
+		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
+		Addresses: func() []netip.Addr { return []netip.Addr{in.ranges.node} },
+		Client:    client, Nodes: nodes, Runtime: containers, Log: b.log,
+	}
+	if in.privileged != nil {
+		if config.Privileged, err = kubernetes.NewForConfig(in.privileged); err != nil {
+			return nil, err
+		}
+		config.RoleLabels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+	}
+	return node.New(config)
+}
+
+// network is what lets pods, services and names be reached from this machine.
+func (b *builder) network(in nodeInput) ([]Component, error) {
 	paths := b.cfg.Paths()
 	pods, err := podnet.New(podnet.Config{
 		Paths: paths, NodeName: b.cfg.NodeName, NodeIP: in.ranges.node, ClusterRange: in.ranges.pods,
@@ -39,20 +117,17 @@ func (b *builder) node(in nodeInput) (*nodeParts, error) {
 		return nil, err
 	}
 	view := endpoints.New(in.cache)
-	return &nodeParts{
-		runtime: runtime.New(runtime.Config{Paths: paths, HelperDir: b.helpers, Log: b.log}),
-		rest: []Component{
-			pods,
-			overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
-			view,
-			proxy.New(proxy.Config{
-				Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
-				Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
-			}, view),
-			dns.New(dns.Config{
-				Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
-				Ranges: []netip.Prefix{in.ranges.pods, in.ranges.services}, Log: b.log,
-			}, view),
-		},
+	return []Component{
+		pods,
+		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
+		view,
+		proxy.New(proxy.Config{
+			Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
+			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
+		}, view),
+		dns.New(dns.Config{
+			Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
+			Ranges: []netip.Prefix{in.ranges.pods, in.ranges.services}, Log: b.log,
+		}, view),
 	}, nil
 }

@@ -14,9 +14,14 @@ import (
 	"knarr.dev/knarr/appliance/datastore"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/workloads/certificates"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
+	"knarr.dev/knarr/workloads/garbagecollector"
+	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
+	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
@@ -70,10 +75,10 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	if b.cfg.DisableNode {
 		return []Stage{{store}, {api}, {control, settings}, {trimmer{}}}, nil
 	}
-	parts, err := b.node(nodeInput{
+	parts, err := b.node(ctx, nodeInput{
 		ranges: r, cache: control.manager.GetCache(), privileged: api.LoopbackConfig(),
-		api:       pki.RESTConfig("https://127.0.0.1:"+strconv.Itoa(b.cfg.HTTPSPort), keys.ClusterCA.CertFile, keys.NodeClient.CertFile, keys.NodeClient.KeyFile),
-		clusterCA: keys.ClusterCA.CertFile, clientCA: keys.ClientCA.CertFile,
+		api:         pki.RESTConfig("https://127.0.0.1:"+strconv.Itoa(b.cfg.HTTPSPort), keys.ClusterCA.CertFile, keys.NodeClient.CertFile, keys.NodeClient.KeyFile),
+		clientCA:    keys.ClientCA.CertFile,
 		servingCert: keys.NodeServer.CertFile, servingKey: keys.NodeServer.KeyFile,
 	})
 	if err != nil {
@@ -97,6 +102,13 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
 		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
 		"scheduler":       func() error { return scheduler.Register(mgr, b.log) },
+		"namespace":       func() error { return namespace.Register(mgr) },
+		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log) },
+		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },
+		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
+		"certificates": func() error {
+			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
+		},
 	} {
 		if err := register(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
