@@ -26,6 +26,7 @@ import (
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
@@ -115,8 +116,25 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 		return fmt.Errorf("prepare the aggregator: %w", err)
 	}
 	s.loopback.Serve(aggregator.GenericAPIServer.Handler)
-	c.run = prepared.Run
+	c.run = func(ctx context.Context) error {
+		warm(ctx, shared, custom.Informers, aggregator.APIRegistrationInformers)
+		return prepared.Run(ctx)
+	}
 	return nil
+}
+
+// warm fills the caches the start hooks wait for. Each of them would look for it ten times a second, and some wait
+// for one another.
+func warm(ctx context.Context, factories ...interface {
+	StartWithContext(ctx context.Context)
+	WaitForCacheSyncWithContext(ctx context.Context) cache.SyncResult
+}) {
+	for _, f := range factories {
+		f.StartWithContext(ctx)
+	}
+	for _, f := range factories {
+		f.WaitForCacheSyncWithContext(ctx)
+	}
 }
 
 // genericConfig is what the three servers have in common.
