@@ -17,7 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/metadata"
@@ -37,7 +36,7 @@ const (
 type Collector struct {
 	graph   *graph
 	objects metadata.Interface
-	mapper  meta.RESTMapper
+	served  served
 	events  record.EventRecorder
 	log     *slog.Logger
 	absent  *lru.Cache // of object
@@ -45,9 +44,9 @@ type Collector struct {
 }
 
 // New returns a Collector with an empty graph.
-func New(objects metadata.Interface, mapper meta.RESTMapper, recorder record.EventRecorder, log *slog.Logger) *Collector {
+func New(objects metadata.Interface, recorder record.EventRecorder, log *slog.Logger) *Collector {
 	c := &Collector{
-		objects: objects, mapper: mapper, events: recorder, log: log.With("component", "garbagecollector"), absent: lru.New(rememberAbsent),
+		objects: objects, events: recorder, log: log.With("component", "garbagecollector"), absent: lru.New(rememberAbsent),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[work]()),
 	}
 	c.graph = newGraph(c.queue.Add)
@@ -81,7 +80,7 @@ func (c *Collector) next(ctx context.Context) bool {
 	}
 	if ctx.Err() == nil {
 		c.queue.AddRateLimited(w)
-		if !apierrors.IsConflict(err) && !meta.IsNoMatchError(err) {
+		if !apierrors.IsConflict(err) && !errors.Is(err, errUnknownKind) {
 			c.log.Warn("retrying", "uid", w.uid, "err", err)
 		}
 	}
@@ -158,11 +157,11 @@ func (c *Collector) lookUp(ctx context.Context, o *metav1.PartialObjectMetadata)
 			owners[ref.UID] = absent
 			continue
 		}
-		mapping, err := c.mapper.RESTMapping(id.Kind.GroupKind(), id.Kind.Version)
+		kind, err := c.served.find(id.Kind.GroupKind())
 		if err != nil {
-			return nil, fmt.Errorf("find the kind %s of the owner of %s/%s: %w", id.Kind, o.Namespace, o.Name, err)
+			return nil, fmt.Errorf("find owner %s of %s/%s: %w", id, o.Namespace, o.Name, err)
 		}
-		if mapping.Scope.Name() == meta.RESTScopeNameNamespace && o.Namespace == "" {
+		if kind.namespaced && o.Namespace == "" {
 			return nil, nil
 		}
 		owner, err := c.get(ctx, id)
@@ -314,12 +313,12 @@ func (c *Collector) patch(ctx context.Context, id object, live *metav1.PartialOb
 }
 
 func (c *Collector) resource(id object) (metadata.ResourceInterface, error) {
-	mapping, err := c.mapper.RESTMapping(id.Kind.GroupKind(), id.Kind.Version)
+	kind, err := c.served.find(id.Kind.GroupKind())
 	if err != nil {
-		return nil, fmt.Errorf("find the kind of %s: %w", id, err)
+		return nil, fmt.Errorf("find %s: %w", id, err)
 	}
-	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-		return c.objects.Resource(mapping.Resource).Namespace(id.Namespace), nil
+	if kind.namespaced {
+		return c.objects.Resource(kind.GroupVersionResource).Namespace(id.Namespace), nil
 	}
-	return c.objects.Resource(mapping.Resource), nil
+	return c.objects.Resource(kind.GroupVersionResource), nil
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -87,7 +85,7 @@ func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger) erro
 		return fmt.Errorf("make a discovery client: %w", err)
 	}
 	w := &watcher{
-		Collector: New(objects, mgr.GetRESTMapper(), events.Recorder(mgr, "garbage-collector-controller"), log),
+		Collector: New(objects, events.Recorder(mgr, "garbage-collector-controller"), log),
 		kinds:     kinds, shared: mgr.GetCache(), begin: begin,
 		changed: make(chan struct{}, 1), watches: map[schema.GroupVersionKind]*kindWatch{},
 	}
@@ -130,7 +128,8 @@ func (w *watcher) follow(ctx context.Context) {
 		w.log.Warn("some kinds cannot be discovered; their garbage stays until they can", "err", err)
 		time.AfterFunc(patience, w.noteChange)
 	}
-	found := watchable(lists)
+	w.served.learn(lists, err == nil)
+	found := w.served.watchable()
 	for kind, resource := range found {
 		if w.watches[kind] != nil {
 			continue
@@ -167,26 +166,6 @@ func (w *watcher) awaitSync(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// watchable are the kinds that can be listed, watched and deleted, in the versions their servers prefer.
-func watchable(lists []*metav1.APIResourceList) map[schema.GroupVersionKind]schema.GroupVersionResource {
-	found := map[schema.GroupVersionKind]schema.GroupVersionResource{}
-	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			continue
-		}
-		for _, r := range list.APIResources {
-			if strings.Contains(r.Name, "/") || r.Kind == "Event" { // Events expire, own nothing and are many
-				continue
-			}
-			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") && slices.Contains(r.Verbs, "delete") {
-				found[gv.WithKind(r.Kind)] = gv.WithResource(r.Name)
-			}
-		}
-	}
-	return found
 }
 
 func (w *watcher) watch(ctx context.Context, kind schema.GroupVersionKind, resource schema.GroupVersionResource) (*kindWatch, error) {

@@ -1,0 +1,118 @@
+// Package workloads_test runs the controllers and the scheduler on a real API server and datastore.
+//
+// In:       nothing but a temporary folder.
+// Out:      stories in which every part but the node is real: a small stand-in plays the node agent.
+// Promise:  each story has a namespace of its own, so stories may run side by side.
+// Not here: containers and packets (test/e2e), the rules one by one (beside them).
+package workloads_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"knarr.dev/knarr/appliance/apiserver/servertest"
+	"knarr.dev/knarr/workloads/deployment"
+	"knarr.dev/knarr/workloads/endpointslice"
+	"knarr.dev/knarr/workloads/garbagecollector"
+	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/namespace"
+	"knarr.dev/knarr/workloads/nodeipam"
+	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/podgc"
+	"knarr.dev/knarr/workloads/replicaset"
+	"knarr.dev/knarr/workloads/rootca"
+	"knarr.dev/knarr/workloads/scheduler"
+	"knarr.dev/knarr/workloads/serviceaccount"
+)
+
+// api is the administrator's client; every story uses it.
+var api client.WithWatch
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctrl.SetLogger(logr.Discard())
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+		ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	}
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	dir, err := os.MkdirTemp("", "knarr-workloads-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	server, err := servertest.Start(dir)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, server.Stop()) }()
+	if api, err = client.NewWithWatch(server.Admin(), client.Options{Scheme: scheme.Scheme}); err != nil {
+		return 1, err
+	}
+	mgr, err := controllers(server, log)
+	if err != nil {
+		return 1, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	code = m.Run()
+	cancel()
+	return code, <-ended
+}
+
+func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, error) {
+	mgr, err := ctrl.NewManager(server.Admin(), ctrl.Options{
+		Scheme:                 scheme.Scheme,
+		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+	})
+	if err != nil {
+		return nil, err
+	}
+	begin := make(chan struct{})
+	close(begin)
+	return mgr, errors.Join(
+		indexes.Register(context.Background(), mgr.GetFieldIndexer()),
+		replicaset.Register(mgr),
+		deployment.Register(mgr),
+		endpointslice.Register(mgr),
+		namespace.Register(mgr),
+		garbagecollector.Register(mgr, begin, log),
+		serviceaccount.Register(mgr),
+		rootca.Register(mgr, server.PKI.ClusterCA.CertPEM),
+		nodeipam.Register(mgr, netip.MustParsePrefix("10.42.0.0/16")),
+		nodelifecycle.Register(mgr),
+		podgc.Register(mgr, log),
+		scheduler.Register(mgr, log),
+		mgr.Add(&standIn{client: api}),
+	)
+}

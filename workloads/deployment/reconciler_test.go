@@ -1,0 +1,85 @@
+package deployment
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/tools/record"
+	testclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/podcontrol"
+)
+
+func reconciler(t *testing.T, objects ...client.Object) (*Reconciler, func()) {
+	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&appsv1.Deployment{}, &appsv1.ReplicaSet{}).Build()
+	r := &Reconciler{
+		client: c, live: c, claims: podcontrol.Claimer{Client: c, Live: c, Kind: kind}, events: record.NewFakeRecorder(20),
+		clock: testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
+	}
+	return r, func() {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "shop", Name: "web"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func sets(t *testing.T, c client.Client) []appsv1.ReplicaSet {
+	t.Helper()
+	var list appsv1.ReplicaSetList
+	if err := c.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(list.Items, func(a, b appsv1.ReplicaSet) int { return strings.Compare(a.Name, b.Name) })
+	return list.Items
+}
+
+func TestReconcileCreatesOnceAndTells(t *testing.T) {
+	r, pass := reconciler(t, web(3, intstr.FromInt32(1), intstr.FromInt32(0)))
+	for range 3 {
+		pass()
+	}
+	got := sets(t, r.client)
+	if len(got) != 1 || *got[0].Spec.Replicas != 3 {
+		t.Fatalf("ReplicaSets %v, want one of 3", got)
+	}
+	hash := got[0].Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+	if got[0].Name != "web-"+hash || got[0].Spec.Selector.MatchLabels[appsv1.DefaultDeploymentUniqueLabelKey] != hash {
+		t.Errorf("name %s, labels %v, selector %v: the hash is not in all of them", got[0].Name, got[0].Labels, got[0].Spec.Selector)
+	}
+	if event := <-r.events.(*record.FakeRecorder).Events; event != "Normal ScalingReplicaSet Scaled up replica set "+got[0].Name+" from 0 to 3" {
+		t.Errorf("event %q", event)
+	}
+	var d appsv1.Deployment
+	if err := r.client.Get(t.Context(), client.ObjectKey{Namespace: "shop", Name: "web"}, &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.Annotations[revisionAnnotation] != "1" || d.Status.ObservedGeneration != d.Generation {
+		t.Errorf("annotations %v, status %+v", d.Annotations, d.Status)
+	}
+}
+
+func TestReconcileAvoidsATakenName(t *testing.T) {
+	d := web(1, intstr.FromInt32(1), intstr.FromInt32(0))
+	squatter := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-" + hash(&d.Spec.Template, nil)}, Spec: appsv1.ReplicaSetSpec{
+		Replicas: ptr.To[int32](0), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "other"}},
+	}}
+	r, pass := reconciler(t, d, squatter)
+	_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)})
+	if err == nil {
+		t.Fatal("Reconcile() = nil, want an error that brings the next attempt")
+	}
+	pass()
+	if got := sets(t, r.client); len(got) != 2 {
+		t.Errorf("%d ReplicaSets, want the squatter and ours", len(got))
+	}
+}
