@@ -313,7 +313,9 @@ func (a *actor) launch(s Step) {
 	pod := a.pod
 	if a.m.spawn(func() {
 		defer cancel()
+		began := a.m.now()
 		err := a.m.step(ctx, a, pod, s)
+		a.m.log.Debug("pod step", "pod", pod.Namespace+"/"+pod.Name, "step", s.Key(), "took", a.m.now().Sub(began), "error", err)
 		a.settle(ctx, s, err)
 		a.poke()
 	}) {

@@ -89,7 +89,7 @@ func TestLifecycle(t *testing.T) {
 	t.Run("a process that ignores SIGTERM is killed when its grace is over", func(t *testing.T) {
 		m.on(t)
 		m.create(named("stubborn", app("stubborn")))
-		m.await("stubborn", "ready", isReady)
+		m.awaitLog(m.await("stubborn", "ready", isReady), "not going anywhere")
 		began := time.Now()
 		m.deletePod("stubborn", 2)
 		m.await("stubborn", "gone", isGone)
@@ -102,7 +102,7 @@ func TestLifecycle(t *testing.T) {
 		m.on(t)
 		pod := named("hurried", app("stubborn"))
 		m.create(pod)
-		m.await("hurried", "ready", isReady)
+		m.awaitLog(m.await("hurried", "ready", isReady), "not going anywhere")
 		began := time.Now()
 		m.deletePod("hurried", 600)
 		m.deletePod("hurried", 0)
@@ -217,29 +217,34 @@ func (m *machine) log(pod *corev1.Pod, container string, run int) string {
 	return string(data)
 }
 
-// traceless checks that nothing of a pod is left once its manager has forgotten it.
+// awaitLog waits until the container has said so.
+func (m *machine) awaitLog(pod *corev1.Pod, text string) {
+	m.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(m.log(pod, "app", 0), text); m.tick() {
+		if time.Now().After(end) {
+			m.t.Fatalf("pod %s never said %q", pod.Name, text)
+		}
+	}
+}
+
+// traceless waits until nothing of a pod is left.
 func (m *machine) traceless(pod *corev1.Pod) {
 	m.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; {
-		if m.manager.lookup(pod.UID) == nil {
-			break
-		}
-		if time.Now().After(end) {
-			m.t.Fatalf("pod %s is not forgotten", pod.Name)
-		}
-		m.tick()
-	}
 	var left []string
-	for _, pattern := range []string{
-		filepath.Join(m.paths.Agent(), "pods", string(pod.UID)),
-		filepath.Join(m.paths.Agent(), "desired", string(pod.UID)+".pod"),
-		filepath.Join(m.paths.PodLogs(), "*_"+pod.Name+"_*"),
-		"/sys/fs/cgroup/*" + m.cgroups + "/kubepods/*/pod" + string(pod.UID),
-	} {
-		found, _ := filepath.Glob(pattern)
-		left = append(left, found...)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); m.tick() {
+		left = nil
+		for _, pattern := range []string{
+			filepath.Join(m.paths.Agent(), "pods", string(pod.UID)),
+			filepath.Join(m.paths.Agent(), "desired", string(pod.UID)+".pod"),
+			filepath.Join(m.paths.PodLogs(), "*_"+pod.Name+"_*"),
+			"/sys/fs/cgroup/*" + m.cgroups + "/kubepods/*/pod" + string(pod.UID),
+		} {
+			found, _ := filepath.Glob(pattern)
+			left = append(left, found...)
+		}
+		if len(left) == 0 && m.manager.lookup(pod.UID) == nil {
+			return
+		}
 	}
-	if len(left) > 0 {
-		m.t.Errorf("left behind: %v", left)
-	}
+	m.t.Errorf("left behind: %v", left)
 }

@@ -44,6 +44,7 @@ type machine struct {
 	prober  *prober
 	volumes *volumes
 	stop    func()
+	deaf    bool // the API does not answer
 }
 
 const nodeName = "here"
@@ -88,24 +89,34 @@ func newMachine(t *testing.T) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{
-		t: t, dir: dir, api: fake.NewClientset(),
-		paths:   config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")},
-		cgroups: fmt.Sprintf("/knarr-test-%d", os.Getpid()),
-	}
+	m := machineIn(t, dir, fmt.Sprintf("/knarr-test-%d", os.Getpid()))
 	t.Cleanup(m.remove)
+	m.start(helpers(t))
+	m.importApp()
+	return m
+}
+
+func machineIn(t *testing.T, dir, cgroups string) *machine {
+	t.Helper()
+	m := &machine{
+		t: t, dir: dir, api: fake.NewClientset(), cgroups: cgroups,
+		paths: config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")},
+	}
 	if err := os.MkdirAll(m.paths.CNIConfig(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m.start(helpers(t))
+	return m
+}
+
+func (m *machine) importApp() {
+	m.t.Helper()
 	path, err := archive()
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
-	if _, err := m.runtime.ImportFile(t.Context(), path); err != nil {
-		t.Fatal(err)
+	if _, err := m.runtime.ImportFile(m.t.Context(), path); err != nil {
+		m.t.Fatal(err)
 	}
-	return m
 }
 
 func (m *machine) start(helpers string) {
@@ -131,7 +142,7 @@ func (m *machine) start(helpers string) {
 	m.prober = &prober{results: make(chan health.Result)}
 	m.volumes = &volumes{dir: m.paths.Agent()}
 	recorder := record.NewFakeRecorder(1000)
-	source := newSource(ctx, m.api)
+	source := newSource(ctx, m.api, !m.deaf)
 	m.manager = NewManager(Config{
 		Node: translate.Node{
 			Name: nodeName, IPs: []string{"127.0.0.1"}, ClusterDNS: []string{"10.43.0.10"}, ClusterDomain: "cluster.local",
@@ -154,7 +165,15 @@ func (m *machine) remove() {
 	}
 	m.killShims()
 	unmountBelow(m.t, m.dir)
-	if err := os.RemoveAll(m.dir); err != nil {
+	var err error
+	for range 100 { // what just died may still be cleaning up after itself
+		if err = os.RemoveAll(m.dir); err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+		unmountBelow(m.t, m.dir)
+	}
+	if err != nil {
 		m.t.Errorf("remove machine: %v", err)
 	}
 	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + m.cgroups)
@@ -240,10 +259,12 @@ type source struct {
 	pods cache.Informer
 }
 
-func newSource(ctx context.Context, api *fake.Clientset) source {
+func newSource(ctx context.Context, api *fake.Clientset, answers bool) source {
 	factory := informers.NewSharedInformerFactory(api, 0)
 	informer := factory.Core().V1().Pods().Informer()
-	factory.Start(ctx.Done())
+	if answers {
+		factory.Start(ctx.Done())
+	}
 	return source{Reader: reader{api}, pods: informer}
 }
 

@@ -42,6 +42,8 @@ func containerdConfig(s settings) *srvconfig.Config {
 		Version: version.ConfigVersion,
 		Root:    s.paths.Containerd(),
 		State:   s.paths.ContainerdState(),
+		// Nobody reads these numbers, and they register themselves with the process for good.
+		DisabledPlugins: []string{"io.containerd.metrics.v1.grpc-prometheus", "io.containerd.metrics.v1.grpc-otel"},
 		// Without these two there is no node; containerd itself would only log that they failed.
 		RequiredPlugins: []string{"io.containerd.grpc.v1.cri", "io.containerd.server.v1.ttrpc"},
 		Plugins: map[string]any{

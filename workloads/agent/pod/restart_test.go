@@ -1,0 +1,195 @@
+package pod
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const childDir, childCgroups = "KNARR_TEST_CHILD_DIR", "KNARR_TEST_CHILD_CGROUPS"
+
+// TestChild is the machine of TestKilledAgentAdoptsItsPods: a process of its own, so that it can be killed.
+func TestChild(t *testing.T) {
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		t.Skip("started by TestKilledAgentAdoptsItsPods")
+	}
+	m := machineIn(t, dir, os.Getenv(childCgroups))
+	m.start(helpers(t))
+	m.importApp()
+	m.create(named("wanted", app("sleep")))
+	m.create(named("unwanted", app("sleep")))
+	for _, name := range []string{"wanted", "unwanted"} {
+		pod := m.await(name, "ready", isReady)
+		data, err := yaml.Marshal(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fmt.Println("CHILD READY")
+	select {} // until it is killed
+}
+
+func TestKilledAgentAdoptsItsPods(t *testing.T) {
+	helpers(t)
+	dir, err := os.MkdirTemp("", "kn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := machineIn(t, dir, fmt.Sprintf("/knarr-test-%d-killed", os.Getpid()))
+	t.Cleanup(m.remove)
+	killChild(t, m)
+
+	wanted, unwanted := readPod(t, dir, "wanted"), readPod(t, dir, "unwanted")
+	if _, err := m.api.CoreV1().Pods("default").Create(t.Context(), wanted, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	m.start(helpers(t))
+
+	if got := m.pid(wanted); got != readPid(t, dir) {
+		t.Errorf("process of the wanted pod is %d, was %d", got, readPid(t, dir))
+	}
+	m.traceless(unwanted) // nobody asked for it any more
+	pod := m.await("wanted", "ready", isReady)
+	if got, was := pod.Status.ContainerStatuses[0], wanted.Status.ContainerStatuses[0]; got.RestartCount != 0 || got.ContainerID != was.ContainerID {
+		t.Errorf("container is %s after %d restarts, was %s", got.ContainerID, got.RestartCount, was.ContainerID)
+	}
+	m.deletePod("wanted", 1)
+	m.await("wanted", "gone", isGone)
+	m.traceless(wanted)
+}
+
+// A node that comes up with nothing running and no API starts the pods it remembers.
+func TestRebootWithoutAPI(t *testing.T) {
+	m := newMachine(t)
+	m.create(named("remembered", app("sleep")))
+	m.await("remembered", "ready", isReady)
+	m.stop()
+	m.killShims() // the power cut
+	if err := os.RemoveAll(m.paths.Run); err != nil {
+		unmountBelow(t, m.paths.Run)
+		if err := os.RemoveAll(m.paths.Run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.deaf = true
+	m.start(helpers(t))
+	for m.running("uid-remembered") == "" {
+		m.tick()
+		if t.Context().Err() != nil {
+			t.Fatal("the remembered pod was not started")
+		}
+	}
+}
+
+func killChild(t *testing.T, m *machine) {
+	t.Helper()
+	child := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.v")
+	child.Env = append(os.Environ(), childDir+"="+m.dir, childCgroups+"="+m.cgroups)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if lines.Text() == "CHILD READY" {
+			said.Reset()
+			break
+		}
+	}
+	pid := m.shimChild(t, "wanted")
+	if err := os.WriteFile(filepath.Join(m.dir, "pid"), fmt.Appendf(nil, "%d", pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait() // it was killed
+	if said.Len() > 0 {
+		t.Fatalf("the child did not get ready:\n%s", said.String())
+	}
+}
+
+// shimChild finds a pod's process by its cgroup, without asking containerd.
+func (m *machine) shimChild(t *testing.T, name string) int {
+	t.Helper()
+	var pids []int
+	for _, pattern := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
+		files, _ := filepath.Glob(filepath.Join(pattern, m.cgroups, "kubepods/*/poduid-"+name, "*/cgroup.procs"))
+		for _, f := range files {
+			data, _ := os.ReadFile(f)
+			for _, field := range strings.Fields(string(data)) {
+				var pid int
+				if _, err := fmt.Sscan(field, &pid); err == nil && strings.Contains(commandLine(pid), "sleep") {
+					pids = append(pids, pid)
+				}
+			}
+		}
+	}
+	if len(pids) == 0 {
+		t.Fatalf("pod %s has no process", name)
+	}
+	return pids[0]
+}
+
+func commandLine(pid int) string {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.ReplaceAll(string(data), "\x00", " ")
+}
+
+func (m *machine) pid(pod *corev1.Pod) int { return m.shimChild(m.t, pod.Name) }
+
+func readPod(t *testing.T, dir, name string) *corev1.Pod {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name+".yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{}
+	if err := yaml.Unmarshal(data, pod); err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+func readPid(t *testing.T, dir string) int {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscan(string(data), &pid); err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// running is the ID of a pod's running container.
+func (m *machine) running(uid types.UID) string {
+	list, err := m.runtime.ListContainers(m.t.Context(), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State:         &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+		LabelSelector: map[string]string{"io.kubernetes.pod.uid": string(uid)},
+	}})
+	if err != nil || len(list.Containers) == 0 {
+		return ""
+	}
+	return list.Containers[0].Id
+}
