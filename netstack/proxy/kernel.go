@@ -36,6 +36,7 @@ type kernel struct {
 
 	pools   map[string]held   // by chain, as installed
 	numbers map[uint32]string // of pools, to their chain
+	sets    map[string]bool   // by name, as installed
 }
 
 // held is a chain's endpoints in the kernel.
@@ -84,7 +85,7 @@ func (k *kernel) close() error { return k.conn.CloseLasting() }
 // notice; what sticky clients had is carried over.
 func (k *kernel) rebuild(all Change) error {
 	kept := k.readSticky()
-	k.pools, k.numbers = map[string]held{}, map[uint32]string{}
+	k.pools, k.numbers, k.sets = map[string]held{}, map[uint32]string{}, map[string]bool{}
 	k.conn.AddTable(k.table) // deleting what is not there would fail
 	k.conn.DelTable(k.table)
 	k.conn.AddTable(k.table)
@@ -123,10 +124,8 @@ func (k *kernel) frame() error {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
 	for _, f := range []family{family4, family6} {
-		for i, kind := range allSets {
-			set := kind.of(f, k.table)
-			set.ID = uint32(i+1)<<8 | uint32(f.number) // the library's own counter is shared by every connection of the process
-			if err := k.conn.AddSet(set, nil); err != nil {
+		for _, kind := range fixedSets {
+			if err := k.needSet(kind, f); err != nil {
 				return err
 			}
 		}
@@ -211,18 +210,27 @@ func (k *kernel) render(c Change) error {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
 	for name, chain := range c.Add {
-		k.fill(name, chain, k.repool(edits, name, Chain{}, chain))
+		number, err := k.repool(edits, name, Chain{}, chain)
+		if err != nil {
+			return err
+		}
+		k.fill(name, chain, number)
 	}
 	for name, chain := range c.Set {
 		before, after := chain[0], chain[1]
-		number := k.repool(edits, name, before, after)
+		number, err := k.repool(edits, name, before, after)
+		if err != nil {
+			return err
+		}
 		if !sameRules(before, after) {
 			k.conn.FlushChain(&nftables.Chain{Table: k.table, Name: name})
 			k.fill(name, after, number)
 		}
 	}
 	for name, chain := range c.Drop {
-		k.repool(edits, name, chain, Chain{V6: chain.V6})
+		if _, err := k.repool(edits, name, chain, Chain{V6: chain.V6}); err != nil {
+			return err
+		}
 	}
 	for f, move := range c.Frontends {
 		kind, key := frontendMap, frontendKey(f)
@@ -265,13 +273,14 @@ func sameRules(before, after Chain) bool {
 }
 
 // repool notes what changes in a chain's slots, and returns the number of its pool.
-func (k *kernel) repool(edits edits, name string, before, after Chain) uint32 {
+func (k *kernel) repool(edits edits, name string, before, after Chain) (uint32, error) {
 	has, existed := k.pools[name]
 	if !existed {
 		has.number = k.number(name)
 	}
 	slots, changed := refill(has.slots, after.Pool)
-	edit := edits.of(slotMap, after.V6)
+	shard := slotMap(has.number)
+	edit := edits.of(shard, after.V6)
 	for _, i := range changed {
 		key := slotKey(has.number, uint32(i))
 		if i < len(has.slots) {
@@ -286,10 +295,24 @@ func (k *kernel) repool(edits edits, name string, before, after Chain) uint32 {
 	if len(slots) == 0 {
 		delete(k.pools, name)
 		delete(k.numbers, has.number)
-		return 0
+		return 0, nil
 	}
 	k.pools[name] = held{number: has.number, slots: slots}
-	return has.number
+	return has.number, k.needSet(shard, familyOf(after.V6))
+}
+
+// needSet makes a set unless it is there. It stays until the next rebuild.
+func (k *kernel) needSet(kind setKind, f family) error {
+	set := kind.of(f, k.table)
+	if k.sets[set.Name] {
+		return nil
+	}
+	k.sets[set.Name] = true
+	set.ID = uint32(len(k.sets)) // the library's own counter is shared by every connection of the process
+	if err := k.conn.AddSet(set, nil); err != nil {
+		return fmt.Errorf("add set %s: %w", set.Name, err)
+	}
+	return nil
 }
 
 // remember notes what changes among the endpoints that sticky clients may come back to.

@@ -180,7 +180,7 @@ func pick(f family, c Chain, pool uint32) [][]expr.Any {
 	draw := []expr.Any{
 		&expr.Immediate{Register: regPool, Data: word(pool)},
 		&expr.Numgen{Register: regTo, Modulus: uint32(len(c.Pool)), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: regPool, DestRegister: regTo, IsDestRegSet: true, SetName: slotMap.name(f)},
+		&expr.Lookup{SourceRegister: regPool, DestRegister: regTo, IsDestRegSet: true, SetName: slotMap(pool).name(f)},
 	}
 	plain := join(draw, []expr.Any{sendTo(f)})
 	if c.Sticky == 0 {

@@ -1,52 +1,60 @@
 package proxy
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/google/nftables"
 )
 
-// setKind is one of the table's few sets and maps; each exists once for a family, whatever the number of Services: the
-// kernel finds sets by walking a list.
+// setKind is one of the table's sets and maps; there is one for each family. They are few whatever the number of
+// Services, because the kernel finds a set by walking the list of them.
 type setKind struct {
-	prefix string
-	make   func(f family) nftables.Set
+	prefix, tail string
+	make         func(f family) nftables.Set
 }
 
 var (
 	// frontendMap: address . protocol . port -> chain.
-	frontendMap = setKind{"services", func(f family) nftables.Set {
+	frontendMap = setKind{prefix: "services", make: func(f family) nftables.Set {
 		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(f.kind, nftables.TypeInetProto, nftables.TypeInetService)}
 	}}
 	// nodePortMap: protocol . port -> chain.
-	nodePortMap = setKind{"nodeports", func(f family) nftables.Set {
+	nodePortMap = setKind{prefix: "nodeports", make: func(f family) nftables.Set {
 		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)}
 	}}
-	// slotMap: pool . slot -> endpoint. Slots of a pool are numbered from 0 without gaps.
-	slotMap = setKind{"endpoints", func(f family) nftables.Set {
-		return nftables.Set{IsMap: true, DataType: endpointType(f), KeyType: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark)}
-	}}
 	// memberSet: pool . endpoint, of sticky pools.
-	memberSet = setKind{"members", func(f family) nftables.Set {
+	memberSet = setKind{prefix: "members", make: func(f family) nftables.Set {
 		return nftables.Set{KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind, nftables.TypeInetService)}
 	}}
 	// stickyMap: pool . client -> the endpoint it had. The kernel writes it. Its size bounds what a flood of clients can
 	// cost, some 30 MB of kernel memory.
-	stickyMap = setKind{"sticky", func(f family) nftables.Set {
+	stickyMap = setKind{prefix: "sticky", make: func(f family) nftables.Set {
 		return nftables.Set{
 			IsMap: true, Dynamic: true, HasTimeout: true, Timeout: 24 * time.Hour, Size: 1 << 18,
 			DataType: endpointType(f), KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind),
 		}
 	}}
 	// loopSet: pod . pod, of those that may reach themselves.
-	loopSet = setKind{"loops", func(f family) nftables.Set {
+	loopSet = setKind{prefix: "loops", make: func(f family) nftables.Set {
 		return nftables.Set{KeyType: nftables.MustConcatSetType(f.kind, f.kind)}
 	}}
 
-	allSets = []setKind{frontendMap, nodePortMap, slotMap, memberSet, stickyMap, loopSet}
+	fixedSets = []setKind{frontendMap, nodePortMap, memberSet, stickyMap, loopSet}
 )
 
-func (s setKind) name(f family) string { return s.prefix + f.suffix }
+// shards is over how many maps the pools are spread. For every element that comes the kernel walks all rules that look
+// into its map, and for every rule all elements; with one map for all, installing n Services would cost n squared.
+const shards = 64
+
+// slotMap: pool . slot -> endpoint. Slots of a pool are numbered from 0 without gaps.
+func slotMap(pool uint32) setKind {
+	return setKind{prefix: "endpoints", tail: fmt.Sprintf("-%02x", pool%shards), make: func(f family) nftables.Set {
+		return nftables.Set{IsMap: true, DataType: endpointType(f), KeyType: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark)}
+	}}
+}
+
+func (s setKind) name(f family) string { return s.prefix + f.suffix + s.tail }
 
 func (s setKind) of(f family, table *nftables.Table) *nftables.Set {
 	set := s.make(f)
