@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/netstack/cni"
 )
 
@@ -313,7 +314,8 @@ func (n *Network) writeConfig() error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the folder of the CNI configuration: %w", err)
 	}
-	if err := writeFile(path, data); err != nil {
+	// Renamed within the folder: containerd looks again when a file leaves it or is written, not when one appears.
+	if err := durable.Replace(path, data, 0o600); err != nil {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	return nil
