@@ -19,11 +19,17 @@ import (
 
 // Finalize lets the namespace controller say that the content of a namespace is gone.
 func Finalize(_ *resource.Env, storage *resource.Storage) (rest.Storage, error) {
-	return partOf(storage, func(ns, old *corev1.Namespace) {
-		finalizers := ns.Spec.Finalizers
+	finalizers := partOf(storage, func(ns, old *corev1.Namespace) {
+		left := ns.Spec.Finalizers
 		ns.Spec, ns.Status = old.Spec, old.Status
-		ns.Spec.Finalizers = finalizers
-	}, func(ns, _ *corev1.Namespace) field.ErrorList { return kinds.ValidateFinalizers(ns) }), nil
+		ns.Spec.Finalizers = left
+	}, func(ns, _ *corev1.Namespace) field.ErrorList { return kinds.ValidateFinalizers(ns) })
+	return struct{ writer }{finalizers}, nil // written, never read
+}
+
+type writer interface {
+	rest.Storage
+	rest.Updater
 }
 
 // Namespaces is the Wrap of the namespaces' row: a deleted namespace first stops taking objects, and goes when the
@@ -32,12 +38,35 @@ func Namespaces(_ *resource.Env, storage *resource.Storage) (rest.Storage, error
 	storage.ShouldDeleteDuringUpdate = func(_ context.Context, _ string, obj, _ runtime.Object) bool {
 		return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0
 	}
-	return &namespaces{storage}, nil
+	return &namespaces{readWriter: storage, store: storage}, nil
 }
 
-type namespaces struct{ *resource.Storage }
+// readWriter is all of a storage but deleting: namespaces are deleted one by one.
+type readWriter interface {
+	rest.Storage
+	rest.Scoper
+	rest.SingularNameProvider
+	rest.ShortNamesProvider
+	rest.CategoriesProvider
+	rest.CreaterUpdater
+	rest.Getter
+	rest.Lister
+	rest.Watcher
+	rest.ResetFieldsStrategy
+}
 
-var _ rest.GracefulDeleter = &namespaces{}
+type namespaces struct {
+	readWriter
+	store *resource.Storage
+}
+
+var (
+	_ rest.GracefulDeleter            = &namespaces{}
+	_ rest.MayReturnFullObjectDeleter = &namespaces{}
+)
+
+// DeleteReturnsDeletedObject because the client learns from it that the namespace is ending.
+func (n *namespaces) DeleteReturnsDeletedObject() bool { return true }
 
 // Delete starts the end of a namespace, or completes it when nothing is left to wait for.
 func (n *namespaces) Delete(ctx context.Context, name string, admit rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
@@ -60,9 +89,9 @@ func (n *namespaces) Delete(ctx context.Context, name string, admit rest.Validat
 		if len(ns.Spec.Finalizers) > 0 {
 			return ns, false, nil
 		}
-		return n.Storage.Delete(ctx, name, admit, options)
+		return n.store.Delete(ctx, name, admit, options)
 	}
-	ending, err := change(ctx, n.Store, name, preconditions, dryrun.IsDryRun(options.DryRun), func(ns *corev1.Namespace) error {
+	ending, err := change(ctx, n.store.Store, name, preconditions, dryrun.IsDryRun(options.DryRun), func(ns *corev1.Namespace) error {
 		if admit != nil {
 			if err := admit(ctx, ns); err != nil {
 				return err
