@@ -2,11 +2,8 @@
 //
 // In:       a pod, and the objects its volumes name (ConfigMaps, Secrets, tokens, claims), read with the node's identity.
 // Out:      one path a volume under <root>/<pod uid>/volumes, or the path a hostPath or a bound claim already has.
-// Promise:  a container sees either all of an object's old files or all of its new ones; secrets never touch a disk;
-//
-//	taking a pod's volumes down never removes a byte that lies outside <root>, and never waits for a busy mount.
-//
-// Not here: which container mounts what (workloads/agent), creating volumes for claims (storage provisioning).
+// Promise:  files change all at once; secrets stay off disks; an end never waits, and removes nothing outside <root>.
+// Not here: which container mounts what, and which part of a volume (workloads/agent); making volumes for claims.
 package volume
 
 import (
@@ -209,11 +206,8 @@ func (m *Manager) Pods() ([]types.UID, error) {
 	}
 	var uids []types.UID
 	for _, folder := range folders {
-		for _, part := range parts {
-			if _, err := os.Lstat(filepath.Join(m.config.Root, folder.Name(), part)); err == nil {
-				uids = append(uids, types.UID(folder.Name()))
-				break
-			}
+		if _, err := os.Lstat(filepath.Join(m.config.Root, folder.Name(), "volumes")); err == nil {
+			uids = append(uids, types.UID(folder.Name()))
 		}
 	}
 	return uids, nil
@@ -231,9 +225,6 @@ func (m *Manager) track(pod *corev1.Pod) *podVolumes {
 	return state
 }
 
-// parts of a pod's folder that are ours: others keep their files beside them. In the order they must go.
-var parts = []string{"volume-subpaths", "volumes"}
-
 // folder is where a pod's volumes live.
 func (m *Manager) folder(uid types.UID) string { return filepath.Join(m.config.Root, string(uid)) }
 
@@ -248,12 +239,10 @@ func (m *Manager) remove(uid types.UID) error {
 	if uid == "" || filepath.Dir(folder) != filepath.Clean(m.config.Root) {
 		return fmt.Errorf("remove volumes of pod %q: not a pod's uid", uid)
 	}
-	for _, part := range parts {
-		if err := removeTree(filepath.Join(folder, part)); err != nil {
-			return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
-		}
+	if err := removeTree(filepath.Join(folder, "volumes")); err != nil {
+		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
 	}
-	// The folder itself goes with its last content; files others keep in it (termination messages) are theirs to remove.
+	// The folder itself goes with its last content; what the agent keeps in it (messages, sub-paths) is the agent's.
 	if err := os.Remove(folder); err != nil && !errors.Is(err, fs.ErrNotExist) && !notEmpty(err) {
 		return fmt.Errorf("remove folder of pod %s: %w", uid, err)
 	}

@@ -3,7 +3,6 @@ package volume
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,14 +247,11 @@ func TestUnmountKeepsWhatIsNotThePods(t *testing.T) {
 	if paths["data"] != precious || paths["host"] != precious {
 		t.Fatalf("Mount() = %v, want claim and hostPath at %s", paths, precious)
 	}
-	// A container left links to, a mount of, and a mount of a read-only file of the host's folder in its emptyDir.
+	// A container left a link to the host's folder and a mount of it in its emptyDir.
 	if err := os.Symlink(precious, filepath.Join(paths["disk"], "link")); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount(precious, mkdir(t, paths["disk"], "bound"), "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.SubPath(uid, "c", "data", 0, precious, "file"); err != nil {
 		t.Fatal(err)
 	}
 	busy, err := os.Create(filepath.Join(paths["memory"], "busy")) // an open file keeps a plain unmount from working
@@ -303,67 +299,6 @@ func TestDeletingStopsAtAMount(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(precious, "file")); err != nil {
 		t.Errorf("a mounted file was deleted: %v", err)
-	}
-}
-
-func TestSubPath(t *testing.T) {
-	m, _ := newManager(t)
-	root := t.TempDir()
-	outside := t.TempDir()
-	for name, target := range map[string]string{"out": outside, "up": "../..", "in": "dir", "magic": "/proc/self/cwd", "loop": "loop"} {
-		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(mkdir(t, root, "dir")+"/file", []byte("content"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(root, fs.ModeSetgid|0o775); err != nil {
-		t.Fatal(err)
-	}
-	tests := map[string]struct{ path, err string }{
-		"a folder":                         {path: "dir"},
-		"a file":                           {path: "dir/file"},
-		"through a link that stays inside": {path: "in/file"},
-		"a path that is not there becomes a folder": {path: "new/deeper"},
-		"dots that leave":           {path: "dir/../../etc", err: `leaves the volume`},
-		"an absolute path":          {path: "/etc", err: `leaves the volume`},
-		"a link to elsewhere":       {path: "out", err: "leads out of the volume"},
-		"below a link to elsewhere": {path: "out/new", err: "leads out of the volume"},
-		"a link upwards":            {path: "up/etc", err: "leads out of the volume"},
-		"a link through /proc":      {path: "magic", err: "leads out of the volume"},
-		"a link to itself":          {path: "loop", err: "circle"},
-	}
-	index := 0
-	for name, tc := range tests {
-		index++
-		t.Run(name, func(t *testing.T) {
-			for range 2 { // a restarted container asks again
-				got, err := m.SubPath(uid, "c", "data", index, root, tc.path)
-				if (err == nil) != (tc.err == "") || !strings.Contains(message(err), tc.err) {
-					t.Fatalf("SubPath(%q) = %v, want %q", tc.path, err, tc.err)
-				}
-				if err != nil {
-					continue
-				}
-				want, err := os.Stat(filepath.Join(root, tc.path))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if info, err := os.Stat(got); err != nil || !os.SameFile(info, want) {
-					t.Errorf("SubPath(%q) is another file (%v)", tc.path, err)
-				}
-			}
-		})
-	}
-	if info, err := os.Stat(filepath.Join(root, "new/deeper")); err != nil || info.Mode() != fs.ModeDir|fs.ModeSetgid|0o775 {
-		t.Errorf("a made folder is %v (%v), want the volume's own mode", info.Mode(), err)
-	}
-	if entries, _ := os.ReadDir(outside); len(entries) != 0 {
-		t.Errorf("something was made outside the volume: %v", entries)
-	}
-	if err := m.Unmount(t.Context(), uid); err != nil {
-		t.Fatal(err)
 	}
 }
 

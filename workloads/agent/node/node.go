@@ -2,13 +2,8 @@
 //
 // In:       the machine itself (/proc, /sys), the runtime's own status, the Node object as the API has it.
 // Out:      the Node object with its labels, status and conditions; a lease in kube-node-lease renewed every 10 s.
-// Promise:  Ready follows its reasons by milliseconds, in both directions; a Node someone deleted comes back; nothing
-//
-//	is written while nothing changed, but for one report every five minutes.
-//
-// Not here: taints for conditions and what a silent node costs its pods (workloads/nodelifecycle), the pod address
-//
-//	range (workloads/nodeipam), pods (workloads/agent/pod).
+// Promise:  Ready follows its reasons by milliseconds; a Node someone deleted comes back; no news, no writes.
+// Not here: taints and what a silent node costs its pods (workloads/nodelifecycle), its pod range (workloads/nodeipam).
 package node
 
 import (

@@ -2,13 +2,8 @@
 //
 // In:       requests on port 10250, with a client certificate or a bearer token; pods and places from the agent.
 // Out:      logs, exec, attach, port-forward, statistics, metrics; in the forms every Kubernetes client knows.
-// Promise:  nothing but /healthz is answered before the API server has said who asks and that it may; certificates
-//
-//	may be replaced on disk at any time.
-//
-// Not here: streams into containers themselves (containerd serves them on loopback, we stand in front of it), reading
-//
-//	log files (nodeapi/logfile), counting (nodeapi/stats).
+// Promise:  but for /healthz, the API server says who asks and whether it may; certificates may change at any time.
+// Not here: streams themselves (containerd serves them on loopback), log files (logfile), counting (stats).
 package nodeapi
 
 import (
@@ -148,7 +143,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	})
 	group.Go(func() error {
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 300*time.Millisecond)
 		defer cancel()
 		err := server.Shutdown(grace) // short questions get their answers
 		cut()

@@ -2,10 +2,7 @@
 //
 // In:       the path of a container's log in CRI's format, and what the reader wants of it.
 // Out:      the container's own bytes, from the file as it is and, when following, as it grows and is rotated.
-// Promise:  following costs nothing while nothing is written; a reader that leaves is noticed at the next byte, or
-//
-//	by its context.
-//
+// Promise:  following costs nothing while nothing is written, and survives rotation.
 // Not here: whose log it is and who may read it (workloads/agent/nodeapi), writing and rotating (containerd, the agent).
 package logfile
 
