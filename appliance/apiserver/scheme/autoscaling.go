@@ -11,7 +11,8 @@ import (
 )
 
 // A v1 autoscaler has room for one CPU target. What it has no room for travels in annotations, as JSON of the
-// v2 types, so that a client of v1 can write back what it read.
+// v2 types, so that a client of v1 can write back what it read. The CPU target is then the first metric again,
+// wherever it was: the order of metrics means nothing.
 const (
 	metricsAnnotation    = "autoscaling.alpha.kubernetes.io/metrics"
 	behaviorAnnotation   = "autoscaling.alpha.kubernetes.io/behavior"
@@ -137,6 +138,9 @@ func withoutCarried(annotations map[string]string) map[string]string {
 	kept := maps.Clone(annotations)
 	for _, key := range []string{metricsAnnotation, behaviorAnnotation, currentAnnotation, conditionsAnnotation} {
 		delete(kept, key)
+	}
+	if len(kept) == 0 {
+		return nil // as it would be without the ones carried
 	}
 	return kept
 }
