@@ -38,6 +38,7 @@ type Server struct {
 	URL  string
 	Took time.Duration // from the start of the API server to its readiness
 
+	port    int
 	cancel  context.CancelFunc
 	stopped chan error
 }
@@ -70,23 +71,7 @@ func Start(dir string) (*Server, error) {
 		Peer:    datastore.Certificate{CertFile: keys.EtcdPeer.CertFile, KeyFile: keys.EtcdPeer.KeyFile, CAFile: keys.EtcdCA.CertFile},
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	server, err := apiserver.New(apiserver.Config{
-		BindAddress:       loopback,
-		Port:              port,
-		AdvertiseAddress:  advertised,
-		ServingCert:       keys.APIServer.CertFile,
-		ServingKey:        keys.APIServer.KeyFile,
-		ClusterCA:         keys.ClusterCA.CertFile,
-		ClientCA:          keys.ClientCA.CertFile,
-		FrontProxyCA:      keys.FrontProxyCA.CertFile,
-		FrontProxyCert:    keys.FrontProxyClient.CertFile,
-		FrontProxyKey:     keys.FrontProxyClient.KeyFile,
-		KubeletClientCert: keys.APIServerKubeletClient.CertFile,
-		KubeletClientKey:  keys.APIServerKubeletClient.KeyFile,
-		ServiceAccountKey: keys.ServiceAccountKeyFile,
-		Datastore:         persistence.Endpoints{URLs: []string{store.Endpoint()}},
-		ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
-	})
+	server, err := apiserver.New(config(keys, port, store.Endpoint()))
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +79,7 @@ func Start(dir string) (*Server, error) {
 	s := &Server{
 		Server:  server,
 		PKI:     keys,
+		port:    port,
 		URL:     "https://" + net.JoinHostPort(loopback.String(), strconv.Itoa(port)),
 		cancel:  cancel,
 		stopped: make(chan error, 1),
@@ -109,6 +95,31 @@ func Start(dir string) (*Server, error) {
 	case <-time.After(patience):
 		cancel()
 		return nil, fmt.Errorf("the API server was not ready within %s", patience)
+	}
+}
+
+// OnPortOf makes a server that wants another's port.
+func OnPortOf(dir string, other *Server) (*apiserver.Server, error) {
+	return apiserver.New(config(other.PKI, other.port, "unix://"+filepath.Join(dir, "etcd.sock")))
+}
+
+func config(keys *pki.PKI, port int, endpoint string) apiserver.Config {
+	return apiserver.Config{
+		BindAddress:       netip.MustParseAddr("127.0.0.1"),
+		Port:              port,
+		AdvertiseAddress:  advertised,
+		ServingCert:       keys.APIServer.CertFile,
+		ServingKey:        keys.APIServer.KeyFile,
+		ClusterCA:         keys.ClusterCA.CertFile,
+		ClientCA:          keys.ClientCA.CertFile,
+		FrontProxyCA:      keys.FrontProxyCA.CertFile,
+		FrontProxyCert:    keys.FrontProxyClient.CertFile,
+		FrontProxyKey:     keys.FrontProxyClient.KeyFile,
+		KubeletClientCert: keys.APIServerKubeletClient.CertFile,
+		KubeletClientKey:  keys.APIServerKubeletClient.KeyFile,
+		ServiceAccountKey: keys.ServiceAccountKeyFile,
+		Datastore:         persistence.Endpoints{URLs: []string{endpoint}},
+		ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 	}
 }
 
