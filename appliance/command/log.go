@@ -2,8 +2,11 @@ package command
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
+	"syscall"
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
@@ -36,8 +39,25 @@ func (h lowered) Enabled(ctx context.Context, l slog.Level) bool {
 }
 
 func (h lowered) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = lower(r.Level)
+	if r.Level = lower(r.Level); hungUp(r) {
+		r.Level = slog.LevelDebug
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
 	return h.Handler.Handle(ctx, r)
+}
+
+// hungUp tells the end of a connection, which libraries report as an error: to every `kubectl exec` belongs one.
+func hungUp(r slog.Record) (is bool) {
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok {
+			is = is || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) ||
+				errors.Is(err, io.ErrUnexpectedEOF)
+		}
+		return !is
+	})
+	return is
 }
 
 func (h lowered) WithAttrs(attrs []slog.Attr) slog.Handler {
