@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // Link is the overlay's link on every node.
@@ -84,7 +86,7 @@ func fits(link netlink.Link, self Peer) bool {
 
 // address makes the tunnel's end the link's one IPv4 address: what this node itself sends to pods of others comes from it.
 func address(link netlink.Link, end netip.Addr) error {
-	present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	present, err := dump.Addresses(link, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", Link, err)
 	}
@@ -110,7 +112,7 @@ func address(link netlink.Link, end netip.Addr) error {
 
 // linkMTU is what fits through the link with the node's address.
 func linkMTU(nodeIP netip.Addr) (int, error) {
-	present, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	present, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return 0, fmt.Errorf("list this machine's addresses: %w", err)
 	}
@@ -130,7 +132,7 @@ func linkMTU(nodeIP netip.Addr) (int, error) {
 func read(link netlink.Link) (tables, error) {
 	have := plan(nil)
 	index := link.Attrs().Index
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4,
+	routes, err := dump.Routes(netlink.FAMILY_V4,
 		&netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return tables{}, fmt.Errorf("list routes of %s: %w", Link, err)
@@ -146,7 +148,7 @@ func read(link netlink.Link) (tables, error) {
 		gw, _ := netip.AddrFromSlice(route.Gw)
 		have.routes[dst] = gw.Unmap()
 	}
-	neighbours, err := netlink.NeighList(index, unix.AF_INET)
+	neighbours, err := dump.Neighbours(index, unix.AF_INET)
 	if err != nil {
 		return tables{}, fmt.Errorf("list neighbours of %s: %w", Link, err)
 	}
@@ -156,7 +158,7 @@ func read(link netlink.Link) (tables, error) {
 			have.neighbours[ip.Unmap()] = key(n.HardwareAddr)
 		}
 	}
-	forwarding, err := netlink.NeighList(index, unix.AF_BRIDGE)
+	forwarding, err := dump.Neighbours(index, unix.AF_BRIDGE)
 	if err != nil {
 		return tables{}, fmt.Errorf("list forwarding entries of %s: %w", Link, err)
 	}

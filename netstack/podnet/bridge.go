@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // Bridge is the link every pod of this node hangs on. Its first address is the pods' gateway; the cluster's DNS address
@@ -66,7 +68,7 @@ func raiseBridge(podRange netip.Prefix, dns netip.Addr, mtu int) error {
 
 // replug puts the pods there are on a new bridge: somebody took the old one away.
 func replug(bridge netlink.Link) error {
-	links, err := netlink.LinkList()
+	links, err := dump.Links()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -105,7 +107,7 @@ func bridgeAddresses(podRange netip.Prefix, dns netip.Addr) []netip.Prefix {
 
 // addresses gives the link the wanted IPv4 addresses and takes all others away.
 func addresses(link netlink.Link, wanted []netip.Prefix) error {
-	present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	present, err := dump.Addresses(link, netlink.FAMILY_V4)
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", Bridge, err)
 	}
@@ -181,7 +183,7 @@ func podMTU(nodeIP netip.Addr, overhead int) (int, error) {
 
 // uplink is the link with the node's address.
 func uplink(nodeIP netip.Addr) (netlink.Link, error) {
-	present, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	present, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list this machine's addresses: %w", err)
 	}

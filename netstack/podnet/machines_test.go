@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/test/lab/lab"
 )
@@ -110,7 +111,7 @@ func overlayLinks(t *testing.T, n *node) int {
 	t.Helper()
 	count := 0
 	if err := n.Do(func() error {
-		links, err := netlink.LinkList()
+		links, err := dump.Links()
 		for _, link := range links {
 			if link.Attrs().Name == overlay.Link {
 				count++

@@ -15,6 +15,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
+	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/test/lab/lab"
@@ -175,7 +176,7 @@ func TestCheckFindsWhatIsBroken(t *testing.T) {
 	n.up("10.42.0.0/24")
 	a := n.connected("a")
 	if err := n.Do(func() error {
-		links, err := netlink.LinkList()
+		links, err := dump.Links()
 		for _, link := range links {
 			if strings.HasPrefix(link.Attrs().Name, "knp") {
 				return netlink.LinkDel(link)

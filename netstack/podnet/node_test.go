@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/cni"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/test/lab/lab"
@@ -63,10 +65,13 @@ func TestMain(m *testing.M) {
 		fmt.Println(podnet.Probe(), "after", time.Since(start))
 		os.Exit(0)
 	}
-	code := m.Run()
-	if dir, err := clientBinary(); err == nil {
-		os.RemoveAll(dir)
+	var err error
+	if clientDir, err = os.MkdirTemp("", "knarr-cni"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	os.RemoveAll(clientDir)
 	os.Exit(code)
 }
 
@@ -253,7 +258,7 @@ func newLogbook(r io.Reader) *logbook {
 	return l
 }
 
-// wait for a line with text; it is forgotten with those before it.
+// wait for a line with text, and forget it.
 func (l *logbook) wait(t *testing.T, text string) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -261,7 +266,7 @@ func (l *logbook) wait(t *testing.T, text string) {
 		l.mu.Lock()
 		for i, line := range l.lines {
 			if strings.Contains(line, text) {
-				l.lines = l.lines[i+1:]
+				l.lines = slices.Delete(l.lines, i, i+1)
 				l.mu.Unlock()
 				return
 			}
@@ -276,16 +281,15 @@ func (l *logbook) wait(t *testing.T, text string) {
 	}
 }
 
-var clientBinary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "knarr-cni")
+// clientDir is where the client is built to, when the first test needs it.
+var clientDir string
+
+var buildClient = sync.OnceValue(func() error {
+	out, err := exec.Command("go", "build", "-o", clientDir, "knarr.dev/knarr/packaging/bundle/cni").CombinedOutput()
 	if err != nil {
-		return "", err
+		return fmt.Errorf("build the CNI client: %w\n%s", err, out)
 	}
-	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "knarr-cni"), "knarr.dev/knarr/packaging/bundle/cni").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build the CNI client: %w\n%s", err, out)
-	}
-	return dir, nil
+	return os.Rename(filepath.Join(clientDir, "cni"), filepath.Join(clientDir, cni.PluginType))
 })
 
 // pod is a network namespace on a node.
@@ -330,8 +334,7 @@ func (p *pod) vanish() {
 func (p *pod) cni(do func(*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf) error) error {
 	t := p.node.t
 	t.Helper()
-	dir, err := clientBinary()
-	if err != nil {
+	if err := buildClient(); err != nil {
 		t.Fatal(err)
 	}
 	list, err := libcni.ConfListFromFile(filepath.Join(p.node.paths.CNIConfig(), "10-knarr.conflist"))
@@ -345,7 +348,7 @@ func (p *pod) cni(do func(*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.
 	if p.ports != nil {
 		runtimeConf.CapabilityArgs = map[string]any{"portMappings": p.ports}
 	}
-	return p.node.Do(func() error { return do(libcni.NewCNIConfig([]string{dir}, nil), list, runtimeConf) })
+	return p.node.Do(func() error { return do(libcni.NewCNIConfig([]string{clientDir}, nil), list, runtimeConf) })
 }
 
 func (p *pod) add() error {

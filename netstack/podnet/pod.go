@@ -82,7 +82,10 @@ func connect(w wire) error {
 	if err := inside(pod, func() error { return furnish(w) }); err != nil {
 		return errors.Join(err, removeLink(w.host))
 	}
-	return carrying(netlink.LinkByName, w.host)
+	if err := carrying(netlink.LinkByName, w.host); err != nil {
+		return err
+	}
+	return carrying(netlink.LinkByName, Bridge) // which follows its first port
 }
 
 // furnish sets up the pod's side; it runs in the pod's namespace.

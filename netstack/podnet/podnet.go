@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/netstack/cni"
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // healInterval is how often the bridge and the rules are looked at although nothing happened: somebody may have
@@ -252,7 +253,7 @@ func (n *Network) reclaim() error {
 	if err := n.release(leaked(n.leases.all(), alive)); err != nil {
 		return err
 	}
-	links, err := netlink.LinkList()
+	links, err := dump.Links()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -7,9 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // resultCache is where containerd's CNI library keeps the answers to ADD; the place cannot be configured.
@@ -28,7 +27,7 @@ func Remove(paths config.Paths) error {
 }
 
 func removeLinks() error {
-	links, err := netlink.LinkList()
+	links, err := dump.Links()
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}

@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,64 +90,47 @@ func (m *Machine) place() (path string, v2 bool, err error) {
 	return "", false, errors.New("this host has no cgroup hierarchy to know a machine's processes by: mount cgroup2")
 }
 
-// Pids are the machine's processes and those of its pods, without the one that holds the namespaces.
+// Pids are the machine's processes and those of its pods, without the one that holds the namespaces. They are known by
+// their cgroup, or by their mounts if they moved to another one.
 func (m *Machine) Pids() ([]int, error) {
-	all, err := hierarchies()
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	pids := map[int]bool{}
-	for _, hierarchy := range all {
-		err := filepath.WalkDir(hierarchy+m.CgroupRoot(), func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.Name() != "cgroup.procs" {
-				return ignoreGone(err)
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return ignoreGone(err)
-			}
-			for line := range strings.FieldsSeq(string(data)) {
-				if pid, err := strconv.Atoi(line); err == nil && pid != 0 {
-					pids[pid] = true
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("list processes: %w", err)
+	mounts := ""
+	if m.Holder.alive() {
+		if mounts, err = os.Readlink("/proc/" + strconv.Itoa(m.Holder.PID) + "/ns/mnt"); err != nil {
+			return nil, fmt.Errorf("look at the machine's mount namespace: %w", err)
 		}
-	}
-	for _, pid := range m.sharers() {
-		pids[pid] = true
-	}
-	delete(pids, m.Holder.PID)
-	list := make([]int, 0, len(pids))
-	for pid := range pids {
-		list = append(list, pid)
-	}
-	slices.Sort(list)
-	return list, nil
-}
-
-// sharers are the processes in the machine's mount namespace, whatever cgroup they moved to.
-func (m *Machine) sharers() []int {
-	own, err := os.Readlink("/proc/" + strconv.Itoa(m.Holder.PID) + "/ns/mnt")
-	if err != nil || !m.Holder.alive() {
-		return nil
-	}
-	links, err := filepath.Glob("/proc/[0-9]*/ns/mnt")
-	if err != nil {
-		return nil
 	}
 	var pids []int
-	for _, link := range links {
-		if target, err := os.Readlink(link); err == nil && target == own {
-			if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
-				pids = append(pids, pid)
-			}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || pid == m.Holder.PID {
+			continue
+		}
+		// The first thread's cgroups: another thread of ours may just be starting a program (Cmd.Start).
+		cgroups, err := os.ReadFile("/proc/" + entry.Name() + "/cgroup")
+		if err != nil {
+			continue // it has ended
+		}
+		own, err := os.Readlink("/proc/" + entry.Name() + "/ns/mnt")
+		if m.within(string(cgroups)) || err == nil && own == mounts {
+			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, nil
+}
+
+// within says whether a process with these cgroups, in the form of /proc/PID/cgroup, is one of the machine's.
+func (m *Machine) within(cgroups string) bool {
+	for line := range strings.Lines(cgroups) {
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3) // number, controllers, path
+		if len(parts) == 3 && strings.HasPrefix(parts[2]+"/", m.CgroupRoot()+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func ignoreGone(err error) error {

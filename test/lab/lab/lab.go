@@ -24,6 +24,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // Lab is a switch and the machines on it.
@@ -230,7 +232,10 @@ func (l *Lab) raiseSwitch() error {
 	if err := l.cable(l.hostLink(), "host", nil); err != nil {
 		return err
 	}
-	return raise(l.hostLink(), netip.PrefixFrom(l.HostIP(), 24))
+	if err := raise(l.hostLink(), netip.PrefixFrom(l.HostIP(), 24)); err != nil {
+		return err
+	}
+	return errors.Join(carrying(l.hostLink()), l.plugged("host"))
 }
 
 // Down removes the lab with everything in it.
@@ -335,7 +340,7 @@ func freeNumber(states []state) (int, error) {
 
 // routed says whether the host has a route of its own to the address, other than the default one.
 func routed(address netip.Addr) (bool, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump.Routes(netlink.FAMILY_V4, &netlink.Route{}, 0)
 	if err != nil {
 		return false, fmt.Errorf("list the host's routes: %w", err)
 	}

@@ -104,7 +104,7 @@ func (m *Machine) furnish() error {
 	if err := m.lab.cable("eth0", m.port(), &m.Holder); err != nil {
 		return err
 	}
-	return m.Do(func() error {
+	err := m.Do(func() error {
 		if err := unix.Sethostname([]byte(m.Hostname)); err != nil {
 			return fmt.Errorf("set the hostname: %w", err)
 		}
@@ -113,6 +113,7 @@ func (m *Machine) furnish() error {
 		}
 		return m.mount()
 	})
+	return errors.Join(err, m.lab.plugged(m.port()))
 }
 
 func (m *Machine) connect() error {
@@ -125,7 +126,7 @@ func (m *Machine) connect() error {
 	if err := netlink.RouteAdd(&netlink.Route{Gw: m.lab.address(switchPlace).AsSlice()}); err != nil {
 		return fmt.Errorf("add the default route: %w", err)
 	}
-	return nil
+	return carrying("eth0")
 }
 
 func (m *Machine) etc() string            { return filepath.Join(m.Dir(), "etc") }
@@ -204,7 +205,9 @@ func touch(path string) error {
 func (m *Machine) Cut() error { return m.setPort(false) }
 
 // Heal puts it back.
-func (m *Machine) Heal() error { return m.setPort(true) }
+func (m *Machine) Heal() error {
+	return errors.Join(m.setPort(true), m.lab.plugged(m.port()), m.Do(func() error { return carrying("eth0") }))
+}
 
 func (m *Machine) setPort(up bool) error {
 	return m.lab.inSwitch(func() error {

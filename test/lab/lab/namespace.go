@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -110,6 +111,11 @@ func (l *Lab) cable(link, port string, p *process) error {
 	})
 }
 
+// plugged waits until a port of the switch carries packets.
+func (l *Lab) plugged(port string) error {
+	return l.inSwitch(func() error { return errors.Join(carrying(port), carrying("switch")) })
+}
+
 // raise gives a link of this namespace an address and brings it up.
 func raise(name string, address netip.Prefix) error {
 	link, err := netlink.LinkByName(name)
@@ -128,6 +134,21 @@ func raise(name string, address netip.Prefix) error {
 		return fmt.Errorf("bring up %s: %w", name, err)
 	}
 	return nil
+}
+
+// carrying waits until the kernel has taken up a link that came up: what is sent before is lost.
+func carrying(name string) error {
+	for range 1000 {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find link %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("link %s does not come up", name)
 }
 
 func parseCIDR(text string) (net.IP, *net.IPNet, error) {
