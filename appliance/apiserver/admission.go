@@ -11,20 +11,34 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 
+	"knarr.dev/knarr/appliance/apiserver/admission"
+	"knarr.dev/knarr/appliance/apiserver/authz/node"
+	"knarr.dev/knarr/appliance/apiserver/authz/noderestriction"
 	"knarr.dev/knarr/appliance/apiserver/authz/rbac"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
 // admission puts our plugins and the library's in the order in which requests pass them.
-func (s *Server) admission(c *chain, config *genericapiserver.Config, access *access, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver, _ *resource.Env) error {
+func (s *Server) admission(c *chain, config *genericapiserver.Config, access *access, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver, env *resource.Env) error {
 	dynamicClient, err := dynamic.NewForConfig(s.client)
 	if err != nil {
 		return fmt.Errorf("make the admission plugins' client: %w", err)
 	}
 	wrapper := webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, s.client, config.TracerProvider)
 	plugins := options.NewAdmissionOptions()
-	plugins.Plugins.Register("RBACEscalation", rbac.NewEscalation(access.roles, access.authorizer, c.client.RbacV1()).Factory())
-	plugins.RecommendedPluginOrder = append([]string{"RBACEscalation"}, plugins.RecommendedPluginOrder...)
+	plugins.Plugins.Register(rbac.PluginName, rbac.NewEscalation(access.roles, access.authorizer, c.client.RbacV1()).Factory())
+	plugins.Plugins.Register(noderestriction.PluginName, noderestriction.New(node.Client{Interface: c.client}, access.audiences).Factory())
+	ours, err := admission.Plugins(env)
+	if err != nil {
+		return fmt.Errorf("make admission plugins: %w", err)
+	}
+	// The library's first is NamespaceLifecycle; its webhooks and policies see what all others made of the object.
+	order := append(plugins.RecommendedPluginOrder[:1:1], rbac.PluginName, noderestriction.PluginName)
+	for _, plugin := range ours {
+		plugins.Plugins.Register(plugin.Name, plugin.Factory())
+		order = append(order, plugin.Name)
+	}
+	plugins.RecommendedPluginOrder = append(order, plugins.RecommendedPluginOrder[1:]...)
 	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
 		webhookinit.NewPluginInitializer(wrapper, resolver)); err != nil {
 		return fmt.Errorf("make admission plugins: %w", err)

@@ -19,8 +19,10 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -33,6 +35,9 @@ import (
 // patience is how long all of joining may take. Servers answer within a second; this is for one that is starting.
 const patience = time.Minute
 
+// starting is how long a server may refuse what it will grant once it has started.
+const starting = 10 * time.Second
+
 // Member is this machine's place in a cluster.
 type Member struct {
 	Server   string // https://HOST:PORT
@@ -44,7 +49,6 @@ type Member struct {
 	log      *slog.Logger
 	now      func() time.Time
 	client   kubernetes.Interface // as the node
-	serving  *serving
 }
 
 // Join returns this machine's place in the cluster: the stored one, or a new one won with the token.
@@ -83,7 +87,6 @@ func join(ctx context.Context, c *config.Config, now func() time.Time) (*Member,
 	if m.client, err = kubernetes.NewForConfig(m.RESTConfig()); err != nil {
 		return nil, fmt.Errorf("make a client of %s: %w", m.Server, err)
 	}
-	m.serving = newServing(m.dir)
 	return m, nil
 }
 
@@ -177,13 +180,25 @@ func (m *Member) enter(ctx context.Context, c *config.Config) error {
 	return m.storeState()
 }
 
+// fetchSettings is also patient with a server that has just started: it lets nobody in before its roles are in place,
+// and publishes the settings after that. There is nothing one could watch before one may read.
 func fetchSettings(ctx context.Context, client kubernetes.Interface) (Settings, error) {
-	found, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, ConfigMapName, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return Settings{}, errors.New("the server has not published the cluster's settings yet: try again in a moment")
-	}
-	if err != nil {
-		return Settings{}, explain(err)
+	var found *corev1.ConfigMap
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, time.Second, starting, true, func(ctx context.Context) (bool, error) {
+		found, last = client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, ConfigMapName, metav1.GetOptions{})
+		if apierrors.IsNotFound(last) || apierrors.IsForbidden(last) {
+			return false, nil
+		}
+		return true, last
+	})
+	switch {
+	case apierrors.IsNotFound(last):
+		return Settings{}, errors.New("the server has not published the cluster's settings yet: try again when it is ready")
+	case last != nil:
+		return Settings{}, explain(last)
+	case err != nil:
+		return Settings{}, err
 	}
 	settings, err := readSettings(found.Data)
 	if err != nil {

@@ -2,12 +2,10 @@ package join
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"knarr.dev/knarr/bootstrap/pki"
@@ -23,7 +21,7 @@ const (
 func (m *Member) Name() string { return "node certificates" }
 
 // Run is ready at once. The serving certificate is asked for here rather than in Join, since servers approve it only
-// when the node has registered with the addresses in it.
+// when the node has registered with the addresses in it; until then the file is not there.
 func (m *Member) Run(ctx context.Context, ready func()) error {
 	ready()
 	retry := firstRetry
@@ -62,9 +60,6 @@ func (m *Member) renew(ctx context.Context) (time.Duration, error) {
 				return 0, fmt.Errorf("renew %s: %w", c.file, err)
 			}
 		}
-		if c.file == pki.NodeServerFile {
-			m.serving.set(pair)
-		}
 		next = min(next, due(pair.Cert).Sub(m.now()))
 	}
 	return max(next, firstRetry), nil
@@ -102,44 +97,4 @@ func (w *wanted) satisfiedBy(cert *x509.Certificate) bool {
 		}
 	}
 	return true
-}
-
-// serving hands the newest serving certificate to handshakes.
-type serving struct {
-	mu   sync.Mutex
-	cert *tls.Certificate
-	have chan struct{} // closed with the first
-}
-
-// newServing begins with the stored certificate, if there is one.
-func newServing(dir string) *serving {
-	s := &serving{have: make(chan struct{})}
-	path := filepath.Join(dir, pki.NodeServerFile)
-	if pair, err := pki.LoadPair(path+".crt", path+".key"); err == nil {
-		s.set(pair)
-	}
-	return s
-}
-
-func (s *serving) set(pair *pki.Pair) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	cert := pair.TLS()
-	if s.cert == nil {
-		close(s.have)
-	}
-	s.cert = &cert
-}
-
-// ServingCertificate is for tls.Config.GetCertificate of this node's API. The first handshakes of a new node wait for
-// its certificate rather than fail, as long as their client does.
-func (m *Member) ServingCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	select {
-	case <-m.serving.have:
-	case <-hello.Context().Done():
-		return nil, fmt.Errorf("this node has no serving certificate yet: %w", hello.Context().Err())
-	}
-	m.serving.mu.Lock()
-	defer m.serving.mu.Unlock()
-	return m.serving.cert, nil
 }
