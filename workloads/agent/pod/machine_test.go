@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -45,6 +46,7 @@ type machine struct {
 	volumes *volumes
 	stop    func()
 	deaf    bool // the API does not answer
+	writes  sync.Mutex
 }
 
 const nodeName = "here"
@@ -149,7 +151,7 @@ func (m *machine) start(helpers string) {
 			LogRoot: m.paths.PodLogs(), MemoryBytes: 1 << 30,
 		},
 		Dir: m.paths.Agent(), Runtime: m.runtime, Cgroups: cgroup.New(m.cgroups), Volumes: m.volumes, Prober: m.prober,
-		Objects: objects{m.api}, Client: m.api.CoreV1(), Cache: source, Recorder: recorder, Log: log,
+		Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Log: log,
 	})
 	run(m.manager)
 }
@@ -298,6 +300,24 @@ func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Se
 	return o.api.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
+// pods serializes writes: the fake's patch is a read and a write with a gap between them.
+type pods struct{ m *machine }
+
+func (p pods) Pods(namespace string) corev1client.PodInterface {
+	return lockedPods{PodInterface: p.m.api.CoreV1().Pods(namespace), mu: &p.m.writes}
+}
+
+type lockedPods struct {
+	corev1client.PodInterface
+	mu *sync.Mutex
+}
+
+func (p lockedPods) Patch(ctx context.Context, name string, kind types.PatchType, data []byte, o metav1.PatchOptions, sub ...string) (*corev1.Pod, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.PodInterface.Patch(ctx, name, kind, data, o, sub...)
+}
+
 // --- volumes and probes
 
 type volumes struct{ dir string }
@@ -350,6 +370,8 @@ func (m *machine) create(pod *corev1.Pod) *corev1.Pod {
 // remove marks a pod as deleted, as the API server does before its node lets it go.
 func (m *machine) deletePod(name string, grace int64) {
 	m.t.Helper()
+	m.writes.Lock()
+	defer m.writes.Unlock()
 	pod, err := m.api.CoreV1().Pods("default").Get(m.t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		m.t.Fatal(err)
