@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -34,15 +33,17 @@ type kernel struct {
 	site   Site
 	ranges []netip.Prefix // cluster addresses, taken or not
 
-	pools   map[string]held   // by chain, as installed
-	numbers map[uint32]string // of pools, to their chain
-	sets    map[string]bool   // by name, as installed
+	pools   map[string]held // by chain, as installed
+	numbers map[uint32]bool // of pools
+	sets    map[string]bool // by name, as installed
 }
 
 // held is a chain's endpoints in the kernel.
 type held struct {
-	number uint32
-	slots  []netip.AddrPort
+	number  uint32
+	slots   []netip.AddrPort
+	members map[netip.AddrPort]uint32 // of a sticky pool: what clients of an endpoint are filed under
+	left    int                       // how many members went: one that comes back is a new one
 }
 
 func openKernel(site Site, serviceRanges []netip.Prefix) (*kernel, error) {
@@ -85,11 +86,11 @@ func (k *kernel) close() error { return k.conn.CloseLasting() }
 // notice; what sticky clients had is carried over.
 func (k *kernel) rebuild(all Change) error {
 	kept := k.readSticky()
-	k.pools, k.numbers, k.sets = map[string]held{}, map[uint32]string{}, map[string]bool{}
+	k.pools, k.numbers, k.sets = map[string]held{}, map[uint32]bool{}, map[string]bool{}
 	k.conn.AddTable(k.table) // deleting what is not there would fail
 	k.conn.DelTable(k.table)
 	k.conn.AddTable(k.table)
-	if err := errors.Join(k.frame(), k.render(all), k.restoreSticky(kept, all.Add)); err != nil {
+	if err := errors.Join(k.frame(), k.render(all), k.restoreSticky(kept)); err != nil {
 		return fmt.Errorf("render the service table: %w", err)
 	}
 	if err := k.conn.Flush(); err != nil {
@@ -210,25 +211,25 @@ func (k *kernel) render(c Change) error {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
 	for name, chain := range c.Add {
-		number, err := k.repool(edits, name, Chain{}, chain)
+		held, err := k.repool(edits, name, chain)
 		if err != nil {
 			return err
 		}
-		k.fill(name, chain, number)
+		k.fill(name, chain, held)
 	}
 	for name, chain := range c.Set {
 		before, after := chain[0], chain[1]
-		number, err := k.repool(edits, name, before, after)
+		held, err := k.repool(edits, name, after)
 		if err != nil {
 			return err
 		}
 		if !sameRules(before, after) {
 			k.conn.FlushChain(&nftables.Chain{Table: k.table, Name: name})
-			k.fill(name, after, number)
+			k.fill(name, after, held)
 		}
 	}
 	for name, chain := range c.Drop {
-		if _, err := k.repool(edits, name, chain, Chain{V6: chain.V6}); err != nil {
+		if _, err := k.repool(edits, name, Chain{V6: chain.V6}); err != nil {
 			return err
 		}
 	}
@@ -267,13 +268,16 @@ func (k *kernel) render(c Change) error {
 
 // sameRules tells that two states of a chain differ in nothing but which endpoints are in its slots.
 func sameRules(before, after Chain) bool {
+	if after.Sticky > 0 {
+		return before.equal(after) // its rules name the endpoints
+	}
 	size := len(before.Pool)
 	before.Pool, after.Pool = nil, nil
 	return before.equal(after) && size == len(after.Pool)
 }
 
-// repool notes what changes in a chain's slots, and returns the number of its pool.
-func (k *kernel) repool(edits edits, name string, before, after Chain) (uint32, error) {
+// repool notes what changes in a chain's slots, and returns how its endpoints are held from now on.
+func (k *kernel) repool(edits edits, name string, after Chain) (held, error) {
 	has, existed := k.pools[name]
 	if !existed {
 		has.number = k.number(name)
@@ -291,14 +295,54 @@ func (k *kernel) repool(edits edits, name string, before, after Chain) (uint32, 
 	for i := len(slots); i < len(has.slots); i++ {
 		edit.gone = append(edit.gone, nftables.SetElement{Key: slotKey(has.number, uint32(i))})
 	}
-	k.remember(edits, has.number, before, after)
 	if len(slots) == 0 {
 		delete(k.pools, name)
 		delete(k.numbers, has.number)
-		return 0, nil
+		return has, nil
 	}
-	k.pools[name] = held{number: has.number, slots: slots}
-	return has.number, k.needSet(shard, familyOf(after.V6))
+	has.slots = slots
+	has.members, has.left = enroll(name, has, after)
+	k.pools[name] = has
+	return has, k.needSet(shard, familyOf(after.V6))
+}
+
+// enroll numbers the members of a sticky pool. The numbers are the same after a restart, as long as nobody left; two
+// members with one number would share their clients, which does no harm.
+func enroll(name string, before held, after Chain) (members map[netip.AddrPort]uint32, left int) {
+	left = before.left
+	if after.Sticky == 0 {
+		return nil, left
+	}
+	for endpoint := range before.members {
+		if !has(after.Pool, endpoint) {
+			left++
+		}
+	}
+	members = make(map[netip.AddrPort]uint32, len(after.Pool))
+	for _, endpoint := range after.Pool {
+		number, stays := before.members[endpoint]
+		if !stays {
+			number = hash(fmt.Sprint(name, " ", endpoint, " ", left))
+		}
+		members[endpoint] = number
+	}
+	return members, left
+}
+
+// number gives a pool a number of its own.
+func (k *kernel) number(name string) uint32 {
+	number := hash(name)
+	for k.numbers[number] {
+		number++
+	}
+	k.numbers[number] = true
+	return number
+}
+
+func hash(text string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(text))
+	return h.Sum32()
 }
 
 // needSet makes a set unless it is there. It stays until the next rebuild.
@@ -315,41 +359,8 @@ func (k *kernel) needSet(kind setKind, f family) error {
 	return nil
 }
 
-// remember notes what changes among the endpoints that sticky clients may come back to.
-func (k *kernel) remember(edits edits, number uint32, before, after Chain) {
-	members := func(c Chain) []netip.AddrPort {
-		if c.Sticky == 0 {
-			return nil
-		}
-		return c.Pool
-	}
-	edit := edits.of(memberSet, after.V6)
-	for _, endpoint := range members(before) {
-		if !has(members(after), endpoint) {
-			edit.gone = append(edit.gone, nftables.SetElement{Key: memberKey(number, endpoint)})
-		}
-	}
-	for _, endpoint := range members(after) {
-		if !has(members(before), endpoint) {
-			edit.come = append(edit.come, nftables.SetElement{Key: memberKey(number, endpoint)})
-		}
-	}
-}
-
-// number gives a pool a number that is the same after a restart, so that sticky clients find their way.
-func (k *kernel) number(name string) uint32 {
-	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(name))
-	number := hash.Sum32()
-	for k.numbers[number] != "" {
-		number++
-	}
-	k.numbers[number] = name
-	return number
-}
-
-func (k *kernel) fill(name string, chain Chain, pool uint32) {
-	for _, exprs := range chainRules(chain, pool, k.site.Pods) {
+func (k *kernel) fill(name string, chain Chain, held held) {
+	for _, exprs := range chainRules(chain, held, k.site.Pods) {
 		k.rule(name, exprs)
 	}
 }
@@ -367,21 +378,25 @@ func goTo(target string) *expr.Verdict {
 func (k *kernel) readSticky() map[bool][]nftables.SetElement {
 	kept := map[bool][]nftables.SetElement{}
 	for _, f := range []family{family4, family6} {
-		kept[f.v6], _ = k.conn.GetSetElements(stickyMap.of(f, k.table))
+		kept[f.v6], _ = k.conn.GetSetElements(stickySet.of(f, k.table))
 	}
 	return kept
 }
 
-// restoreSticky puts back what belongs to pools there still are. Endpoints that are gone do no harm: a sticky client is
-// only sent to members of its pool.
-func (k *kernel) restoreSticky(kept map[bool][]nftables.SetElement, chains map[string]Chain) error {
+// restoreSticky puts back what clients have with members there still are.
+func (k *kernel) restoreSticky(kept map[bool][]nftables.SetElement) error {
+	members := map[uint32]bool{}
+	for _, held := range k.pools {
+		for _, number := range held.members {
+			members[number] = true
+		}
+	}
 	edits := edits{}
 	for v6, elements := range kept {
-		edit := edits.of(stickyMap, v6)
+		edit := edits.of(stickySet, v6)
 		for _, e := range elements {
-			chain := chains[k.numbers[binaryutil.NativeEndian.Uint32(e.Key)]]
-			if chain.Sticky > 0 {
-				edit.come = append(edit.come, nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: cmp.Or(e.Expires, chain.Sticky)})
+			if members[binaryutil.NativeEndian.Uint32(e.Key)] {
+				edit.come = append(edit.come, nftables.SetElement{Key: e.Key, Timeout: e.Expires})
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -316,10 +317,10 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 
 	cluster, view = endpointstest.Running(t, svc(sticky), sliceOf(first, second))
 	start(t, view)
-	cluster.Put(sliceOf(first))
+	cluster.Put(sliceOf(second))
 	eventually(t, "all clients move to the endpoint that is left", func() bool {
 		for _, client := range clients {
-			if name, _, err := client.ask("tcp", "10.43.0.80:80"); err != nil || name != "one" {
+			if name, _, err := client.ask("tcp", "10.43.0.80:80"); err != nil || name != "two" {
 				return false
 			}
 		}
@@ -328,7 +329,7 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 	cluster.Put(sliceOf(first, second))
 	at = map[int]string{}
 	for i := range clients {
-		at[i] = "one"
+		at[i] = "two"
 	}
 	stay("after the other endpoint came back")
 }
@@ -435,6 +436,30 @@ func TestTamperingIsHealed(t *testing.T) {
 				t.Errorf("healing took %v, want less than a second", took)
 			}
 		})
+	}
+}
+
+// An administrator's `nft list ruleset` decodes our rules too, and some versions of it crash on rules that are legal.
+func TestTheNftProgramCanListTheTable(t *testing.T) {
+	needKernel(t)
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("needs the nft program")
+	}
+	guarded := func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Spec.LoadBalancerSourceRanges = []string{"192.168.9.0/26"}
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+	}
+	cluster, view := endpointstest.Running(t, svc(nodePort, sticky, externalLocal, guarded), sliceOf(ep("10.42.0.11", "here"), ep("10.42.7.12", "elsewhere")))
+	start(t, view)
+	for _, change := range []func(*corev1.Service){sticky, func(*corev1.Service) {}} {
+		cluster.Put(svc(nodePort, change))
+		for _, args := range [][]string{{"list", "ruleset"}, {"--json", "list", "ruleset"}} {
+			if out, err := exec.Command(nft, args...).CombinedOutput(); err != nil {
+				t.Errorf("nft %v: %v\n%s", args, err, out)
+			}
+		}
 	}
 }
 

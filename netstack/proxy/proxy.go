@@ -23,9 +23,9 @@
 //	    reject, drop               no endpoint anywhere; none on this node
 //	postrouting          a pod that reached itself (set loops4/6), and connections marked above: masquerade
 //
-// A packet costs two look-ups however many Services there are. An endpoint is drawn at random from a map inside the
-// chain's one rule, so a change of endpoints replaces that rule and nothing else. Sticky clients (sessionAffinity) are
-// remembered by the kernel in one map a chain, from client to endpoint.
+// A packet costs two look-ups however many Services there are. An endpoint is drawn by number from a map that all Services
+// share (endpointsN-XX, pool . slot), so a changed endpoint is one changed element, and only another number of endpoints
+// changes the chain's rule. Sticky clients (sessionAffinity) are remembered by the kernel in the set stickyN.
 //
 // # What the kernel needs
 //

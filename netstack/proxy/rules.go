@@ -37,7 +37,7 @@ const (
 	regA2     = unix.NFT_REG32_01
 	regPool   = unix.NFT_REG32_00 // a pool's number; then the number of a slot, or an endpoint
 	regTo     = unix.NFT_REG32_01 // an endpoint: its address, then its port
-	regSticky = unix.NFT_REG32_08 // a pool's number, then a client's address
+	regMember = unix.NFT_REG32_08 // a member's number, then a client's address
 	regClient = unix.NFT_REG32_09
 )
 
@@ -137,77 +137,85 @@ func endpointValue(a netip.AddrPort) []byte {
 
 func slotKey(pool, slot uint32) []byte { return append(word(pool), word(slot)...) }
 
-func memberKey(pool uint32, a netip.AddrPort) []byte { return append(word(pool), endpointValue(a)...) }
-
 func word(n uint32) []byte { return binaryutil.NativeEndian.PutUint32(n) }
 
 // --- the rules of a Service's chain ---
 
-// chainRules renders a chain whose endpoints are in the slots of a pool. A connection that falls off its end is dropped.
-func chainRules(c Chain, pool uint32, pods []netip.Prefix) [][]expr.Any {
+// chainRules renders a chain whose endpoints are held in slots. A connection that falls off its end is dropped.
+func chainRules(c Chain, held held, pods []netip.Prefix) [][]expr.Any {
 	f := familyOf(c.V6)
 	onward := []expr.Any{verdict(expr.VerdictGoto, c.Next)}
+	from := func(r netip.Prefix) []expr.Any {
+		return join(only(f), within(f, source(f, regA), r, expr.CmpOpEq), onward)
+	}
 	var rules [][]expr.Any
 	switch c.Kind {
 	case inside:
-		var notPod []expr.Any
+		notPod := only(f)
 		for _, r := range podsIn(pods, f) {
 			notPod = append(notPod, within(f, source(f, regA), r, expr.CmpOpNeq)...)
 		}
-		return append([][]expr.Any{join(notPod, hideSender())}, pick(f, c, pool)...)
+		return append([][]expr.Any{join(notPod, hideSender())}, pick(f, c, held)...)
 	case outside:
 		return [][]expr.Any{join(hideSender(), onward)}
 	case outsideHere:
 		for _, r := range podsIn(pods, f) {
-			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), onward))
+			rules = append(rules, from(r))
 		}
 		rules = append(rules, join(local(expr.Fib{FlagSADDR: true}), onward))
-		return append(rules, pick(f, c, pool)...)
+		return append(rules, pick(f, c, held)...)
 	case guard:
 		for _, r := range c.Sources {
-			rules = append(rules, join(within(f, source(f, regA), r, expr.CmpOpEq), onward))
+			rules = append(rules, from(r))
 		}
 	}
 	return rules
 }
 
-// pick sends a connection to one endpoint of the pool. With stickiness, first to the one this client had last; a client
-// it knows nothing of, or whose endpoint is gone, gets a new one, which is written down.
-func pick(f family, c Chain, pool uint32) [][]expr.Any {
+// pick sends a connection to one endpoint of the pool, each as likely as the others.
+func pick(f family, c Chain, held held) [][]expr.Any {
 	if len(c.Pool) == 0 {
 		return nil
 	}
-	draw := []expr.Any{
-		&expr.Immediate{Register: regPool, Data: word(pool)},
+	return append(stick(f, c, held), []expr.Any{
+		&expr.Immediate{Register: regPool, Data: word(held.number)},
 		&expr.Numgen{Register: regTo, Modulus: uint32(len(c.Pool)), Type: unix.NFT_NG_RANDOM},
-		&expr.Lookup{SourceRegister: regPool, DestRegister: regTo, IsDestRegSet: true, SetName: slotMap(pool).name(f)},
-	}
-	plain := join(draw, []expr.Any{sendTo(f)})
-	if c.Sticky == 0 {
-		return [][]expr.Any{plain}
-	}
-	client := []expr.Any{&expr.Immediate{Register: regSticky, Data: word(pool)}, source(f, regClient)}
-	remember := func(operation uint32) expr.Any {
-		return &expr.Dynset{SrcRegKey: regSticky, SrcRegData: regTo, SetName: stickyMap.name(f), Operation: operation, Timeout: c.Sticky}
-	}
-	again := []expr.Any{
-		&expr.Lookup{SourceRegister: regSticky, DestRegister: regTo, IsDestRegSet: true, SetName: stickyMap.name(f)},
-		&expr.Immediate{Register: regPool, Data: word(pool)},
-		&expr.Lookup{SourceRegister: regPool, SetName: memberSet.name(f)},
-		remember(unix.NFT_DYNSET_OP_UPDATE),
+		&expr.Lookup{SourceRegister: regPool, DestRegister: regTo, IsDestRegSet: true, SetName: slotMap(held.number).name(f)},
 		sendTo(f),
-	}
-	return [][]expr.Any{
-		join(client, again),
-		// Updating alone would refresh the time of an entry that points nowhere and keep its endpoint.
-		join(draw, client, []expr.Any{remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), sendTo(f)}),
-		// The memory is full: better to forget this client than to turn it away.
-		plain,
-	}
+	})
 }
 
-// dynsetDelete is NFT_DYNSET_OP_DELETE, which golang.org/x/sys does not name yet.
-const dynsetDelete = 2
+// stick sends clients back to the endpoint they had; who had none gets one, and that is written down. When there is no
+// room to write, the connection goes on to be sent anywhere: better to forget a client than to turn it away.
+//
+// There are two rules for each endpoint, where a map from client to endpoint would need two in all; but the nft program
+// (1.0.6) crashes on a rule that uses what it found in a map as a key or as a value, and with it every list of a host's
+// rules.
+func stick(f family, c Chain, held held) [][]expr.Any {
+	if c.Sticky == 0 {
+		return nil
+	}
+	var again, first [][]expr.Any
+	for i, endpoint := range c.Pool {
+		value := endpointValue(endpoint)
+		client := []expr.Any{&expr.Immediate{Register: regMember, Data: word(held.members[endpoint])}, source(f, regClient)}
+		send := []expr.Any{
+			&expr.Dynset{SrcRegKey: regMember, SetName: stickySet.name(f), Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: c.Sticky},
+			&expr.Immediate{Register: regTo, Data: value[:f.size]},
+			&expr.Immediate{Register: regTo + f.words, Data: value[f.size : f.size+2]},
+			sendTo(f),
+		}
+		known := []expr.Any{&expr.Lookup{SourceRegister: regMember, SetName: stickySet.name(f)}}
+		// The first of n takes one in n, the next one in n-1 of the rest, the last all that are left.
+		drawn := []expr.Any{
+			&expr.Numgen{Register: regA, Modulus: uint32(len(c.Pool) - i), Type: unix.NFT_NG_RANDOM},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: word(0)},
+		}
+		again = append(again, join(only(f), client, known, send))
+		first = append(first, join(only(f), drawn, client, send))
+	}
+	return append(again, first...)
+}
 
 func podsIn(ranges []netip.Prefix, f family) []netip.Prefix {
 	var in []netip.Prefix

@@ -23,16 +23,12 @@ var (
 	nodePortMap = setKind{prefix: "nodeports", make: func(f family) nftables.Set {
 		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)}
 	}}
-	// memberSet: pool . endpoint, of sticky pools.
-	memberSet = setKind{prefix: "members", make: func(f family) nftables.Set {
-		return nftables.Set{KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind, nftables.TypeInetService)}
-	}}
-	// stickyMap: pool . client -> the endpoint it had. The kernel writes it. Its size bounds what a flood of clients can
-	// cost, some 30 MB of kernel memory.
-	stickyMap = setKind{prefix: "sticky", make: func(f family) nftables.Set {
+	// stickySet: member . client, of those who were with that endpoint lately. The kernel writes it. Its size bounds what
+	// a flood of clients can cost, some 30 MB of kernel memory.
+	stickySet = setKind{prefix: "sticky", make: func(f family) nftables.Set {
 		return nftables.Set{
-			IsMap: true, Dynamic: true, HasTimeout: true, Timeout: 24 * time.Hour, Size: 1 << 18,
-			DataType: endpointType(f), KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind),
+			Dynamic: true, HasTimeout: true, Timeout: 24 * time.Hour, Size: 1 << 18,
+			KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind),
 		}
 	}}
 	// loopSet: pod . pod, of those that may reach themselves.
@@ -40,7 +36,7 @@ var (
 		return nftables.Set{KeyType: nftables.MustConcatSetType(f.kind, f.kind)}
 	}}
 
-	fixedSets = []setKind{frontendMap, nodePortMap, memberSet, stickyMap, loopSet}
+	fixedSets = []setKind{frontendMap, nodePortMap, stickySet, loopSet}
 )
 
 // shards is over how many maps the pools are spread. For every element that comes the kernel walks all rules that look

@@ -40,6 +40,9 @@ func addWayOut(ranges []netip.Prefix) error {
 func removeWayOut() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: wayOutTable}, netlink.RT_FILTER_TABLE)
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // a kernel without this family
+		}
 		if err != nil {
 			return fmt.Errorf("list routes of last resort: %w", err)
 		}
@@ -48,7 +51,7 @@ func removeWayOut() error {
 				return fmt.Errorf("delete the route of last resort for %s: %w", routes[i].Dst, err)
 			}
 		}
-		if err := netlink.RuleDel(wayOutRule(family)); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		if err := netlink.RuleDel(wayOutRule(family)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("delete the routing rule of last resort: %w", err)
 		}
 	}
