@@ -8,6 +8,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -124,7 +125,17 @@ func TestANamespaceEndsWithItsContents(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventuallyGone(t, &corev1.Namespace{}, "", ns)
-	eventuallyEmpty(t, ns, "web")
+	for _, list := range []client.ObjectList{
+		&corev1.PodList{}, &appsv1.ReplicaSetList{}, &appsv1.DeploymentList{}, &corev1.ServiceList{}, &corev1.ConfigMapList{},
+		&corev1.ServiceAccountList{}, &discoveryv1.EndpointSliceList{}, &corev1.EndpointsList{}, &corev1.EventList{},
+	} {
+		if err := api.List(t.Context(), list, client.InNamespace(ns)); err != nil {
+			t.Fatal(err)
+		}
+		if n := meta.LenList(list); n != 0 {
+			t.Errorf("%d left in %T after the namespace is gone", n, list)
+		}
+	}
 }
 
 // TestAPodIsPlacedAtOnce measures what an idle cluster adds between a pod's creation and its binding.

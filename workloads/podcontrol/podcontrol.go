@@ -55,12 +55,18 @@ func FromTemplate(owner client.Object, kind schema.GroupVersionKind, template *c
 	}
 }
 
+// Pointless says whether a creation failed because the namespace is going or gone: trying again, or telling
+// anyone, is no use.
+func Pointless(err error) bool {
+	return apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err)
+}
+
 // Create sends one pod.
 func (c *Control) Create(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
 	c.Expectations.Creating(owner.GetUID(), pod.Name)
 	if err := c.Client.Create(ctx, pod); err != nil {
 		c.Expectations.Created(owner.GetUID(), pod.Name)
-		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		if !Pointless(err) {
 			c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}
 		return fmt.Errorf("create a pod for %s %s: %w", c.Kind.Kind, owner.GetName(), err)

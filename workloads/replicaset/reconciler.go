@@ -150,7 +150,7 @@ func (r *Reconciler) settle(ctx context.Context, rs *appsv1.ReplicaSet, pods []*
 		_, err := podcontrol.SlowStart(missing, func(int) error {
 			return r.pods.Create(ctx, rs, podcontrol.FromTemplate(rs, kind, &rs.Spec.Template))
 		})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		if podcontrol.Pointless(err) {
 			return nil // nothing can be created there, and soon there is nothing to create for
 		}
 		return err

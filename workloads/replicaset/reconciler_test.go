@@ -1,0 +1,188 @@
+package replicaset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	testclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"knarr.dev/knarr/workloads/expectations"
+	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/podcontrol"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func web(replicas int32) *appsv1.ReplicaSet {
+	labels := map[string]string{"app": "web"}
+	return &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "rs", Generation: 3},
+		Spec: appsv1.ReplicaSetSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}},
+		},
+	}
+}
+
+func owned(n int, phase corev1.PodPhase, ready bool) []*corev1.Pod {
+	var pods []*corev1.Pod
+	for i := range n {
+		p := podcontrol.FromTemplate(web(0), kind, &web(0).Spec.Template)
+		p.Name = fmt.Sprintf("web-%s-%d", phase, i)
+		p.UID = types.UID(p.Name)
+		p.Status.Phase = phase
+		if ready {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-5 * time.Second))}}
+		}
+		pods = append(pods, p)
+	}
+	return pods
+}
+
+func TestJudge(t *testing.T) {
+	ending := owned(1, corev1.PodRunning, true)
+	ending[0].DeletionTimestamp = ptr.To(metav1.NewTime(now))
+	tests := map[string]struct {
+		replicas int32
+		pods     []*corev1.Pod
+		missing  int
+	}{
+		"none of three":                    {replicas: 3, missing: 3},
+		"three of three":                   {replicas: 3, pods: owned(3, corev1.PodPending, false), missing: 0},
+		"two too many":                     {replicas: 1, pods: owned(3, corev1.PodRunning, true), missing: -2},
+		"finished pods do not count":       {replicas: 1, pods: owned(2, corev1.PodFailed, false), missing: 1},
+		"pods that end do not count":       {replicas: 1, pods: ending, missing: 1},
+		"one pass does not do everything":  {replicas: 5000, missing: burst},
+		"nor does it delete everything":    {replicas: 0, pods: owned(burst+7, corev1.PodRunning, true), missing: -burst},
+		"no replicas wanted and none here": {replicas: 0},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, _ := judge(web(tc.replicas), tc.pods); got != tc.missing {
+				t.Errorf("judge() = %d, want %d", got, tc.missing)
+			}
+		})
+	}
+}
+
+func TestJudgeStatus(t *testing.T) {
+	rs := web(3)
+	rs.Spec.MinReadySeconds = 7
+	pods := append(owned(2, corev1.PodRunning, true), owned(1, corev1.PodPending, false)...)
+	pods[1].Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Minute))
+	got, ripe := judgeStatus(rs, pods, nil, now)
+	want := appsv1.ReplicaSetStatus{
+		Replicas: 3, FullyLabeledReplicas: 3, ReadyReplicas: 2, AvailableReplicas: 1, ObservedGeneration: 3, TerminatingReplicas: ptr.To[int32](0),
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	if ripe != 2*time.Second {
+		t.Errorf("next pod available in %v, want 2s", ripe)
+	}
+	rs.Status, _ = judgeStatus(rs, pods[:1], errors.New("quota exceeded"), now)
+	if c := rs.Status.Conditions; len(c) != 1 || c[0].Reason != "FailedCreate" || c[0].Message != "quota exceeded" {
+		t.Errorf("conditions %v, want ReplicaFailure", c)
+	}
+	if got, _ := judgeStatus(rs, pods, nil, now); len(got.Conditions) != 0 {
+		t.Errorf("conditions %v, want none once it works", got.Conditions)
+	}
+}
+
+func reconciler(funcs interceptor.Funcs, objects ...client.Object) *Reconciler {
+	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&appsv1.ReplicaSet{}).WithInterceptorFuncs(funcs).
+		WithIndex(&corev1.Pod{}, indexes.PodController, func(o client.Object) []string {
+			if owner := metav1.GetControllerOf(o); owner != nil {
+				return []string{string(owner.UID)}
+			}
+			return []string{""}
+		}).Build()
+	clock := testclock.NewFakePassiveClock(now)
+	expected := expectations.New(clock)
+	return &Reconciler{
+		client: c, claims: podcontrol.Claimer{Client: c, Live: c, Kind: kind}, expected: expected, clock: clock,
+		pods: podcontrol.Control{Client: c, Events: record.NewFakeRecorder(100), Expectations: expected, Kind: kind},
+	}
+}
+
+func (r *Reconciler) count(t *testing.T) int {
+	t.Helper()
+	var pods corev1.PodList
+	if err := r.client.List(t.Context(), &pods); err != nil {
+		t.Fatal(err)
+	}
+	return len(pods.Items)
+}
+
+var request = ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}}
+
+func TestReconcileDoesNotActTwiceOnAStaleCache(t *testing.T) {
+	r := reconciler(interceptor.Funcs{
+		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil }, // shows nothing yet
+	}, web(3))
+	for range 3 {
+		if _, err := r.Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	created := len(r.pods.Events.(*record.FakeRecorder).Events)
+	if created != 3 {
+		t.Errorf("%d pods created, want 3", created)
+	}
+}
+
+func TestReconcileCreatesAndDeletes(t *testing.T) {
+	r := reconciler(interceptor.Funcs{}, web(2))
+	for _, replicas := range []int32{2, 5, 1, 0} {
+		var rs appsv1.ReplicaSet
+		if err := r.client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+			t.Fatal(err)
+		}
+		rs.Spec.Replicas = &replicas
+		if err := r.client.Update(t.Context(), &rs); err != nil {
+			t.Fatal(err)
+		}
+		r.expected.Forget("rs") // as if the cache had shown everything
+		if _, err := r.Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.count(t); got != int(replicas) {
+			t.Fatalf("%d pods, want %d", got, replicas)
+		}
+	}
+}
+
+func TestReconcileReportsARefusal(t *testing.T) {
+	r := reconciler(interceptor.Funcs{
+		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+			return errors.New("quota exceeded")
+		},
+	}, web(50))
+	if _, err := r.Reconcile(t.Context(), request); err == nil {
+		t.Fatal("Reconcile() = nil, want the refusal")
+	}
+	var rs appsv1.ReplicaSet
+	if err := r.client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+		t.Fatal(err)
+	}
+	if c := rs.Status.Conditions; len(c) != 1 || c[0].Type != appsv1.ReplicaSetReplicaFailure {
+		t.Errorf("conditions %v, want ReplicaFailure", c)
+	}
+	if met, _ := r.expected.Met("rs"); !met {
+		t.Error("a refused creation is still expected")
+	}
+}
