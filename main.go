@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"knarr.dev/knarr/appliance/command"
@@ -21,7 +22,8 @@ func main() {
 	err := command.Run(ctx, os.Args)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "knarr:", err)
+		// Several causes, which errors.Join puts on a line each, are still one error.
+		fmt.Fprintln(os.Stderr, "knarr:", strings.ReplaceAll(err.Error(), "\n", "; "))
 		os.Exit(1)
 	}
 }

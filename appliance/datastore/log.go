@@ -50,6 +50,8 @@ var routine = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true, // a socket for one client
 	"simple token is not cryptographically signed":                                         true, // nobody logs in to etcd with tokens
 	"etcdserver: failed to register grpc metrics":                                          true, // containerd's, in this process, have the name
+	"request stats": true, // the long form of "apply request took too long", which stays
+	"setting up serving from embedded etcd failed.": true, // said at every stop; otherwise Run returns the error itself
 }
 
 func level(l zapcore.Level) slog.Level {

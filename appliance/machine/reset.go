@@ -164,7 +164,7 @@ func processesIn(cgroup string) ([]int, error) {
 
 // walkCgroup visits the folders of a cgroup in every mounted hierarchy, children before their parent.
 func walkCgroup(cgroup string, visit func(dir string) error) error {
-	mounts, err := mountPoints(func(fsType string) bool { return fsType == "cgroup" || fsType == "cgroup2" })
+	mounts, err := mountPoints(isCgroup)
 	if err != nil {
 		return err
 	}
@@ -191,19 +191,32 @@ func walkCgroup(cgroup string, visit func(dir string) error) error {
 	return nil
 }
 
-// removeCgroups removes the pods' cgroups and, when it was made for knarr, the root they were in.
+// removeCgroups removes the pods' cgroups and, when it was made for them alone, the root they were in.
 func removeCgroups(root, pods string) error {
-	remove := func(dir string) error {
+	err := walkCgroup(pods, func(dir string) error {
 		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("remove %s: %w", dir, err)
 		}
 		return nil
+	})
+	if err != nil || filepath.Clean(root) == "/" {
+		return err
 	}
-	if filepath.Clean(root) != "/" {
-		return walkCgroup(root, remove)
+	mounts, err := mountPoints(isCgroup)
+	if err != nil {
+		return err
 	}
-	return walkCgroup(pods, remove)
+	for _, mount := range mounts {
+		dir := filepath.Join(mount, root)
+		err := unix.Rmdir(dir)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+	}
+	return nil
 }
+
+func isCgroup(fsType string) bool { return fsType == "cgroup" || fsType == "cgroup2" }
 
 // mountPoints lists where file systems of a type are mounted, the latest first.
 func mountPoints(want func(fsType string) bool) ([]string, error) {
