@@ -1,0 +1,355 @@
+package pod
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/workloads/agent/observed"
+	"knarr.dev/knarr/workloads/agent/status"
+	"knarr.dev/knarr/workloads/agent/translate"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return now.Add(-d) }
+
+// wantedPod has the main containers a and b, unless other names are given.
+func wantedPod(change ...func(*corev1.Pod)) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "1"},
+		Spec: corev1.PodSpec{
+			RestartPolicy:                 corev1.RestartPolicyAlways,
+			TerminationGracePeriodSeconds: ptr.To[int64](30),
+			Containers:                    []corev1.Container{{Name: "a", Image: "i"}, {Name: "b", Image: "i"}},
+		},
+	}
+	for _, c := range change {
+		c(pod)
+	}
+	return pod
+}
+
+func policy(p corev1.RestartPolicy) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) { pod.Spec.RestartPolicy = p }
+}
+
+func withInit(names ...string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		for _, n := range names {
+			pod.Spec.InitContainers = append(pod.Spec.InitContainers, corev1.Container{Name: n, Image: "i"})
+		}
+	}
+}
+
+func withSidecar(names ...string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		for _, n := range names {
+			pod.Spec.InitContainers = append(pod.Spec.InitContainers, corev1.Container{Name: n, Image: "i", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)})
+		}
+	}
+}
+
+func one(pod *corev1.Pod) { pod.Spec.Containers = pod.Spec.Containers[:1] }
+
+// seen is what the runtime has: a ready sandbox s0 and these containers.
+func seen(containers ...observed.Container) observed.Pod {
+	p := observed.Pod{
+		Sandboxes:  []observed.Sandbox{{ID: "s0", Ready: true, IPs: []string{"10.0.0.1"}}},
+		Containers: map[string][]observed.Container{},
+	}
+	for _, c := range containers {
+		p.Containers[c.Name] = append(p.Containers[c.Name], c)
+	}
+	return p
+}
+
+func run(name string, change ...func(*observed.Container)) observed.Container {
+	c := observed.Container{ID: name + "0", Name: name, Sandbox: "s0", State: observed.Running, Hash: translate.Hash(&corev1.Container{Name: name, Image: "i"})}
+	for _, f := range change {
+		f(&c)
+	}
+	return c
+}
+
+func exited(code int32, when time.Time) func(*observed.Container) {
+	return func(c *observed.Container) { c.State, c.ExitCode, c.Finished = observed.Exited, code, when }
+}
+
+func attempt(n uint32) func(*observed.Container) {
+	return func(c *observed.Container) { c.Attempt = n; c.ID = c.Name + string(rune('0'+n)) }
+}
+
+func inSandbox(id string) func(*observed.Container) {
+	return func(c *observed.Container) { c.Sandbox = id }
+}
+
+func start(name string, n uint32) Step { return Step{Do: StartContainer, Container: name, Attempt: n} }
+
+func kill(name string, grace int64, why string) Step {
+	return Step{Do: KillContainer, Container: name, ID: name + "0", Grace: grace, Message: why}
+}
+
+func TestPlan(t *testing.T) {
+	deleted := &Ending{Grace: 30, Deleted: true}
+	gone := &Ending{Grace: 30, Gone: true}
+	tests := map[string]struct {
+		view    View
+		steps   []Step
+		look    time.Duration // from now; 0 is never
+		waiting map[string]status.Waiting
+		over    bool
+	}{
+		"a new pod gets its volumes and its sandbox side by side": {
+			view:  View{Pod: wantedPod()},
+			steps: []Step{{Do: Mount}, {Do: CreateSandbox}},
+		},
+		"what is under way is not begun twice": {
+			view: View{Pod: wantedPod(), Busy: map[string]bool{"mount": true, "sandbox": true}},
+		},
+		"containers wait for the volumes": {
+			view:  View{Pod: wantedPod(), Runtime: seen()},
+			steps: []Step{{Do: Mount}},
+		},
+		"a failed step is tried again when its time has come": {
+			view:  View{Pod: wantedPod(), NotBefore: map[string]time.Time{"mount": now.Add(time.Second), "sandbox": ago(time.Second)}},
+			steps: []Step{{Do: CreateSandbox}},
+			look:  time.Second,
+		},
+		"the first container starts alone, so that its postStart hook holds the next": {
+			view:  View{Pod: wantedPod(), Mounted: true, Runtime: seen()},
+			steps: []Step{start("a", 0)},
+		},
+		"the next waits while the first is being started": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(), Busy: map[string]bool{"start/a": true}},
+		},
+		"a settled pod is left alone": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a"), run("b"))},
+		},
+		"a container that ended is restarted at once the first time": {
+			view:  View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", exited(1, ago(0))), run("b"))},
+			steps: []Step{start("a", 1)},
+		},
+		"one that ends again waits out its back-off": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", attempt(1), exited(1, ago(4*time.Second))), run("b")),
+				Backoff: map[string]Backoff{"a": {Delay: 10 * time.Second, Last: ago(5 * time.Second)}}},
+			look:    6 * time.Second,
+			waiting: map[string]status.Waiting{"a": {Reason: "CrashLoopBackOff", Message: "back-off 10s restarting failed container=a pod=pod_ns(1)"}},
+		},
+		"a long calm run clears the back-off": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", attempt(7), exited(1, ago(time.Second))), run("b")),
+				Backoff: map[string]Backoff{"a": {Delay: 5 * time.Minute, Last: ago(11 * time.Minute)}}},
+			steps: []Step{start("a", 8)},
+		},
+		"OnFailure leaves a container that ended well": {
+			view: View{Pod: wantedPod(policy(corev1.RestartPolicyOnFailure)), Mounted: true, Runtime: seen(run("a", exited(0, ago(0))), run("b"))},
+		},
+		"OnFailure restarts one that failed": {
+			view:  View{Pod: wantedPod(policy(corev1.RestartPolicyOnFailure)), Mounted: true, Runtime: seen(run("a", exited(1, ago(0))), run("b"))},
+			steps: []Step{start("a", 1)},
+		},
+		"a container made but never started is made anew under its number": {
+			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", func(c *observed.Container) { c.State = observed.Created }))},
+			steps: []Step{{Do: StartContainer, Container: "a", ID: "a0"}},
+		},
+		"a new image replaces the container": {
+			view:  View{Pod: wantedPod(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other" }), Mounted: true, Runtime: seen(run("a"), run("b"))},
+			steps: []Step{kill("a", 30, "Container a definition changed, will be restarted")},
+		},
+		"a failed liveness probe kills with its own grace": {
+			view: View{Pod: wantedPod(func(p *corev1.Pod) {
+				p.Spec.Containers[0].LivenessProbe = &corev1.Probe{TerminationGracePeriodSeconds: ptr.To[int64](3)}
+			}), Mounted: true, Runtime: seen(run("a"), run("b")), Unhealthy: map[string]string{"a0": "why"}},
+			steps: []Step{kill("a", 3, "why")},
+		},
+		"of ended runs one is kept": {
+			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", attempt(3)), run("a", attempt(2), exited(1, ago(0))), run("a", attempt(1), exited(1, ago(0))))},
+			steps: []Step{{Do: RemoveContainer, Container: "a", ID: "a1", Attempt: 1}},
+		},
+
+		"init containers go one after the other": {
+			view:  View{Pod: wantedPod(withInit("x", "y")), Mounted: true, Runtime: seen(run("x", exited(0, ago(0))))},
+			steps: []Step{start("y", 0)},
+		},
+		"a running init container holds everything": {
+			view: View{Pod: wantedPod(withInit("x", "y")), Mounted: true, Runtime: seen(run("x"))},
+		},
+		"a failed init container is tried again": {
+			view:  View{Pod: wantedPod(withInit("x")), Mounted: true, Runtime: seen(run("x", exited(1, ago(0))))},
+			steps: []Step{start("x", 1)},
+		},
+		"a sidecar holds what follows until it has started": {
+			view: View{Pod: wantedPod(withSidecar("s"), withInit("x")), Mounted: true, Runtime: seen(run("s"))},
+		},
+		"once it has, the next init container starts": {
+			view:  View{Pod: wantedPod(withSidecar("s"), withInit("x")), Mounted: true, Runtime: seen(run("s")), Started: map[string]bool{"s0": true}},
+			steps: []Step{start("x", 0)},
+		},
+		"a sidecar that ends beside running containers is restarted": {
+			view:  View{Pod: wantedPod(one, withSidecar("s")), Mounted: true, Runtime: seen(run("s", exited(0, ago(0))), run("a"))},
+			steps: []Step{start("s", 1)},
+		},
+		"init containers are not repeated while the main ones have begun": {
+			view: View{Pod: wantedPod(one, withInit("x")), Mounted: true, Runtime: seen(run("a"))},
+		},
+
+		"a dead sandbox takes what ran in it along": {
+			view: View{Pod: wantedPod(one), Mounted: true, Runtime: observed.Pod{
+				Sandboxes: []observed.Sandbox{{ID: "s0"}}, Containers: map[string][]observed.Container{"a": {run("a")}}}},
+			steps: []Step{kill("a", 30, "Pod sandbox changed, it will be killed and re-created.")},
+		},
+		"and a new one is made when nothing runs": {
+			view: View{Pod: wantedPod(one), Mounted: true, Runtime: observed.Pod{
+				Sandboxes: []observed.Sandbox{{ID: "s0", Attempt: 4}}, Containers: map[string][]observed.Container{"a": {run("a", exited(255, ago(0)))}}}},
+			steps: []Step{{Do: CreateSandbox, Attempt: 5}},
+		},
+		"init containers run again in a new sandbox": {
+			view: View{Pod: wantedPod(one, withInit("x")), Mounted: true, Runtime: seen(
+				run("x", exited(0, ago(0)), inSandbox("old")), run("a", exited(255, ago(0)), inSandbox("old")))},
+			steps: []Step{start("x", 1)},
+		},
+
+		"a finished pod gives back what it holds": {
+			view:  View{Pod: wantedPod(one, policy(corev1.RestartPolicyNever)), Mounted: true, Runtime: seen(run("a", exited(0, ago(0))))},
+			steps: []Step{{Do: StopSandbox, ID: "s0"}},
+		},
+		"then its volumes": {
+			view: View{Pod: wantedPod(one, policy(corev1.RestartPolicyNever)), Mounted: true, Stopped: map[string]bool{"s0": true},
+				Runtime: seen(run("a", exited(0, ago(0))))},
+			steps: []Step{{Do: Clean}}, over: true,
+		},
+		"and stays as it is until it is deleted": {
+			view: View{Pod: wantedPod(one, policy(corev1.RestartPolicyNever)), Cleaned: true, Reported: true, Stopped: map[string]bool{"s0": true},
+				Runtime: seen(run("a", exited(0, ago(0))))},
+			over: true,
+		},
+		"a failed init container ends a pod that may not restart": {
+			view:  View{Pod: wantedPod(withInit("x"), policy(corev1.RestartPolicyNever)), Mounted: true, Runtime: seen(run("x", exited(1, ago(0))))},
+			steps: []Step{{Do: StopSandbox, ID: "s0"}},
+		},
+		"what the API remembers of an ended container keeps it from running twice": {
+			view: View{Pod: wantedPod(one, policy(corev1.RestartPolicyOnFailure), func(p *corev1.Pod) {
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", ContainerID: "containerd://x",
+					State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 0}}}}
+			}), Mounted: true},
+			steps: []Step{{Do: Clean}}, over: true,
+		},
+
+		"a deleted pod's containers are stopped together, its sidecars kept": {
+			view:  View{Pod: wantedPod(withSidecar("s")), Ending: deleted, Mounted: true, Runtime: seen(run("s"), run("a"), run("b", exited(0, ago(0))))},
+			steps: []Step{kill("a", 30, "Stopping container a")},
+		},
+		"sidecars go last, in reverse order": {
+			view: View{Pod: wantedPod(one, withSidecar("s", "t")), Ending: deleted, Mounted: true,
+				Runtime: seen(run("s"), run("t"), run("a", exited(0, ago(0))))},
+			steps: []Step{kill("t", 30, "Stopping container t")},
+		},
+		"nothing is undone while something is still being started": {
+			view: View{Pod: wantedPod(), Ending: deleted, Runtime: seen(), Busy: map[string]bool{"start/a": true}},
+		},
+		"the API object is not let go before the last status is there": {
+			view: View{Pod: wantedPod(one), Ending: deleted, Cleaned: true, Stopped: map[string]bool{"s0": true}, Runtime: seen(run("a", exited(0, ago(0))))},
+			over: true,
+		},
+		"then it is": {
+			view: View{Pod: wantedPod(one), Ending: deleted, Cleaned: true, Reported: true, Stopped: map[string]bool{"s0": true},
+				Runtime: seen(run("a", exited(0, ago(0))))},
+			steps: []Step{{Do: Finish}}, over: true,
+		},
+		"a pod the API has no more is forgotten without a report": {
+			view:  View{Pod: wantedPod(one), Ending: gone, Cleaned: true},
+			steps: []Step{{Do: Finish}}, over: true,
+		},
+		"an orphan nobody knows the spec of is stopped": {
+			view:  View{Pod: &corev1.Pod{}, Ending: gone, Runtime: seen(run("a"))},
+			steps: []Step{kill("a", 30, "Stopping container a")},
+		},
+		"a deadline is looked at when it is due": {
+			view: View{Pod: wantedPod(func(p *corev1.Pod) {
+				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To[int64](60), ptr.To(metav1.NewTime(ago(20*time.Second)))
+			}), Mounted: true, Runtime: seen(run("a"), run("b"))},
+			look: 40 * time.Second,
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			tc.view.Now = now
+			before := tc.view.Pod.DeepCopy()
+			got := plan(tc.view)
+			if diff := cmp.Diff(tc.steps, got.Steps); diff != "" {
+				t.Errorf("steps (-want +got):\n%s", diff)
+			}
+			look := time.Time{}
+			if tc.look != 0 {
+				look = now.Add(tc.look)
+			}
+			if !got.Look.Equal(look) {
+				t.Errorf("look = %v, want %v", got.Look, look)
+			}
+			if tc.waiting == nil {
+				tc.waiting = map[string]status.Waiting{}
+			}
+			if diff := cmp.Diff(tc.waiting, got.Waiting); diff != "" {
+				t.Errorf("waiting (-want +got):\n%s", diff)
+			}
+			if got.Over != tc.over {
+				t.Errorf("over = %v, want %v", got.Over, tc.over)
+			}
+			if diff := cmp.Diff(before, tc.view.Pod); diff != "" {
+				t.Errorf("plan() changed the pod (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEnding(t *testing.T) {
+	evicted := &Ending{Reason: "Evicted"}
+	tests := map[string]struct {
+		pod     *corev1.Pod
+		gone    bool
+		evicted *Ending
+		want    *Ending
+	}{
+		"a wanted pod goes on": {pod: wantedPod()},
+		"a deleted one has the grace of its deletion": {
+			pod: wantedPod(func(p *corev1.Pod) {
+				p.DeletionTimestamp, p.DeletionGracePeriodSeconds = ptr.To(metav1.NewTime(now)), ptr.To[int64](7)
+			}),
+			want: &Ending{Grace: 7, Deleted: true},
+		},
+		"one that vanished has its own":   {pod: wantedPod(), gone: true, want: &Ending{Grace: 30, Gone: true}},
+		"an evicted one stays in the API": {pod: wantedPod(), evicted: evicted, want: evicted},
+		"one past its deadline fails": {
+			pod: wantedPod(func(p *corev1.Pod) {
+				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To[int64](60), ptr.To(metav1.NewTime(ago(time.Minute)))
+			}),
+			want: &Ending{Grace: 30, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, ending(tc.pod, tc.gone, tc.evicted, now)); diff != "" {
+				t.Errorf("ending (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestBackoffDoublesToItsLimit(t *testing.T) {
+	var b Backoff
+	var delays []time.Duration
+	at := now
+	for range 8 {
+		b = b.next(at, at)
+		delays = append(delays, b.Delay)
+		at = b.until(at)
+	}
+	want := []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute, 5 * time.Minute}
+	if diff := cmp.Diff(want, delays); diff != "" {
+		t.Errorf("delays (-want +got):\n%s", diff)
+	}
+}
