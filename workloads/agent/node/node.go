@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/kubernetes"
@@ -28,8 +29,6 @@ const (
 	lookEvery   = 10 * time.Second // how old a view of the machine may be once the node is Ready
 	reportEvery = 5 * time.Minute  // a status that says the same is sent this rarely: the lease shows that we live
 	imagesEvery = time.Minute      // the list of images only helps the scheduler's taste
-	firstRetry  = 10 * time.Millisecond
-	lastRetry   = time.Second
 )
 
 // Runtime is what the node asks its container runtime; workloads/agent/runtime has it.
@@ -43,6 +42,11 @@ type Runtime interface {
 type Informer interface {
 	AddEventHandler(cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error)
 	RemoveEventHandler(cache.ResourceEventHandlerRegistration) error
+}
+
+// Events is where users read what happened; client-go's record.EventRecorder is one.
+type Events interface {
+	Event(about runtime.Object, eventType, reason, message string)
 }
 
 // Config is what a node is told.
@@ -61,7 +65,7 @@ type Config struct {
 	Client    kubernetes.Interface
 	Nodes     Informer
 	Runtime   Runtime
-	Event     func(about *corev1.Node, eventType, reason, message string) // nil: nobody listens
+	Events    Events // nil: nobody listens
 	Log       *slog.Logger
 }
 
@@ -81,13 +85,13 @@ type Node struct {
 	config  Config
 	machine machine
 	wake    chan struct{}
-	ready   chan struct{} // closed when Ready was True for the first time
 
 	mu       sync.Mutex
 	current  *corev1.Node // newest version seen, nil when there is none
 	reported time.Time
 
 	// Of keepStatus's goroutine alone:
+	ready    func()     // of Run, nil once called
 	adopted  *types.UID // the object whose labels were seen to, nil before
 	images   []corev1.ContainerImage
 	imagesAt time.Time
@@ -105,11 +109,8 @@ func New(config Config) (*Node, error) {
 	if config.Log == nil {
 		config.Log = slog.Default()
 	}
-	if config.Event == nil {
-		config.Event = func(*corev1.Node, string, string, string) {}
-	}
 	config.Log = config.Log.With("component", "node")
-	return &Node{config: config, wake: make(chan struct{}, 1), ready: make(chan struct{})}, nil
+	return &Node{config: config, wake: make(chan struct{}, 1)}, nil
 }
 
 // Name of the component.
@@ -123,9 +124,6 @@ func (n *Node) Wake() {
 	}
 }
 
-// Ready is closed when the API has accepted this node as Ready for the first time.
-func (n *Node) Ready() <-chan struct{} { return n.ready }
-
 // Allocatable is what pods may use on this machine, nil before the first look.
 func (n *Node) Allocatable() corev1.ResourceList {
 	n.mu.Lock()
@@ -136,8 +134,8 @@ func (n *Node) Allocatable() corev1.ResourceList {
 	return n.current.Status.Allocatable
 }
 
-// Run registers the node and keeps its status and lease until ctx ends. It is ready once the Node object exists;
-// whether that is Ready is another question, and may depend on components that start later.
+// Run registers the node and keeps its status and lease until ctx ends. It is ready when the API holds the node as
+// Ready for the first time, which needs the runtime, the network and the control plane: start it beside them.
 func (n *Node) Run(ctx context.Context, ready func()) error {
 	var err error
 	if n.machine, err = readMachine(); err != nil {
@@ -153,11 +151,11 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 	}
 	defer func() { _ = n.config.Nodes.RemoveEventHandler(watch) }() // fails only when the watch has ended itself
 
+	n.ready = ready
 	group, ctx := errgroup.WithContext(ctx)
 	registered := make(chan struct{})
 	group.Go(func() error {
-		var once sync.Once
-		n.keepStatus(ctx, func() { once.Do(func() { close(registered); ready() }) })
+		n.keepStatus(ctx, sync.OnceFunc(func() { close(registered) }))
 		return nil
 	})
 	group.Go(func() error {
@@ -173,7 +171,7 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 
 // keepStatus makes pass after pass: at once when something moved, soon when the node is not Ready yet, else rarely.
 func (n *Node) keepStatus(ctx context.Context, registered func()) {
-	retry := firstRetry
+	waiting := time.Now() // since then the node is not as it should be
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var lastError string
@@ -197,13 +195,24 @@ func (n *Node) keepStatus(ctx context.Context, registered func()) {
 			registered()
 		}
 		if settled && err == nil {
-			retry = firstRetry
-			timer.Reset(lookEvery)
-			continue
+			waiting = time.Now()
 		}
-		timer.Reset(retry)
-		retry = min(2*retry, lastRetry)
+		timer.Reset(again(settled, err, time.Since(waiting)))
 	}
+}
+
+// again is when to look next. A machine that starts is waited for closely, because its pods wait as well; one that is
+// broken for longer needs no hurry. An API server that refuses is not pressed.
+func again(settled bool, err error, waiting time.Duration) time.Duration {
+	switch {
+	case err != nil:
+		return min(max(waiting, 50*time.Millisecond), 2*time.Second)
+	case settled:
+		return lookEvery
+	case waiting < 10*time.Second:
+		return 20 * time.Millisecond
+	}
+	return time.Second
 }
 
 // pass looks at the machine once and writes what changed. Settled means Ready, and so in no hurry.
@@ -231,9 +240,7 @@ func (n *Node) pass(ctx context.Context) (settled bool, err error) {
 		return false, err
 	}
 	n.remember(written, now)
-	for _, told := range news(n.config.Name, old.Status, next) {
-		n.config.Event(written, told.kind, told.reason, told.message)
-	}
+	n.tell(news(n.config.Name, old.Status, next))
 	n.noteReady(next)
 	if isReady(old.Status) != isReady(next) {
 		condition := find(next.Conditions, corev1.NodeReady)
@@ -242,14 +249,23 @@ func (n *Node) pass(ctx context.Context) (settled bool, err error) {
 	return isReady(next), nil
 }
 
-// noteReady opens Ready the first time the API holds this status. Only keepStatus's goroutine calls it.
+// tell publishes events about the node. By old custom they name it by its name for a uid as well, and kubectl describe
+// looks for them that way.
+func (n *Node) tell(news []told) {
+	if n.config.Events == nil {
+		return
+	}
+	about := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.config.Name, UID: types.UID(n.config.Name)}
+	for _, told := range news {
+		n.config.Events.Event(about, told.kind, told.reason, told.message)
+	}
+}
+
+// noteReady ends the start the first time the API holds this status.
 func (n *Node) noteReady(held corev1.NodeStatus) {
-	select {
-	case <-n.ready:
-	default:
-		if isReady(held) {
-			close(n.ready)
-		}
+	if isReady(held) && n.ready != nil {
+		n.ready()
+		n.ready = nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -33,8 +34,19 @@ func (*engine) ListImages(context.Context, *runtimeapi.ListImagesRequest) (*runt
 	return &runtimeapi.ListImagesResponse{Images: []*runtimeapi.Image{{RepoTags: []string{"demo:1"}, Size: 7}}}, nil
 }
 
+// started is a node and whether it said that it is ready.
+type started struct {
+	*Node
+	ready <-chan struct{}
+}
+
+// events passes on their reasons.
+type events chan string
+
+func (e events) Event(_ runtime.Object, _, reason, _ string) { e <- reason }
+
 // start runs a node against an API that behaves, until the test ends.
-func start(t *testing.T, engine *engine, config Config, objects ...*corev1.Node) (*Node, kubernetes.Interface) {
+func start(t *testing.T, engine *engine, config Config, objects ...*corev1.Node) (*started, kubernetes.Interface) {
 	t.Helper()
 	client := fake.NewClientset()
 	for _, object := range objects {
@@ -57,8 +69,9 @@ func start(t *testing.T, engine *engine, config Config, objects ...*corev1.Node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, registered := make(chan error, 1), make(chan struct{})
-	go func() { done <- node.Run(ctx, func() { close(registered) }) }()
+	done := make(chan error, 1)
+	ready := make(chan struct{})
+	go func() { done <- node.Run(ctx, func() { close(ready) }) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
@@ -66,8 +79,8 @@ func start(t *testing.T, engine *engine, config Config, objects ...*corev1.Node)
 		}
 		factory.Shutdown()
 	})
-	within(t, registered, "registration")
-	return node, client
+	becomes(t, client, "registered", func(*corev1.Node) bool { return true })
+	return &started{Node: node, ready: ready}, client
 }
 
 func within(t *testing.T, happened <-chan struct{}, what string) {
@@ -114,17 +127,15 @@ func readyNode(node *corev1.Node) bool { return isReady(node.Status) }
 
 func TestANewMachineBecomesReadyAndComesBack(t *testing.T) {
 	engine := &engine{}
-	events := make(chan string, 100)
-	node, client := start(t, engine, Config{
-		Event: func(_ *corev1.Node, _, reason, _ string) { events <- reason },
-	})
+	events := make(events, 100)
+	node, client := start(t, engine, Config{Events: events})
 	becomes(t, client, "NotReady", func(n *corev1.Node) bool {
 		return find(n.Status.Conditions, corev1.NodeReady).Status == corev1.ConditionFalse && n.Labels[corev1.LabelHostname] == "n1"
 	})
 	assignRange(t, client)
 	engine.network.Store(true) // nobody wakes the node: while it is not Ready it looks often
 	becomes(t, client, "Ready", readyNode)
-	within(t, node.Ready(), "signal of readiness")
+	within(t, node.ready, "signal of readiness")
 	for reason := ""; reason != "NodeReady"; {
 		reason = <-events
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -193,6 +194,30 @@ func TestNews(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("news() (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAgain(t *testing.T) {
+	refused := errors.New("refused")
+	tests := map[string]struct {
+		settled bool
+		err     error
+		waiting time.Duration
+		want    time.Duration
+	}{
+		"a node that is Ready is looked at now and then":    {settled: true, want: 10 * time.Second},
+		"a node that starts is watched closely":             {waiting: time.Second, want: 20 * time.Millisecond},
+		"a node that is broken for long is not":             {waiting: time.Minute, want: time.Second},
+		"the first refusal may be a lost race":              {err: refused, waiting: time.Millisecond, want: 50 * time.Millisecond},
+		"the longer the API refuses, the rarer we ask":      {err: refused, waiting: 700 * time.Millisecond, want: 700 * time.Millisecond},
+		"but a Ready node does not wait ten seconds for it": {settled: true, err: refused, waiting: time.Hour, want: 2 * time.Second},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := again(tc.settled, tc.err, tc.waiting); got != tc.want {
+				t.Errorf("again() = %v, want %v", got, tc.want)
 			}
 		})
 	}

@@ -15,11 +15,13 @@ package probe
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -35,12 +37,16 @@ type Runtime interface {
 	ExecSync(context.Context, *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error)
 }
 
+// Events is where users read what happened; client-go's record.EventRecorder is one.
+type Events interface {
+	Event(about runtime.Object, eventType, reason, message string)
+}
+
 // Config of a prober.
 type Config struct {
 	Runtime Runtime
-	// Event tells the user about one attempt; nil means nobody listens.
-	Event func(pod *corev1.Pod, container, eventType, reason, message string)
-	Log   *slog.Logger
+	Events  Events // about attempts that failed; nil means nobody listens
+	Log     *slog.Logger
 }
 
 // Prober runs the probes of all containers on this machine.
@@ -73,9 +79,6 @@ type container struct {
 func New(config Config) *Prober {
 	if config.Log == nil {
 		config.Log = slog.Default()
-	}
-	if config.Event == nil {
-		config.Event = func(*corev1.Pod, string, string, string, string) {}
 	}
 	config.Log = config.Log.With("component", "probe")
 	asker := newAsker(config.Runtime)
@@ -233,14 +236,30 @@ func (w *worker) report(a answer) {
 	what := strings.ToUpper(string(w.kind[:1])) + string(w.kind[1:])
 	switch a.outcome {
 	case failure:
-		w.prober.config.Event(w.c.pod, w.c.spec.Name, corev1.EventTypeWarning, "Unhealthy", what+" probe failed: "+a.message)
+		w.event("Unhealthy", what+" probe failed: "+a.message)
 	case unknown:
-		w.prober.config.Event(w.c.pod, w.c.spec.Name, corev1.EventTypeWarning, "Unhealthy", what+" probe errored and resulted in unknown state: "+a.message)
+		w.event("Unhealthy", what+" probe errored and resulted in unknown state: "+a.message)
 	case success:
 		if a.warning != "" {
-			w.prober.config.Event(w.c.pod, w.c.spec.Name, corev1.EventTypeWarning, "ProbeWarning", what+" probe warning: "+a.warning)
+			w.event("ProbeWarning", what+" probe warning: "+a.warning)
 		}
 	}
+}
+
+// event warns about the container, as kubectl describe shows it.
+func (w *worker) event(reason, message string) {
+	if w.prober.config.Events == nil {
+		return
+	}
+	list := "containers"
+	if slices.ContainsFunc(w.c.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == w.c.spec.Name }) {
+		list = "initContainers"
+	}
+	about := &corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Pod", Namespace: w.c.pod.Namespace, Name: w.c.pod.Name, UID: w.c.pod.UID,
+		ResourceVersion: w.c.pod.ResourceVersion, FieldPath: "spec." + list + "{" + w.c.spec.Name + "}",
+	}
+	w.prober.config.Events.Event(about, corev1.EventTypeWarning, reason, message)
 }
 
 // tell delivers a verdict unless the container stops first. The reader may be busy, and must never wait for us in

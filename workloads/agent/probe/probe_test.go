@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/workloads/agent/health"
@@ -28,11 +29,7 @@ type scene struct {
 
 func newScene() *scene {
 	s := &scene{began: time.Now(), answer: map[string]func(time.Duration) answer{}, asked: map[string][]time.Duration{}}
-	s.Prober = New(Config{Event: func(_ *corev1.Pod, container, _, reason, message string) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.events = append(s.events, reason+" "+container+": "+message)
-	}})
+	s.Prober = New(Config{Events: s})
 	s.Prober.ask = func(_ context.Context, t target) answer {
 		at := time.Since(s.began)
 		s.mu.Lock()
@@ -41,6 +38,12 @@ func newScene() *scene {
 		return s.answer[t.exec[0]](at)
 	}
 	return s
+}
+
+func (s *scene) Event(about runtime.Object, _, reason, message string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, reason+" "+about.(*corev1.ObjectReference).FieldPath+": "+message)
 }
 
 func (s *scene) heard() []string {
@@ -92,7 +95,7 @@ func TestReadinessFollowsTheContainerByMilliseconds(t *testing.T) {
 		if diff := cmp.Diff([]string{"c readiness true"}, s.heard()); diff != "" {
 			t.Errorf("results:\n%s", diff)
 		}
-		if diff := cmp.Diff([]string{"Unhealthy c: Readiness probe failed: not yet"}, s.events); diff != "" {
+		if diff := cmp.Diff([]string{"Unhealthy spec.containers{c}: Readiness probe failed: not yet"}, s.events); diff != "" {
 			t.Errorf("events; only attempts in their turn count:\n%s", diff)
 		}
 		time.Sleep(29 * time.Second)
