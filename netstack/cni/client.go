@@ -77,20 +77,23 @@ func (r Request) validate(conf NetConf) error {
 	if conf.Socket == "" {
 		return Errorf(CodeConfig, `the CNI configuration has no "socket": it must name the socket of a running knarr`)
 	}
-	var needed map[string]string
+	missing := ""
 	switch r.Command {
-	case Add, Check:
-		needed = map[string]string{"CNI_CONTAINERID": r.ContainerID, "CNI_IFNAME": r.IfName, "CNI_NETNS": r.Netns}
-	case Del: // the namespace may be gone already
-		needed = map[string]string{"CNI_CONTAINERID": r.ContainerID, "CNI_IFNAME": r.IfName}
+	case Add, Check, Del:
+		switch {
+		case r.ContainerID == "":
+			missing = "CNI_CONTAINERID"
+		case r.IfName == "":
+			missing = "CNI_IFNAME"
+		case r.Netns == "" && r.Command != Del: // the namespace may be gone before its DEL
+			missing = "CNI_NETNS"
+		}
 	case Status, GC:
 	default:
 		return Errorf(CodeEnvironment, "CNI_COMMAND %q is not a command of the specification", r.Command)
 	}
-	for name, value := range needed {
-		if value == "" {
-			return Errorf(CodeEnvironment, "%s needs %s", r.Command, name)
-		}
+	if missing != "" {
+		return Errorf(CodeEnvironment, "%s needs %s", r.Command, missing)
 	}
 	return nil
 }

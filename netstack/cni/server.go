@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -22,6 +23,9 @@ type Handler interface {
 
 // Listen opens the socket, readable and writable by root alone. A socket that a killed process left is replaced.
 func Listen(path string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the CNI socket: %w", err)
+	}
 	// Bound under another name and renamed when its mode is right: nobody else can connect in between.
 	temporary := path + ".new"
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
