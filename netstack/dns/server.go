@@ -49,6 +49,17 @@ type Config struct {
 	Log     *slog.Logger
 }
 
+// Validate says what is missing.
+func (c Config) Validate() error {
+	switch {
+	case !c.Address.IsValid():
+		return errors.New("dns: no address to listen on: set --cluster-dns")
+	case c.Domain == "":
+		return errors.New("dns: no name for the cluster: set --cluster-domain")
+	}
+	return nil
+}
+
 // hostResolv is where a host says whom to ask; the second is what systemd-resolved's stub asks.
 var hostResolv = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
 
@@ -74,6 +85,9 @@ func (s *Server) Name() string { return "dns" }
 
 // Run answers until ctx ends. It is ready when it can answer for every Service that existed.
 func (s *Server) Run(ctx context.Context, ready func()) error {
+	if err := s.cfg.Validate(); err != nil {
+		return err
+	}
 	at := netip.AddrPortFrom(s.cfg.Address, s.cfg.Port).String()
 	packets, err := early.ListenPacket(ctx, "udp", at)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,7 +26,7 @@ import (
 var loopback = netip.MustParseAddr("127.0.0.1")
 
 // serve runs a server over view on a port of its own, with the given upstreams.
-func serve(t *testing.T, view *endpoints.View, upstreams ...string) (at string) {
+func serve(t testing.TB, view *endpoints.View, upstreams ...string) (at string) {
 	t.Helper()
 	port := freePort(t)
 	endpointstest.Run(t, New(Config{
@@ -38,7 +39,7 @@ func serve(t *testing.T, view *endpoints.View, upstreams ...string) (at string) 
 
 // resolvConf cannot name ports, so upstreams of these tests are told apart by their address: all listen on port 53 of
 // 127.0.53.x, which every Linux has.
-func resolvConf(t *testing.T, upstreams ...string) []string {
+func resolvConf(t testing.TB, upstreams ...string) []string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "resolv.conf")
 	text := "# no resolvers\n"
@@ -266,6 +267,64 @@ func TestLargeAnswersAreCutForUDPOnly(t *testing.T) {
 	}
 }
 
+func TestTheAddressMayComeLater(t *testing.T) {
+	_, view := endpointstest.Running(t)
+	endpointstest.Run(t, New(Config{ // nobody has an address of the documentation range
+		Address: netip.MustParseAddr("192.0.2.10"), Port: 5353, Domain: "cluster.local", Resolv: resolvConf(t), Log: slog.New(slog.DiscardHandler),
+	}, view))
+}
+
+func TestAPortInUseSaysWhatToDo(t *testing.T) {
+	port := freePort(t)
+	taken, err := net.ListenPacket("udp", netip.AddrPortFrom(loopback, port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, view := endpointstest.Running(t)
+	err = New(Config{Address: loopback, Port: port, Domain: "cluster.local", Resolv: resolvConf(t), Log: slog.New(slog.DiscardHandler)}, view).
+		Run(t.Context(), func() { t.Error("ready without a socket") })
+	if err == nil || !strings.Contains(err.Error(), "bind-interfaces") {
+		t.Errorf("error = %v, want one that says what to do", err)
+	}
+}
+
+// BenchmarkServer asks over UDP from as many clients as there are processors, each with 50 questions on their way.
+func BenchmarkServer(b *testing.B) {
+	_, view := endpointstest.Running(b, web())
+	at := serve(b, view)
+	query := new(dns.Msg)
+	query.SetQuestion("web.shop.svc.cluster.local.", dns.TypeA)
+	wire, err := query.Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetParallelism(1)
+	b.RunParallel(func(pb *testing.PB) {
+		conn, err := net.Dial("udp", at)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close()
+		buffer, waiting := make([]byte, 1500), 0
+		for pb.Next() {
+			if _, err := conn.Write(wire); err != nil {
+				b.Error(err)
+			}
+			if waiting++; waiting < 50 {
+				continue
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			if _, err := conn.Read(buffer); err != nil {
+				b.Error(err)
+			}
+			waiting--
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "queries/s")
+}
+
 func BenchmarkClusterName(b *testing.B) {
 	_, view := endpointstest.Running(b, web())
 	z := &zone{origin: "cluster.local.", source: view}
@@ -284,7 +343,7 @@ func rr(t *testing.T, text string) dns.RR {
 	return record
 }
 
-func freePort(t *testing.T) uint16 {
+func freePort(t testing.TB) uint16 {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -34,6 +34,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -54,6 +55,19 @@ type Config struct {
 	ServiceRanges []netip.Prefix // addresses of all Services
 	Reserved      []netip.Addr   // cluster addresses that this node answers itself: DNS
 	Log           *slog.Logger
+}
+
+// Validate says what is missing.
+func (c Config) Validate() error {
+	switch {
+	case c.Node == "":
+		return errors.New("service proxy: no node name")
+	case len(c.PodRanges) == 0:
+		return errors.New("service proxy: no range of pod addresses: set --cluster-cidr")
+	case len(c.ServiceRanges) == 0:
+		return errors.New("service proxy: no range of service addresses: set --service-cidr")
+	}
+	return nil
 }
 
 // Proxy is the component.
@@ -86,8 +100,11 @@ func (p *Proxy) Name() string { return "service-proxy" }
 // Run keeps the kernel's table equal to the Services until ctx ends, and leaves it in force. It is ready once every
 // Service that existed is reachable.
 func (p *Proxy) Run(ctx context.Context, ready func()) error {
-	if err := addWayOut(p.cfg.ServiceRanges); err != nil {
+	if err := p.cfg.Validate(); err != nil {
 		return err
+	}
+	if err := addWayOut(p.cfg.ServiceRanges); err != nil {
+		p.cfg.Log.Warn("programs on this machine reach Services only while it has a default route", "component", p.Name(), "error", err)
 	}
 	events, err := openWatch()
 	if err != nil {
@@ -148,7 +165,9 @@ func (p *Proxy) follow(ctx context.Context, ready func()) error {
 
 // pass brings the kernel to the wanted state: by a difference if it is where we left it, else from the ground up.
 func (p *Proxy) pass(k *kernel, lost bool) error {
-	change := p.wanted.apply(p.takeDirty())
+	began := time.Now()
+	plans := p.takeDirty()
+	change := p.wanted.apply(plans)
 	if p.unsure.Swap(false) && !lost {
 		intact, err := k.intact(p.wanted.all())
 		if err != nil {
@@ -168,6 +187,7 @@ func (p *Proxy) pass(k *kernel, lost bool) error {
 		return err
 	}
 	p.forget(change)
+	p.cfg.Log.Debug("service rules changed", "component", p.Name(), "services", len(plans), "rebuilt", lost, "took", time.Since(began))
 	return nil
 }
 
