@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ type cluster struct {
 	client client.WithWatch
 	events *record.FakeRecorder
 	refuse atomic.Int32 // bindings to refuse
+
+	watching sync.WaitGroup // the in-memory API does not repeat what happens between a list and its watch
 }
 
 // GetInformer gives each caller an informer of its own, as good as a shared one here.
@@ -44,12 +47,14 @@ func (c *cluster) GetInformer(ctx context.Context, object client.Object, _ ...ca
 	case *corev1.Namespace:
 		list = &corev1.NamespaceList{}
 	}
+	var open sync.Once
 	informer := toolscache.NewSharedIndexInformer(listThenWatch{&toolscache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
 			into := list.DeepCopyObject().(client.ObjectList)
 			return into, c.client.List(ctx, into)
 		},
 		WatchFuncWithContext: func(ctx context.Context, _ metav1.ListOptions) (watch.Interface, error) {
+			defer open.Do(c.watching.Done)
 			return c.client.Watch(ctx, list.DeepCopyObject().(client.ObjectList))
 		},
 	}}, object, 0, toolscache.Indexers{})
@@ -82,6 +87,7 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
+	c.watching.Add(3) // pods, nodes, namespaces
 	s := New(c, c.client, c.events, clock.RealClock{}, slog.New(slog.DiscardHandler))
 	go func() { done <- s.Start(ctx) }()
 	t.Cleanup(func() {
@@ -90,6 +96,7 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 			t.Errorf("Start() = %v", err)
 		}
 	})
+	c.watching.Wait()
 	return c
 }
 

@@ -1,0 +1,104 @@
+package snapshot
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func node(name string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")}}}
+}
+
+func pod(name, node string, cpu int64) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)},
+		Spec: corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(cpu, resource.DecimalSI)},
+		}}}},
+	}
+}
+
+// TestSumsAlwaysMatchThePods plays random news and checks after each that the sums are what counting anew gives.
+func TestSumsAlwaysMatchThePods(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	s := New()
+	where := map[string]string{} // the truth
+	cpu := map[string]int64{}
+	for step := range 5000 {
+		name, host := fmt.Sprintf("p%d", random.IntN(20)), fmt.Sprintf("n%d", random.IntN(4))
+		amount := random.Int64N(500)
+		switch random.IntN(6) {
+		case 0:
+			s.SetNode(node(host))
+		case 1:
+			s.RemoveNode(host)
+		case 2:
+			s.SetPod(pod(name, host, amount))
+			where[name], cpu[name] = host, amount
+		case 3:
+			s.Assume(NewPod(pod(name, "", amount)), host)
+			where[name], cpu[name] = host, amount
+		case 4:
+			s.RemovePod(pod(name, "", 0))
+			delete(where, name)
+		case 5:
+			if s.pods[types.UID(name)].assumed {
+				delete(where, name)
+			}
+			s.Forget(NewPod(pod(name, "", 0)))
+		}
+		sums := map[string]int64{}
+		for name, host := range where {
+			sums[host] += cpu[name]
+		}
+		for i := range 4 {
+			host := fmt.Sprintf("n%d", i)
+			var got int64
+			if n := s.nodes[host]; n != nil {
+				got = n.Requested.MilliCPU
+			}
+			if got != sums[host] {
+				t.Fatalf("step %d: %s has %dm requested, want %dm", step, host, got, sums[host])
+			}
+		}
+		if len(s.pods) != len(where) {
+			t.Fatalf("step %d: %d pods, want %d", step, len(s.pods), len(where))
+		}
+	}
+}
+
+func TestChangesSayWhatMatters(t *testing.T) {
+	s := New()
+	if got := s.SetNode(node("a")).Kind; got != NodeAdded {
+		t.Errorf("a new node is %v", got)
+	}
+	heartbeat := node("a")
+	heartbeat.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}}
+	if got := s.SetNode(heartbeat).Kind; got != Nothing {
+		t.Errorf("a heartbeat is %v", got)
+	}
+	cordoned := node("a")
+	cordoned.Spec.Unschedulable = true
+	if got := s.SetNode(cordoned).Kind; got != NodeChanged {
+		t.Errorf("a cordon is %v", got)
+	}
+	s.Assume(NewPod(pod("p", "", 1)), "a")
+	if got := s.SetPod(pod("p", "a", 1)).Kind; got != PodPlaced {
+		t.Errorf("a placement the cache confirms is %v", got)
+	}
+	if got := s.SetPod(pod("p", "a", 1)).Kind; got != Nothing {
+		t.Errorf("a pod's status is %v", got)
+	}
+	if got := s.Forget(NewPod(pod("p", "", 1))).Kind; got != Nothing {
+		t.Errorf("forgetting what the cache has confirmed is %v", got)
+	}
+	if got := s.RemovePod(pod("p", "a", 1)).Kind; got != PodGone {
+		t.Errorf("a pod that goes is %v", got)
+	}
+}
