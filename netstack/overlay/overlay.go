@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/bootstrap/durable"
 )
 
 // healInterval is how often the tables are compared although nothing was heard.
@@ -226,10 +227,7 @@ func save(path string, v view) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the network folder: %w", err)
 	}
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("save the overlay's view: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := durable.Write(path, data, 0o600); err != nil {
 		return fmt.Errorf("save the overlay's view: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/netstack/cni"
 )
 
@@ -33,7 +34,7 @@ type leases struct {
 }
 
 // loadLeases reads what an earlier run gave. A file that cannot be read was cut short by a power cut, which took its
-// pod with it: it is dropped.
+// pod with it: it is dropped. So is what a process left that was killed while it wrote.
 func loadLeases(dir string) (*leases, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of address leases: %w", err)
@@ -90,9 +91,9 @@ func (l *leases) put(lease Lease) error {
 	if err != nil {
 		return fmt.Errorf("encode address lease: %w", err)
 	}
-	// No fsync: a lease must survive this process, not the kernel, whose end is also the pod's.
-	if err := writeFile(filepath.Join(l.dir, lease.Address.String()), data); err != nil {
-		return fmt.Errorf("write address lease: %w", err)
+	// Not synced: a lease must survive this process, not the kernel, whose end is also the pod's.
+	if err := durable.Replace(filepath.Join(l.dir, lease.Address.String()), data, 0o600); err != nil {
+		return fmt.Errorf("keep address lease: %w", err)
 	}
 	l.held[lease.Address] = lease
 	l.cursor = lease.Address
@@ -173,14 +174,4 @@ func podName(args string) string {
 		return ""
 	}
 	return namespace + "/" + name
-}
-
-// writeFile replaces a file at once, readable by root alone.
-func writeFile(path string, data []byte) error {
-	// The temporary name is outside the folder's own pattern of names, and the same every time: a crash leaves one at most.
-	temporary := filepath.Join(filepath.Dir(filepath.Dir(path)), "."+filepath.Base(filepath.Dir(path))+".new")
-	if err := os.WriteFile(temporary, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
 }

@@ -350,7 +350,7 @@ func saveRange(path string, podRange netip.Prefix) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the network folder: %w", err)
 	}
-	if err := writeFile(path, []byte(podRange.String()+"\n")); err != nil {
+	if err := durable.Write(path, []byte(podRange.String()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("save this node's pod range: %w", err)
 	}
 	return nil
