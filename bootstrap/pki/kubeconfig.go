@@ -46,7 +46,7 @@ func WriteKubeconfig(path, server string, clusterCA, client *Pair) error {
 
 // RESTConfig is how a component reaches the API server as client. It names files rather than holding their
 // content, so that client-go follows a renewal.
-func RESTConfig(server, clusterCAFile string, clientCertFile, clientKeyFile string) *rest.Config {
+func RESTConfig(server, clusterCAFile, clientCertFile, clientKeyFile string) *rest.Config {
 	return &rest.Config{
 		Host: server,
 		TLSClientConfig: rest.TLSClientConfig{

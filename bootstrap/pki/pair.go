@@ -7,7 +7,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -47,15 +46,6 @@ type Pair struct {
 	Chain             []*x509.Certificate // what follows Cert in its file
 	CertPEM, KeyPEM   []byte
 	CertFile, KeyFile string
-}
-
-// TLS is the pair as crypto/tls wants it.
-func (p *Pair) TLS() tls.Certificate {
-	out := tls.Certificate{Certificate: [][]byte{p.Cert.Raw}, PrivateKey: p.Key, Leaf: p.Cert}
-	for _, cert := range p.Chain {
-		out.Certificate = append(out.Certificate, cert.Raw)
-	}
-	return out
 }
 
 // Pool holds the certificate alone, as the root others are checked against.

@@ -216,7 +216,7 @@ func TestHandshakes(t *testing.T) {
 			near, far := net.Pipe()
 			defer near.Close()
 			server := tls.Server(far, &tls.Config{
-				Certificates: []tls.Certificate{tc.server.TLS()}, ClientCAs: tc.clientCA.Pool(), ClientAuth: tls.RequireAndVerifyClientCert,
+				Certificates: []tls.Certificate{served(t, tc.server)}, ClientCAs: tc.clientCA.Pool(), ClientAuth: tls.RequireAndVerifyClientCert,
 			})
 			done := make(chan error, 1)
 			go func() {
@@ -225,7 +225,7 @@ func TestHandshakes(t *testing.T) {
 				far.Close()
 			}()
 			client := tls.Client(near, &tls.Config{
-				Certificates: []tls.Certificate{tc.client.TLS()}, RootCAs: tc.serverCA.Pool(), ServerName: "alpha",
+				Certificates: []tls.Certificate{served(t, tc.client)}, RootCAs: tc.serverCA.Pool(), ServerName: "alpha",
 			})
 			got, err := io.ReadAll(io.LimitReader(client, 5))
 			if err != nil || !bytes.Equal(got, []byte("hello")) {
@@ -240,6 +240,16 @@ func TestHandshakes(t *testing.T) {
 	if _, err := p.Admin.Cert.Verify(x509.VerifyOptions{Roots: stranger.ClientCA.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err == nil {
 		t.Error("another cluster accepts our administrator")
 	}
+}
+
+// served is the pair as servers and clients read it from its files.
+func served(t *testing.T, pair *Pair) tls.Certificate {
+	t.Helper()
+	out, err := tls.LoadX509KeyPair(pair.CertFile, pair.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func TestWriteKubeconfig(t *testing.T) {

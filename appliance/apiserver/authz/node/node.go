@@ -158,12 +158,12 @@ func relation(request authorizer.Attributes) related {
 		}
 	case "configmaps":
 		if reads {
-			return inPods(func(pod *corev1.Pod) bool { return UsesConfigMap(pod, name) })
+			return inPods(func(pod *corev1.Pod) bool { return usesConfigMap(pod, name) })
 		}
 	case "secrets":
 		if reads {
 			return either(
-				inPods(func(pod *corev1.Pod) bool { return UsesSecret(pod, name) }),
+				inPods(func(pod *corev1.Pod) bool { return usesSecret(pod, name) }),
 				inVolumes(func(volume *corev1.PersistentVolume) bool {
 					return slices.Contains(volumeSecrets(volume), corev1.SecretReference{Namespace: namespace, Name: name})
 				}),
@@ -195,7 +195,7 @@ func relation(request authorizer.Attributes) related {
 		}
 	case "resourceclaims.resource.k8s.io":
 		if verb == "get" {
-			return inPods(func(pod *corev1.Pod) bool { return UsesResourceClaim(pod, name) })
+			return inPods(func(pod *corev1.Pod) bool { return usesResourceClaim(pod, name) })
 		}
 	}
 	return nil

@@ -29,8 +29,8 @@ func containers(pod *corev1.Pod) iter.Seq[*corev1.Container] {
 	}
 }
 
-// UsesSecret reports whether a pod names the secret itself.
-func UsesSecret(pod *corev1.Pod, name string) bool {
+// usesSecret reports whether a pod names the secret itself.
+func usesSecret(pod *corev1.Pod, name string) bool {
 	for _, ref := range pod.Spec.ImagePullSecrets {
 		if ref.Name == name {
 			return true
@@ -83,8 +83,8 @@ func refers(ref *corev1.LocalObjectReference, name string) bool {
 	return ref != nil && ref.Name == name
 }
 
-// UsesConfigMap reports whether a pod names the config map.
-func UsesConfigMap(pod *corev1.Pod, name string) bool {
+// usesConfigMap reports whether a pod names the config map.
+func usesConfigMap(pod *corev1.Pod, name string) bool {
 	for c := range containers(pod) {
 		for _, from := range c.EnvFrom {
 			if from.ConfigMapRef != nil && from.ConfigMapRef.Name == name {
@@ -121,8 +121,8 @@ func Claims(pod *corev1.Pod) []string {
 	return names
 }
 
-// UsesResourceClaim reports whether a pod has the device claim, be it named by the user or made for the pod.
-func UsesResourceClaim(pod *corev1.Pod, name string) bool {
+// usesResourceClaim reports whether a pod has the device claim, be it named by the user or made for the pod.
+func usesResourceClaim(pod *corev1.Pod, name string) bool {
 	for _, claim := range pod.Spec.ResourceClaims {
 		if claim.ResourceClaimName != nil && *claim.ResourceClaimName == name {
 			return true
