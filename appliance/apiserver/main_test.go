@@ -37,7 +37,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := defaultAccount(); err != nil {
+	if err := addAccount(metav1.NamespaceDefault); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -49,14 +49,14 @@ func run(m *testing.M) int {
 	return code
 }
 
-// defaultAccount does what a controller does in a cluster; without it no pod is admitted.
-func defaultAccount() error {
-	client, err := kubernetes.NewForConfig(server.LoopbackConfig())
+// addAccount does what a controller does in a cluster; without it no pod is admitted.
+func addAccount(namespace string) error {
+	client, err := kubernetes.NewForConfig(server.Admin())
 	if err != nil {
 		return err
 	}
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
-	_, err = client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Create(context.Background(), account, metav1.CreateOptions{})
+	_, err = client.CoreV1().ServiceAccounts(namespace).Create(context.Background(), account, metav1.CreateOptions{})
 	return err
 }
 

@@ -71,20 +71,18 @@ func serviceAccount(env *resource.Env) *rule {
 }
 
 func findAccount(ctx context.Context, env *resource.Env, namespace, name string) (*corev1.ServiceAccount, error) {
-	find := func(ctx context.Context) (*corev1.ServiceAccount, error) {
+	find := func() (*corev1.ServiceAccount, error) {
 		return get[*corev1.ServiceAccount](ctx, env, corev1.Resource("serviceaccounts"), namespace, name)
 	}
-	account, err := find(ctx)
+	account, err := find()
 	if !apierrors.IsNotFound(err) || name != defaultAccount {
 		return account, err
 	}
-	poll := wait.PollUntilContextTimeout(ctx, accountInterval, accountPatience, true, func(ctx context.Context) (bool, error) {
-		account, err = find(ctx)
+	// How the wait ends does not matter: the last look says what there is.
+	_ = wait.PollUntilContextTimeout(ctx, accountInterval, accountPatience, true, func(context.Context) (bool, error) {
+		account, err = find()
 		return !apierrors.IsNotFound(err), nil
 	})
-	if poll != nil && err == nil {
-		err = poll
-	}
 	return account, err
 }
 
