@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -49,6 +50,11 @@ func WriteKubeconfig(path, server string, clusterCA, client *Pair) error {
 func RESTConfig(server, clusterCAFile, clientCertFile, clientKeyFile string) *rest.Config {
 	return &rest.Config{
 		Host: server,
+		QPS:  -1, // the API server's flow control decides; a limit here would only delay pods
+		ContentConfig: rest.ContentConfig{
+			ContentType:        runtime.ContentTypeProtobuf,
+			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
+		},
 		TLSClientConfig: rest.TLSClientConfig{
 			CAFile:   clusterCAFile,
 			CertFile: clientCertFile,
