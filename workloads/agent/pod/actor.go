@@ -52,6 +52,7 @@ type actor struct {
 	reported bool             // the API has the last one
 	want     *wanted          // to be written
 	writing  bool
+	news     chan struct{}     // a newer status is wanted
 	written  *corev1.Pod       // the API's answer to the last write
 	told     map[string]uint32 // container name to the attempt whose back-off an event told of
 }
@@ -68,6 +69,7 @@ func newActor(m *Manager, uid types.UID) *actor {
 		busy: map[string]*running{}, notBefore: map[string]time.Time{}, tries: map[string]int{},
 		waiting: map[string]status.Waiting{}, backoff: map[string]Backoff{}, stopped: map[string]bool{},
 		started: map[string]bool{}, ready: map[string]bool{}, unhealthy: map[string]string{}, probed: map[string]bool{}, told: map[string]uint32{},
+		news: make(chan struct{}, 1),
 	}
 }
 
@@ -134,7 +136,7 @@ func (a *actor) pass(ctx context.Context) error {
 	if end != nil {
 		a.stopStarting()
 	}
-	a.followContainers()
+	probes := a.followContainers()
 	p := plan(a.view(end, now))
 	for _, s := range p.Steps {
 		a.launch(s)
@@ -148,6 +150,9 @@ func (a *actor) pass(ctx context.Context) error {
 	pod, gone := a.pod, a.gone
 	a.mu.Unlock()
 
+	for _, tell := range probes {
+		tell()
+	}
 	if !gone {
 		a.m.writer.set(a, pod, st, p.Over)
 	}
@@ -207,9 +212,9 @@ func (a *actor) hurry(key string, end *Ending, now time.Time) {
 	}
 }
 
-// followContainers starts the probes of what runs, ends those of what does not, and forgets containers that are gone.
-// a.mu is held.
-func (a *actor) followContainers() {
+// followContainers takes in what started and what ended; a.mu is held. It returns what the prober is to be told without
+// it: the prober may be waiting for us to take a result.
+func (a *actor) followContainers() (probes []func()) {
 	live := map[string]bool{}
 	for name, runs := range a.runtime.Containers {
 		c := &runs[0]
@@ -227,7 +232,8 @@ func (a *actor) followContainers() {
 		}
 		a.remember(c, spec)
 		if hasProbes(spec) {
-			a.m.conf.Prober.Start(a.pod, name, c.ID, a.podIP())
+			pod, id, ip := a.pod, c.ID, a.podIP()
+			probes = append(probes, func() { a.m.conf.Prober.Start(pod, name, id, ip) })
 		}
 	}
 	for id := range a.probed {
@@ -237,10 +243,11 @@ func (a *actor) followContainers() {
 			delete(a.ready, id)
 			delete(a.unhealthy, id)
 			if name := a.containerName(id); name != "" {
-				a.m.conf.Prober.Stop(a.uid, name)
+				probes = append(probes, func() { a.m.conf.Prober.Stop(a.uid, name) })
 			}
 		}
 	}
+	return probes
 }
 
 // remember what is known of a container that was just seen running: without a probe it is well; one that ran before

@@ -248,10 +248,15 @@ func (m *Manager) update(pod *corev1.Pod) {
 	}
 	a := m.actor(pod.UID, pod)
 	a.mu.Lock()
-	changed := a.pod.Generation != pod.Generation && a.mounted
+	changed := a.pod.Generation != pod.Generation
+	if changed { // the change may be what the waiting steps waited for
+		clear(a.notBefore)
+		clear(a.tries)
+	}
+	save := changed && a.mounted
 	a.pod = pod
 	a.mu.Unlock()
-	if changed {
+	if save {
 		m.spawn(func() {
 			if err := m.store.save(pod); err != nil {
 				m.log.Warn("note changed pod on disk", "pod", pod.Namespace+"/"+pod.Name, "error", err)

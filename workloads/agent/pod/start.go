@@ -177,9 +177,9 @@ func (m *Manager) afterStart(ctx context.Context, a *actor, pod *corev1.Pod, c *
 }
 
 func (m *Manager) environment(ctx context.Context, pod *corev1.Pod, c *corev1.Container, ips []string, volumes map[string]string) ([]*runtimeapi.KeyValue, error) {
-	services, err := m.conf.Objects.Services(ctx, pod.Namespace)
+	services, err := m.services(ctx, pod)
 	if err != nil {
-		return nil, fmt.Errorf("list services: %w", err)
+		return nil, err
 	}
 	return translate.Environment(pod, c, m.conf.Node, translate.References{
 		Services: services,
@@ -191,6 +191,30 @@ func (m *Manager) environment(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 		PodIPs:  ips,
 	})
 }
+
+// services waits for the cache, unless the API is away: then the pod starts without their variables rather than not at
+// all, and finds services by name.
+func (m *Manager) services(ctx context.Context, pod *corev1.Pod) ([]corev1.Service, error) {
+	m.mu.Lock()
+	synced := m.synced
+	m.mu.Unlock()
+	if !synced {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, servicesPatience)
+		defer cancel()
+	}
+	services, err := m.conf.Objects.Services(ctx, pod.Namespace)
+	if err != nil && !synced {
+		m.log.Warn("start container without variables for services, because the API is away", "pod", pod.Namespace+"/"+pod.Name)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list services: %w", err)
+	}
+	return services, nil
+}
+
+const servicesPatience = 2 * time.Second
 
 // mountPaths says where each mount of the container lies on this machine.
 func (m *Manager) mountPaths(pod *corev1.Pod, c *corev1.Container, volumes map[string]string, env []*runtimeapi.KeyValue) (map[string]string, error) {

@@ -30,6 +30,9 @@ const (
 	writeTimeout  = 10 * time.Second
 	firstRewrite  = 200 * time.Millisecond
 	slowestWrites = 10 * time.Second
+	// calm is how long a pod's progress towards Running stays untold: most pods get there sooner, and are then told of
+	// in one write instead of three.
+	calm = 250 * time.Millisecond
 )
 
 func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) {
@@ -44,6 +47,10 @@ func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) 
 		return
 	}
 	a.want = &wanted{status: st, last: last}
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
 	if !a.writing {
 		a.writing = w.m.spawn(func() { w.write(a, pod.Namespace, pod.Name) })
 	}
@@ -66,6 +73,7 @@ func newerVersion(a, b string) bool {
 // write goes on until the API has what the actor wants.
 func (w *writer) write(a *actor, namespace, name string) {
 	delay := firstRewrite
+	w.settle(a)
 	for {
 		a.mu.Lock()
 		want := a.want
@@ -116,6 +124,39 @@ func (w *writer) write(a *actor, namespace, name string) {
 		}
 		delay = min(2*delay, slowestWrites)
 	}
+}
+
+// settle waits while a pod that is being started may still get there.
+func (w *writer) settle(a *actor) {
+	end := time.NewTimer(calm)
+	defer end.Stop()
+	for {
+		a.mu.Lock()
+		starting := a.want != nil && a.want.status.Phase == corev1.PodPending && !troubled(&a.want.status)
+		a.mu.Unlock()
+		if !starting {
+			return
+		}
+		select {
+		case <-a.news:
+		case <-end.C:
+			return
+		case <-w.m.ctx.Done():
+			return
+		}
+	}
+}
+
+// troubled: a container waits for another reason than that its turn has not come.
+func troubled(s *corev1.PodStatus) bool {
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			if w := list[i].State.Waiting; w != nil && w.Reason != "ContainerCreating" && w.Reason != "PodInitializing" {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (w *writer) patch(ctx context.Context, namespace, name string, uid types.UID, base *corev1.PodStatus, st corev1.PodStatus) (*corev1.Pod, error) {

@@ -31,10 +31,10 @@ func (bridge) Levels() []log.Level {
 
 func (b bridge) Fire(e *log.Entry) error {
 	level := slog.LevelWarn
-	if expected[e.Message] {
+	switch {
+	case expected[e.Message]:
 		level = slog.LevelDebug
-	}
-	if e.Level <= log.ErrorLevel {
+	case e.Level <= log.ErrorLevel:
 		level = slog.LevelError
 	}
 	attrs := make([]slog.Attr, 0, len(e.Data))
@@ -51,11 +51,13 @@ func (b bridge) Fire(e *log.Entry) error {
 	return nil
 }
 
-// expected are warnings about what is so by design here: the pod network is configured after containerd has started,
-// and not every filesystem seals its files.
+// expected are messages about what is so by design here: the pod network is configured after containerd has started,
+// not every filesystem seals its files, and a shim that has reported its last event closes its connection.
 var expected = map[string]bool{
 	"failed to load cni during init, please check CRI plugin status before setting up network for pods": true,
-	"failed check for fsverity support": true,
+	"failed check for fsverity support":          true,
+	"failed sending message on channel":          true,
+	"ttrpc: received message on inactive stream": true,
 }
 
 type fatal string
