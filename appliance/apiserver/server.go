@@ -35,6 +35,9 @@ func New(config Config) (*Server, error) {
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("configure the API server: %w", err)
 	}
+	if err := setFeatures(); err != nil {
+		return nil, err
+	}
 	transport := loopback.New()
 	return &Server{config: config.complete(), loopback: transport, client: transport.Config()}, nil
 }

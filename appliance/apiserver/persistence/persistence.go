@@ -145,7 +145,9 @@ func (o *Options) cached(
 	if err != nil {
 		return nil, nil, fmt.Errorf("store %s: %w", config.GroupResource, err)
 	}
+	clock := &pace{}
 	cacher, err := cacherstorage.NewCacherFromConfig(cacherstorage.Config{
+		Clock:               clock,
 		Storage:             store,
 		Versioner:           versioner,
 		GroupResource:       config.GroupResource,
@@ -169,7 +171,7 @@ func (o *Options) cached(
 		cacher.Stop()
 		store.Close()
 	})
-	return delegator, destroy, nil
+	return &paced{CacheDelegator: delegator, pace: clock}, destroy, nil
 }
 
 // BackendConfig is what storage factories start from. The connection in it is never used.
