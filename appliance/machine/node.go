@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -46,11 +47,12 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 		return nil, err
 	}
 	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Log: b.log})
-	pods, err := b.pods(in, client, containers)
+	told := newEvents(client, b.cfg.NodeName)
+	self, err := b.self(ctx, in, client, containers, told)
 	if err != nil {
 		return nil, err
 	}
-	self, err := b.self(ctx, in, client, containers)
+	pods, err := b.pods(in, client, containers, told, self)
 	if err != nil {
 		return nil, err
 	}
@@ -58,19 +60,21 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nodeParts{runtime: containers, rest: append(append(network, pods...), self)}, nil
+	return &nodeParts{runtime: containers, rest: slices.Concat([]Component{told}, network, pods, []Component{self})}, nil
 }
 
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node) ([]Component, error) {
 	paths := b.cfg.Paths()
-	volumes := volume.New(volume.Config{Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Log: b.log})
+	volumes := volume.New(volume.Config{
+		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
+	})
 	pods, err := agent.New(agent.Config{
 		NodeName: b.cfg.NodeName, NodeIPs: []string{b.cfg.NodeIP},
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Volumes: volumes,
-		Prober: probe.New(probe.Config{Runtime: containers, Log: b.log}), Log: b.log,
+		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Log: b.log,
 	})
 	if err != nil {
 		return nil, err
@@ -79,6 +83,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
 		Client: client, Agent: pods, Runtime: containers, Log: b.log,
+		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},
 	})
 	if err != nil {
 		return nil, err
@@ -87,7 +92,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 }
 
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime) (Component, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -95,7 +100,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	config := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return []netip.Addr{in.ranges.node} },
-		Client:    client, Nodes: nodes, Runtime: containers, Log: b.log,
+		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,
 	}
 	if in.privileged != nil {
 		if config.Privileged, err = kubernetes.NewForConfig(in.privileged); err != nil {

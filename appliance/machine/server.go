@@ -15,6 +15,7 @@ import (
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/workloads/certificates"
+	"knarr.dev/knarr/workloads/clusterrole"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
@@ -34,17 +35,22 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := pki.Ensure(b.cfg.Paths().PKI(), pki.Want{
+	want := pki.Want{
 		NodeName: b.cfg.NodeName, Addresses: []netip.Addr{r.node},
 		KubernetesService: r.services.Masked().Addr().Next(), ClusterDomain: b.cfg.ClusterDomain,
-	})
+	}
+	keys, err := pki.Ensure(b.cfg.Paths().PKI(), want)
 	if err != nil {
 		return nil, err
 	}
 	url := "https://" + netip.AddrPortFrom(r.node, uint16(b.cfg.HTTPSPort)).String()
-	if err := pki.WriteKubeconfig(b.cfg.WriteKubeconfig, url, keys.ClusterCA, keys.Admin); err != nil {
+	kubeconfig := func(keys *pki.PKI) error {
+		return pki.WriteKubeconfig(b.cfg.WriteKubeconfig, url, keys.ClusterCA, keys.Admin)
+	}
+	if err := kubeconfig(keys); err != nil {
 		return nil, err
 	}
+	keeper := pki.NewKeeper(b.cfg.Paths().PKI(), want, kubeconfig, b.log.With("component", "certificates"))
 	store := datastore.New(datastore.Config{
 		Name: b.cfg.NodeName, Dir: b.cfg.Paths().Etcd(), Socket: b.cfg.Paths().EtcdSocket(),
 		PeerURL: "https://" + netip.AddrPortFrom(r.node, etcdPort).String(),
@@ -73,7 +79,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		return nil, err
 	}
 	if b.cfg.DisableNode {
-		return []Stage{{store}, {api}, {control, settings}, {trimmer{}}}, nil
+		return []Stage{{store}, {api}, {control, settings, keeper}, {trimmer{}}}, nil
 	}
 	parts, err := b.node(ctx, nodeInput{
 		ranges: r, cache: control.manager.GetCache(), privileged: api.LoopbackConfig(),
@@ -87,7 +93,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	return []Stage{
 		{store, parts.runtime},
 		{api},
-		append(Stage{control, settings}, parts.rest...),
+		append(Stage{control, settings, keeper}, parts.rest...),
 		{trimmer{}},
 	}, nil
 }
@@ -106,6 +112,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
+		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},

@@ -27,7 +27,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -55,6 +54,7 @@ type Config struct {
 	Client  corev1client.CoreV1Interface // with the node's identity
 	Volumes pod.Volumes
 	Prober  pod.Prober
+	Events  record.EventRecorder
 	Log     *slog.Logger
 }
 
@@ -73,14 +73,14 @@ func (c *Config) Validate() error {
 	need(c.Client != nil, "an API client")
 	need(c.Volumes != nil, "volumes")
 	need(c.Prober != nil, "a prober")
+	need(c.Events != nil, "a recorder of events")
 	return errors.Join(errs...)
 }
 
 // Agent is the component.
 type Agent struct {
-	conf        Config
-	pods        *pod.Manager
-	broadcaster record.EventBroadcaster
+	conf Config
+	pods *pod.Manager
 }
 
 // New makes an agent that Run will start, once the runtime is ready.
@@ -100,7 +100,7 @@ func New(conf Config) (*Agent, error) {
 	}
 	groups := cgroup.New(conf.CgroupRoot)
 	node.Unified = groups.Unified()
-	a := &Agent{conf: conf, broadcaster: record.NewBroadcaster()}
+	a := &Agent{conf: conf}
 	a.pods = pod.NewManager(pod.Config{
 		Node:     node,
 		Dir:      conf.Paths.Agent(),
@@ -111,7 +111,7 @@ func New(conf Config) (*Agent, error) {
 		Objects:  objects{reader: conf.Cache, client: conf.Client},
 		Client:   conf.Client,
 		Cache:    conf.Cache,
-		Recorder: a.broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: conf.NodeName}),
+		Recorder: conf.Events,
 		Log:      conf.Log,
 	})
 	return a, nil
@@ -165,11 +165,7 @@ func machineMemory() (int64, error) {
 func (a *Agent) Name() string { return "agent" }
 
 // Run runs the node's pods until ctx ends, and then leaves them running.
-func (a *Agent) Run(ctx context.Context, ready func()) error {
-	a.broadcaster.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: a.conf.Client.Events("")})
-	defer a.broadcaster.Shutdown()
-	return a.pods.Run(ctx, ready)
-}
+func (a *Agent) Run(ctx context.Context, ready func()) error { return a.pods.Run(ctx, ready) }
 
 // Pods are this node's pods with their newest status. They must not be modified.
 func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }
