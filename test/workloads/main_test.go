@@ -55,12 +55,11 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	ctrl.SetLogger(logr.Discard())
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-		ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	}
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	dir, err := os.MkdirTemp("", "knarr-workloads-")

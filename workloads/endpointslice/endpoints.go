@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -27,6 +28,8 @@ const (
 	ownerName  = "endpoint-controller"
 	// addressLimit is what one Endpoints object holds: it is a single object, sent whole with every change.
 	addressLimit = 1000
+	// behind is about as long as a write takes to come back through a watch.
+	behind = 20 * time.Millisecond
 )
 
 func endpoints() client.Object { return &corev1.Endpoints{} }
@@ -34,12 +37,13 @@ func endpoints() client.Object { return &corev1.Endpoints{} }
 // ours says whether this controller made an Endpoints object.
 func ours(o client.Object) bool { return o.GetLabels()[ownerLabel] == ownerName }
 
-// settleEndpoints publishes a service's pods the older way.
-func (r *Reconciler) settleEndpoints(ctx context.Context, service *corev1.Service, pods []*corev1.Pod) error {
+// settleEndpoints publishes a service's pods the older way; again is when to come back, if the cache is a moment
+// behind our own last write.
+func (r *Reconciler) settleEndpoints(ctx context.Context, service *corev1.Service, pods []*corev1.Pod) (again time.Duration, err error) {
 	var existing corev1.Endpoints
-	err := r.client.Get(ctx, client.ObjectKeyFromObject(service), &existing)
+	err = r.client.Get(ctx, client.ObjectKeyFromObject(service), &existing)
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("observe endpoints %s/%s: %w", service.Namespace, service.Name, err)
+		return 0, fmt.Errorf("observe endpoints %s/%s: %w", service.Namespace, service.Name, err)
 	}
 	exists := err == nil
 	next := wantedEndpoints(service, pods, &existing)
@@ -49,16 +53,15 @@ func (r *Reconciler) settleEndpoints(ctx context.Context, service *corev1.Servic
 	case exists && !apiequality.Semantic.DeepEqual(&existing, next):
 		err = r.client.Update(ctx, next)
 	default:
-		return nil
+		return 0, nil
 	}
-	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
+	switch {
+	case err == nil || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return 0, nil
+	case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err):
+		return behind, nil
 	}
-	if err != nil {
-		// A conflict and an existing object too: the cache is a moment behind our own last write.
-		return fmt.Errorf("write endpoints %s/%s: %w", service.Namespace, service.Name, err)
-	}
-	return nil
+	return 0, fmt.Errorf("write endpoints %s/%s: %w", service.Namespace, service.Name, err)
 }
 
 // dropEndpoints deletes what this controller made for a service that is gone.

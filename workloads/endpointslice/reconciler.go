@@ -105,7 +105,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.settleSlices(ctx, &service, pods); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, r.settleEndpoints(ctx, &service, pods)
+	again, err := r.settleEndpoints(ctx, &service, pods)
+	return ctrl.Result{RequeueAfter: again}, err
 }
 
 func (r *Reconciler) settleSlices(ctx context.Context, service *corev1.Service, pods []*corev1.Pod) error {

@@ -65,12 +65,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	next := node.DeepCopy()
 	next.Spec.PodCIDR = cidr.String()
 	next.Spec.PodCIDRs = []string{cidr.String()}
-	err = r.client.Patch(ctx, next, client.MergeFromWithOptions(node, client.MergeFromWithOptimisticLock{}))
+	// Of any version: a node that registers is written to by others, and a range once set the API server keeps.
+	err = r.client.Patch(ctx, next, client.MergeFrom(node))
 	if apierrors.IsNotFound(err) {
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
-		// A conflict too: a node that registers is written to by others, and without addresses it stays unready.
 		return ctrl.Result{}, fmt.Errorf("give node %s the pod addresses %s: %w", req.Name, cidr, err)
 	}
 	return ctrl.Result{}, nil
