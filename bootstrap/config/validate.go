@@ -116,15 +116,6 @@ func parseRange(text string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// KubernetesService is the first address of the service range, where pods find the API server.
-func (c *Config) KubernetesService() netip.Addr {
-	prefix, err := netip.ParsePrefix(c.ServiceCIDR)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return prefix.Addr().Next()
-}
-
 // machineAddress finds the address other machines reach this one at: the one the default route leaves from,
 // else the first that is neither local nor within one of the cluster's own ranges, which our bridge has.
 func machineAddress(own ...string) (netip.Addr, error) {
