@@ -98,16 +98,19 @@ func (p Pod) Running() []Container {
 // Empty says that the runtime has nothing of the pod.
 func (p Pod) Empty() bool { return len(p.Sandboxes) == 0 && len(p.Containers) == 0 }
 
-// Read asks for one pod.
-func Read(ctx context.Context, rt Runtime, uid types.UID) (Pod, error) {
-	all, err := read(ctx, rt, map[string]string{translate.LabelPodUID: string(uid)})
+// Read asks for one pod. What was known before and cannot have changed is taken from there: the details of a container
+// cost the runtime a look at its whole specification.
+func Read(ctx context.Context, rt Runtime, uid types.UID, before Pod) (Pod, error) {
+	all, err := read(ctx, rt, map[string]string{translate.LabelPodUID: string(uid)}, before)
 	return all[uid], err
 }
 
 // ReadAll asks for every pod.
-func ReadAll(ctx context.Context, rt Runtime) (map[types.UID]Pod, error) { return read(ctx, rt, nil) }
+func ReadAll(ctx context.Context, rt Runtime) (map[types.UID]Pod, error) {
+	return read(ctx, rt, nil, Pod{})
+}
 
-func read(ctx context.Context, rt Runtime, labels map[string]string) (map[types.UID]Pod, error) {
+func read(ctx context.Context, rt Runtime, labels map[string]string, before Pod) (map[types.UID]Pod, error) {
 	pods := map[types.UID]Pod{}
 	get := func(labels map[string]string) (types.UID, Pod) {
 		uid := types.UID(labels[translate.LabelPodUID])
@@ -122,7 +125,7 @@ func read(ctx context.Context, rt Runtime, labels map[string]string) (map[types.
 		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
 	for _, s := range sandboxes.Items {
-		sandbox, err := readSandbox(ctx, rt, s)
+		sandbox, err := readSandbox(ctx, rt, s, before)
 		if errdefs.IsNotFound(err) {
 			continue // removed between the two questions
 		}
@@ -138,7 +141,7 @@ func read(ctx context.Context, rt Runtime, labels map[string]string) (map[types.
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	for _, c := range containers.Containers {
-		status, err := rt.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+		one, err := readContainer(ctx, rt, c, before)
 		if errdefs.IsNotFound(err) {
 			continue
 		}
@@ -146,7 +149,6 @@ func read(ctx context.Context, rt Runtime, labels map[string]string) (map[types.
 			return nil, fmt.Errorf("look at container %s: %w", c.Id, err)
 		}
 		uid, p := get(c.Labels)
-		one := readContainer(c, status.Status)
 		p.Containers[one.Name] = append(p.Containers[one.Name], one)
 		pods[uid] = p
 	}
@@ -166,13 +168,18 @@ func newest(a, b uint32, at, bt time.Time) int {
 	return bt.Compare(at)
 }
 
-func readSandbox(ctx context.Context, rt Runtime, s *runtimeapi.PodSandbox) (Sandbox, error) {
+func readSandbox(ctx context.Context, rt Runtime, s *runtimeapi.PodSandbox, before Pod) (Sandbox, error) {
 	out := Sandbox{
 		ID: s.Id, Attempt: s.Metadata.GetAttempt(), Created: time.Unix(0, s.CreatedAt),
 		Ready: s.State == runtimeapi.PodSandboxState_SANDBOX_READY,
 	}
 	if !out.Ready {
 		return out, nil
+	}
+	for _, known := range before.Sandboxes {
+		if known.ID == s.Id && known.Ready {
+			return known, nil
+		}
 	}
 	status, err := rt.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: s.Id})
 	if err != nil {
@@ -187,7 +194,28 @@ func readSandbox(ctx context.Context, rt Runtime, s *runtimeapi.PodSandbox) (San
 	return out, nil
 }
 
-func readContainer(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
+func readContainer(ctx context.Context, rt Runtime, c *runtimeapi.Container, before Pod) (Container, error) {
+	for _, known := range before.Containers[c.Labels[translate.LabelContainer]] {
+		if known.ID == c.Id && known.State == states[c.State] && known.State != Created {
+			return known, nil
+		}
+	}
+	status, err := rt.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: c.Id})
+	if err != nil {
+		return Container{}, err
+	}
+	return details(c, status.Status), nil
+}
+
+// states: an unknown container is one whose shim died with it. It is not running, which is all that matters.
+var states = map[runtimeapi.ContainerState]State{
+	runtimeapi.ContainerState_CONTAINER_CREATED: Created,
+	runtimeapi.ContainerState_CONTAINER_RUNNING: Running,
+	runtimeapi.ContainerState_CONTAINER_EXITED:  Exited,
+	runtimeapi.ContainerState_CONTAINER_UNKNOWN: Exited,
+}
+
+func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 	notes := s.GetAnnotations()
 	out := Container{
 		ID:          c.Id,
@@ -210,19 +238,13 @@ func readContainer(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Conta
 	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
 		out.Attempt = uint32(n)
 	}
-	switch s.State {
-	case runtimeapi.ContainerState_CONTAINER_CREATED:
-		out.State = Created
-	case runtimeapi.ContainerState_CONTAINER_RUNNING:
-		out.State = Running
-	default:
-		// Unknown is a container whose shim died with it: it is not running, which is all that matters.
-		out.State = Exited
-		if s.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN && out.Finished.IsZero() {
-			out.Finished, out.ExitCode, out.Reason = out.Created, 255, "Unknown"
-		}
-		out.Message = lastWords(out, notes)
+	if out.State = states[s.State]; out.State != Exited {
+		return out
 	}
+	if s.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN && out.Finished.IsZero() {
+		out.Finished, out.ExitCode, out.Reason = out.Created, 255, "Unknown"
+	}
+	out.Message = lastWords(out, notes)
 	return out
 }
 

@@ -125,7 +125,10 @@ func (a *actor) wakeAt(t time.Time) {
 
 // pass observes, decides, starts what is decided, and reports.
 func (a *actor) pass(ctx context.Context) error {
-	rt, err := observed.Read(ctx, a.m.conf.Runtime, a.uid)
+	a.mu.Lock()
+	before := a.runtime
+	a.mu.Unlock()
+	rt, err := observed.Read(ctx, a.m.conf.Runtime, a.uid, before)
 	if err != nil {
 		return fmt.Errorf("observe: %w", err)
 	}
