@@ -21,7 +21,6 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 	endpointslice "k8s.io/endpointslice"
-	"k8s.io/endpointslice/topologycache"
 	endpointsliceutil "k8s.io/endpointslice/util"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -77,7 +76,8 @@ func New(c client.Client, clients kubernetes.Interface, recorder record.EventRec
 		client:   c,
 		written:  written,
 		triggers: endpointsliceutil.NewTriggerTimeTracker(),
-		slices: endpointslice.NewReconciler(clients, nodes{c}, perSlice, written, topologycache.NewTopologyCache(), recorder,
+		// No topology cache: it serves the deprecated hints annotation; trafficDistribution does without.
+		slices: endpointslice.NewReconciler(clients, nodes{c}, perSlice, written, nil, recorder,
 			managedBy, endpointslice.WithPreferSameTrafficDistributionEnabled(true)),
 	}
 }
