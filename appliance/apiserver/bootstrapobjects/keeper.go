@@ -27,7 +27,7 @@ import (
 )
 
 // every is how long a deleted object may be missing. A pass costs some forty reads from the watch cache in memory.
-const every = 15 * time.Second
+const every = 30 * time.Second
 
 // Config is what the objects say.
 type Config struct {
