@@ -4,6 +4,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds"
+	"knarr.dev/knarr/appliance/apiserver/printing"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 	"knarr.dev/knarr/appliance/apiserver/subresource"
 )
@@ -11,7 +12,7 @@ import (
 func certificates() []resource.Row {
 	v1 := certificatesv1.SchemeGroupVersion
 	return []resource.Row{
-		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Short: []string{"csr"}, Status: true, Subresources: map[string]resource.SubresourceFunc{"approval": subresource.Approval}},
+		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Table: printing.CertificateSigningRequests(), Short: []string{"csr"}, Status: true, Subresources: map[string]resource.SubresourceFunc{"approval": subresource.Approval}},
 		{In: v1, Object: &certificatesv1.ClusterTrustBundle{}, List: &certificatesv1.ClusterTrustBundleList{}, Plural: "clustertrustbundles"},
 		{In: v1, Object: &certificatesv1.PodCertificateRequest{}, List: &certificatesv1.PodCertificateRequestList{}, Plural: "podcertificaterequests", Namespaced: true, Status: true},
 	}

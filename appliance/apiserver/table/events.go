@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds"
+	"knarr.dev/knarr/appliance/apiserver/printing"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
@@ -17,6 +18,6 @@ const eventTTL = time.Hour
 
 func events() []resource.Row {
 	return []resource.Row{
-		{In: corev1.SchemeGroupVersion, AlsoIn: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, Object: &corev1.Event{}, List: &corev1.EventList{}, Plural: "events", Hooks: resource.Erase(kinds.Event), Short: []string{"ev"}, Namespaced: true, TTL: eventTTL},
+		{In: corev1.SchemeGroupVersion, AlsoIn: []schema.GroupVersion{eventsv1.SchemeGroupVersion}, Object: &corev1.Event{}, List: &corev1.EventList{}, Plural: "events", Hooks: resource.Erase(kinds.Event), Table: printing.Events(), Short: []string{"ev"}, Namespaced: true, TTL: eventTTL},
 	}
 }
