@@ -293,6 +293,18 @@ func installTable(server *genericapiserver.GenericAPIServer, env *resource.Env) 
 			info, groups[gv.Group] = &made, &made
 		}
 		info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage(paths)
+		for path, storage := range paths {
+			background, ok := storage.(resource.Background)
+			if !ok {
+				continue
+			}
+			if err := server.AddPostStartHook("background-of-"+path, func(hook genericapiserver.PostStartHookContext) error {
+				go background.Run(hook)
+				return nil
+			}); err != nil {
+				return fmt.Errorf("start the background work of %s: %w", path, err)
+			}
+		}
 	}
 	if err := server.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, groups[""]); err != nil {
 		return fmt.Errorf("install the core group: %w", err)

@@ -12,24 +12,32 @@ import (
 	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/storage"
+
+	"knarr.dev/knarr/appliance/apiserver/resource"
 )
+
+// repairFirst lets a machine start in peace.
+const repairFirst = time.Minute
 
 // repairEvery is rare, because a reservation that was left over hurts only when the range is nearly full, and one
 // that somebody asks for is reclaimed at once.
 const repairEvery = 15 * time.Minute
 
+var _ resource.Background = &Services{}
+
 // Run repairs from time to time until ctx ends.
 func (s *Services) Run(ctx context.Context) {
-	tick := time.NewTicker(repairEvery)
-	defer tick.Stop()
+	timer := time.NewTimer(repairFirst)
+	defer timer.Stop()
 	for {
-		if err := s.Repair(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			slog.Warn("service reservations were not all checked", "component", "apiserver", "err", err)
-		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
+			timer.Reset(repairEvery)
+		}
+		if err := s.Repair(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			slog.Warn("service reservations were not all checked", "component", "apiserver", "err", err)
 		}
 	}
 }

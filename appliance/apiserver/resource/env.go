@@ -64,3 +64,8 @@ type BoundObject struct {
 
 // PortRange is first to last, both included.
 type PortRange struct{ First, Last int32 }
+
+// Background is a storage with work of its own beside requests, from the server's start until ctx ends.
+type Background interface {
+	Run(ctx context.Context)
+}
