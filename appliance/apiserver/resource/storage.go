@@ -37,6 +37,14 @@ func (s *Storage) ShortNames() []string { return s.Row.Short }
 // Categories for kubectl.
 func (s *Storage) Categories() []string { return s.Row.Categories }
 
+// DeleteDuringUpdate sets when an update, of the object or of its status, completes a deletion.
+func (s *Storage) DeleteDuringUpdate(when func(ctx context.Context, key string, obj, existing runtime.Object) bool) {
+	s.ShouldDeleteDuringUpdate = when
+	if s.status != nil {
+		s.status.store.ShouldDeleteDuringUpdate = when
+	}
+}
+
 // Status is the storage of the same objects that writes status alone; nil without the subresource.
 func (s *Storage) Status() *StatusStorage { return s.status }
 

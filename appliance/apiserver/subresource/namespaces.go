@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/util/dryrun"
@@ -35,9 +36,9 @@ type writer interface {
 // Namespaces is the Wrap of the namespaces' row: a deleted namespace first stops taking objects, and goes when the
 // finalizer that stands for its content is removed.
 func Namespaces(_ *resource.Env, storage *resource.Storage) (rest.Storage, error) {
-	storage.ShouldDeleteDuringUpdate = func(_ context.Context, _ string, obj, _ runtime.Object) bool {
-		return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0
-	}
+	storage.DeleteDuringUpdate(func(ctx context.Context, key string, obj, existing runtime.Object) bool {
+		return len(obj.(*corev1.Namespace).Spec.Finalizers) == 0 && registry.ShouldDeleteDuringUpdate(ctx, key, obj, existing)
+	})
 	return &namespaces{readWriter: storage, store: storage}, nil
 }
 
