@@ -22,17 +22,18 @@ type writer struct{ m *Manager }
 
 // wanted is the status an actor wants the API to have.
 type wanted struct {
-	status corev1.PodStatus
-	last   bool // nothing will change any more
+	status  corev1.PodStatus
+	passing bool // more is to follow soon
+	last    bool // nothing will change any more
 }
 
 const (
 	writeTimeout  = 10 * time.Second
 	firstRewrite  = 200 * time.Millisecond
 	slowestWrites = 10 * time.Second
-	// calm is how long a pod's progress towards Running stays untold: most pods get there sooner, and are then told of
-	// in one write instead of three.
-	calm = 250 * time.Millisecond
+	// calm is how long a pod's progress towards running, or towards its end, stays untold: most pods get there sooner,
+	// and are then told of in one write instead of three.
+	calm = 500 * time.Millisecond
 )
 
 func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) {
@@ -46,7 +47,8 @@ func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) 
 		}
 		return
 	}
-	a.want = &wanted{status: st, last: last}
+	starting := st.Phase == corev1.PodPending && !troubled(&st)
+	a.want = &wanted{status: st, last: last, passing: starting || pod.DeletionTimestamp != nil && !last}
 	select {
 	case a.news <- struct{}{}:
 	default:
@@ -126,15 +128,15 @@ func (w *writer) write(a *actor, namespace, name string) {
 	}
 }
 
-// settle waits while a pod that is being started may still get there.
+// settle waits while a pod is on its way.
 func (w *writer) settle(a *actor) {
 	end := time.NewTimer(calm)
 	defer end.Stop()
 	for {
 		a.mu.Lock()
-		starting := a.want != nil && a.want.status.Phase == corev1.PodPending && !troubled(&a.want.status)
+		passing := a.want != nil && a.want.passing
 		a.mu.Unlock()
-		if !starting {
+		if !passing {
 			return
 		}
 		select {

@@ -90,18 +90,17 @@ func (p pauseImage) create(ctx context.Context, client *containerd.Client) (cont
 	}
 	manifest := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	store := client.ContentStore()
-	if manifest.Layers = make([]ocispec.Descriptor, 1); err == nil {
-		manifest.Layers[0], err = writeBlob(ctx, store, ocispec.MediaTypeImageLayer, layer, nil)
-	}
+	layerAt, err := writeBlob(ctx, store, ocispec.MediaTypeImageLayer, layer, nil)
 	if err != nil {
 		return nil, err
 	}
+	manifest.Layers = []ocispec.Descriptor{layerAt}
 	if manifest.Config, err = writeJSON(ctx, store, ocispec.MediaTypeImageConfig, config, nil); err != nil {
 		return nil, err
 	}
 	target, err := writeJSON(ctx, store, ocispec.MediaTypeImageManifest, manifest, map[string]string{
 		"containerd.io/gc.ref.content.config": manifest.Config.Digest.String(),
-		"containerd.io/gc.ref.content.l.0":    manifest.Layers[0].Digest.String(),
+		"containerd.io/gc.ref.content.l.0":    layerAt.Digest.String(),
 	})
 	if err != nil {
 		return nil, err
