@@ -27,6 +27,7 @@ import (
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
+	"knarr.dev/knarr/workloads/statefulset"
 )
 
 // server is a control plane, and a node beside it unless that is disabled.
@@ -103,6 +104,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 	for name, register := range map[string]func() error{
 		"deployment":      func() error { return deployment.Register(mgr) },
 		"replicaset":      func() error { return replicaset.Register(mgr) },
+		"statefulset":     func() error { return statefulset.Register(mgr) },
 		"endpointslice":   func() error { return endpointslice.Register(mgr) },
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },

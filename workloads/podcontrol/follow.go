@@ -60,8 +60,13 @@ func Follow(kind schema.GroupVersionKind, expected *expectations.Expectations, w
 			if moved {
 				queueOwner(before, q)
 			}
-			if ref := ownerRef(pod, kind); ref != nil && pod.DeletionTimestamp != nil {
-				expected.Deleted(ref.UID, pod.Name)
+			if ref := ownerRef(pod, kind); ref != nil {
+				if before.UID != pod.UID {
+					expected.Created(ref.UID, pod.Name) // a restarted watch shows one pod in place of another of its name
+				}
+				if pod.DeletionTimestamp != nil {
+					expected.Deleted(ref.UID, pod.Name)
+				}
 			}
 			if !queueOwner(pod, q) && (moved || !apiequality.Semantic.DeepEqual(before.Labels, pod.Labels)) {
 				queueWanting(ctx, pod, q)
