@@ -196,7 +196,8 @@ func readSandbox(ctx context.Context, rt Runtime, s *runtimeapi.PodSandbox, befo
 
 func readContainer(ctx context.Context, rt Runtime, c *runtimeapi.Container, before Pod) (Container, error) {
 	for _, known := range before.Containers[c.Labels[translate.LabelContainer]] {
-		if known.ID == c.Id && known.State == states[c.State] && known.State != Created {
+		settled := known.State == Running || known.State == Exited && known.ExitCode != killed
+		if known.ID == c.Id && known.State == states[c.State] && settled {
 			return known, nil
 		}
 	}
@@ -206,6 +207,9 @@ func readContainer(ctx context.Context, rt Runtime, c *runtimeapi.Container, bef
 	}
 	return details(c, status.Status), nil
 }
+
+// killed is the exit code after SIGKILL. That it was for want of memory may become known after the end.
+const killed = 137
 
 // states: an unknown container is one whose shim died with it. It is not running, which is all that matters.
 var states = map[runtimeapi.ContainerState]State{
