@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -156,9 +155,4 @@ func ValidateCSRStatus(csr, old *certificatesv1.CertificateSigningRequest) field
 		}
 	}
 	return errs
-}
-
-// SameRequest says whether two requests ask for the same; approval may not change that.
-func SameRequest(csr, old *certificatesv1.CertificateSigningRequest) bool {
-	return apiequality.Semantic.DeepEqual(csr.Spec, old.Spec)
 }
