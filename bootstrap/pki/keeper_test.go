@@ -26,7 +26,7 @@ func TestKeeper(t *testing.T) {
 		if p.APIServer.Cert.Equal(first.APIServer.Cert) || !p.ClusterCA.Cert.Equal(first.ClusterCA.Cert) {
 			t.Error("renewed the wrong ones")
 		}
-		left := first.APIServer.Cert.NotAfter.Sub(time.Now())
+		left := time.Until(first.APIServer.Cert.NotAfter)
 		if left > renewBefore || left < renewBefore-2*lookEvery {
 			t.Errorf("renewed %v before the end; want about %v", left, renewBefore)
 		}

@@ -292,7 +292,7 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 	one.serve("one", 8080)
 	two.serve("two", 8080)
 	first, second := ep("10.42.0.11", "here"), ep("10.42.0.12", "here")
-	cluster, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
+	_, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
 	stop := start(t, view)
 
 	at := map[int]string{}
@@ -315,7 +315,7 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 	stay("after a restart of the proxy")
 	stop()
 
-	cluster, view = endpointstest.Running(t, svc(sticky), sliceOf(first, second))
+	cluster, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
 	start(t, view)
 	cluster.Put(sliceOf(second))
 	eventually(t, "all clients move to the endpoint that is left", func() bool {

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -230,33 +229,6 @@ func (c *cluster) create(p *corev1.Pod) {
 	if _, err := c.client.CoreV1().Pods("default").Create(c.t.Context(), p, metav1.CreateOptions{}); err != nil {
 		c.t.Fatal(err)
 	}
-}
-
-// run a pod that ends, and return what it printed.
-func (c *cluster) run(p *corev1.Pod) string {
-	c.t.Helper()
-	p.Spec.RestartPolicy = corev1.RestartPolicyNever
-	c.create(p)
-	ended := c.awaitPod(p.Name, "to end", podEnded)
-	out := c.logs(p.Name)
-	if ended.Status.Phase != corev1.PodSucceeded {
-		c.t.Fatalf("pod %s failed: %+v\n%s", p.Name, ended.Status.ContainerStatuses, out)
-	}
-	return out
-}
-
-func (c *cluster) logs(pod string) string {
-	c.t.Helper()
-	stream, err := c.client.CoreV1().Pods("default").GetLogs(pod, &corev1.PodLogOptions{}).Stream(c.t.Context())
-	if err != nil {
-		c.t.Fatalf("logs of pod %s: %v", pod, err)
-	}
-	defer stream.Close()
-	content, err := io.ReadAll(stream)
-	if err != nil {
-		c.t.Fatalf("logs of pod %s: %v", pod, err)
-	}
-	return string(content)
 }
 
 // kubectl runs the binary's own, from the host.

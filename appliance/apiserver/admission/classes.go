@@ -105,6 +105,7 @@ func resizeClaims(env *resource.Env) *rule {
 				return nil
 			}
 			if old.Status.Phase != corev1.ClaimBound {
+				//lint:ignore ST1005 clients know these words from Kubernetes
 				return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded"))
 			}
 			name := volumehelpers.GetPersistentVolumeClaimClass(claim)

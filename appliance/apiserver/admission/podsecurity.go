@@ -66,6 +66,7 @@ func answer(ctx context.Context, a admission.Attributes, response *admissionv1.A
 	if response.Allowed {
 		return nil
 	}
+	//lint:ignore ST1005 clients know these words from Kubernetes
 	err := admission.NewForbidden(a, errors.New("Not allowed by PodSecurity"))
 	refusal := &apierrors.StatusError{}
 	if response.Result == nil || !errors.As(err, &refusal) {

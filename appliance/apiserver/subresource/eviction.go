@@ -165,6 +165,7 @@ func (e *eviction) budgetOf(ctx context.Context, pod *corev1.Pod) (*policyv1.Pod
 			continue
 		}
 		if found != nil {
+			//lint:ignore ST1005 clients know these words from Kubernetes
 			return nil, apierrors.NewInternalError(errors.New("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
 		}
 		found = b

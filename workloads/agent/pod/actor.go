@@ -26,7 +26,6 @@ type actor struct {
 	pod     *corev1.Pod // as the API last showed it; never modified
 	gone    bool        // the API has it no more
 	evicted *Ending
-	saved   int64 // generation that is on disk
 
 	passing, again bool
 	timer          *time.Timer
