@@ -31,6 +31,7 @@ import (
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	aggregatorscheme "k8s.io/kube-aggregator/pkg/apiserver/scheme"
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
 
 	"knarr.dev/knarr/appliance/apiserver/bootstrapobjects"
 	"knarr.dev/knarr/appliance/apiserver/openapi"
@@ -47,6 +48,7 @@ type chain struct {
 	connection *persistence.Connection
 	run        func(ctx context.Context) error
 	objects    *bootstrapobjects.Keeper
+	described  []*openapicommon.OpenAPIV3Config
 }
 
 // close is for after run.
@@ -114,6 +116,9 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 	prepared, err := aggregator.PrepareRun()
 	if err != nil {
 		return fmt.Errorf("prepare the aggregator: %w", err)
+	}
+	for _, made := range c.described {
+		made.Definitions = nil // the libraries have built their documents
 	}
 	s.loopback.Serve(aggregator.GenericAPIServer.Handler)
 	c.run = func(ctx context.Context) error {
@@ -243,6 +248,7 @@ func (s *Server) customResources(c *chain, config *genericapiserver.Config, shar
 	generic.MergedResourceConfig = apiextensionsapiserver.DefaultAPIResourceConfigSource()
 	describe(&generic, definitionNames(), apiextensionsopenapi.GetOpenAPIDefinitions)
 	generic.SkipOpenAPIInstallation = false
+	c.described = append(c.described, generic.OpenAPIV3Config)
 	library := apiextensionsapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: shared},
 		ExtraConfig: apiextensionsapiserver.ExtraConfig{
@@ -262,6 +268,7 @@ func (s *Server) customResources(c *chain, config *genericapiserver.Config, shar
 func (s *Server) aggregator(c *chain, config *genericapiserver.Config, shared informers.SharedInformerFactory, resolver aggregatorapiserver.ServiceResolver, delegate *genericapiserver.GenericAPIServer) (*aggregatorapiserver.APIAggregator, error) {
 	generic := derived(config, libraryStorage(c, config, aggregatorscheme.Codecs, apiregistrationv1.SchemeGroupVersion))
 	describe(&generic, definitionNames(), aggregatoropenapi.GetOpenAPIDefinitions)
+	c.described = append(c.described, generic.OpenAPIV3Config)
 	generic.MergedResourceConfig = aggregatorapiserver.DefaultAPIResourceConfigSource()
 	library := aggregatorapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: shared},
