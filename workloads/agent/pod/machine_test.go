@@ -70,17 +70,22 @@ func helpers(t *testing.T) string {
 
 // archive is the test image, built once for the package.
 var archive = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "knarr-image-")
-	if err != nil {
+	if path := os.Getenv(childArchive); path != "" {
+		return path, nil
+	}
+	var err error
+	if imageDir, err = os.MkdirTemp("", "knarr-image-"); err != nil {
 		return "", err
 	}
-	return images.WriteApp(context.Background(), dir)
+	return images.WriteApp(context.Background(), imageDir)
 })
+
+var imageDir string // made by this process
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := archive(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if imageDir != "" {
+		_ = os.RemoveAll(imageDir)
 	}
 	os.Exit(code)
 }

@@ -16,7 +16,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const childDir, childCgroups = "KNARR_TEST_CHILD_DIR", "KNARR_TEST_CHILD_CGROUPS"
+// What the child is told by its environment.
+const (
+	childDir     = "KNARR_TEST_CHILD_DIR"
+	childCgroups = "KNARR_TEST_CHILD_CGROUPS"
+	childArchive = "KNARR_TEST_CHILD_ARCHIVE"
+)
 
 // TestChild is the machine of TestKilledAgentAdoptsItsPods: a process of its own, so that it can be killed.
 func TestChild(t *testing.T) {
@@ -97,8 +102,12 @@ func TestRebootWithoutAPI(t *testing.T) {
 
 func killChild(t *testing.T, m *machine) {
 	t.Helper()
+	image, err := archive()
+	if err != nil {
+		t.Fatal(err)
+	}
 	child := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.v")
-	child.Env = append(os.Environ(), childDir+"="+m.dir, childCgroups+"="+m.cgroups)
+	child.Env = append(os.Environ(), childDir+"="+m.dir, childCgroups+"="+m.cgroups, childArchive+"="+image)
 	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
