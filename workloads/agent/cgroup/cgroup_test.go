@@ -1,0 +1,115 @@
+package cgroup
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func list(cpu, memory string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	if cpu != "" {
+		l[corev1.ResourceCPU] = resource.MustParse(cpu)
+	}
+	if memory != "" {
+		l[corev1.ResourceMemory] = resource.MustParse(memory)
+	}
+	return l
+}
+
+func pod(containers ...corev1.ResourceRequirements) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "1"}}
+	for i, r := range containers {
+		p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: fmt.Sprint(i), Resources: r})
+	}
+	return p
+}
+
+func TestQOSAndBounds(t *testing.T) {
+	full := corev1.ResourceRequirements{Requests: list("500m", "64Mi"), Limits: list("500m", "64Mi")}
+	tests := map[string]struct {
+		pod    *corev1.Pod
+		qos    corev1.PodQOSClass
+		shares uint64
+		quota  int64 // 0: none
+		memory int64 // 0: none
+	}{
+		"nothing asked for is best effort":              {pod(corev1.ResourceRequirements{}), corev1.PodQOSBestEffort, 2, 0, 0},
+		"limits for everything are a guarantee":         {pod(full, full), corev1.PodQOSGuaranteed, 1024, 100000, 128 << 20},
+		"one container without limits unbounds the pod": {pod(full, corev1.ResourceRequirements{}), corev1.PodQOSBurstable, 512, 0, 0},
+		"a request below the limit is burstable":        {pod(corev1.ResourceRequirements{Requests: list("100m", ""), Limits: list("1", "1Gi")}), corev1.PodQOSBurstable, 102, 100000, 1 << 30},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := QOS(tc.pod); got != tc.qos {
+				t.Errorf("class = %s, want %s", got, tc.qos)
+			}
+			res := PodResources(tc.pod)
+			if *res.CPU.Shares != tc.shares {
+				t.Errorf("shares = %d, want %d", *res.CPU.Shares, tc.shares)
+			}
+			quota := int64(0)
+			if res.CPU.Quota != nil {
+				quota = *res.CPU.Quota
+			}
+			memory := int64(0)
+			if res.Memory != nil {
+				memory = *res.Memory.Limit
+			}
+			if quota != tc.quota || memory != tc.memory {
+				t.Errorf("quota, memory = %d, %d, want %d, %d", quota, memory, tc.quota, tc.memory)
+			}
+		})
+	}
+}
+
+// The groups are real ones, below a root of the test's own.
+func TestTree(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("cgroups need root")
+	}
+	root := fmt.Sprintf("/knarr-cgroup-test-%d", os.Getpid())
+	tree := New(root)
+	t.Cleanup(func() {
+		if err := tree.remove(root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tree.Init(0); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(corev1.ResourceRequirements{Limits: list("250m", "32Mi"), Requests: list("100m", "16Mi")})
+	group, err := tree.EnsurePod(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := root + "/kubepods/burstable/pod1"; group != want {
+		t.Errorf("group = %s, want %s", group, want)
+	}
+	file := filepath.Join(mountpoint, "memory", group, "memory.limit_in_bytes")
+	if tree.Unified() {
+		file = filepath.Join(mountpoint, group, "memory.max")
+	}
+	if limit, err := os.ReadFile(file); err != nil || string(limit) != "33554432\n" {
+		t.Errorf("memory limit = %q, %v, want 32Mi", limit, err)
+	}
+	if _, err := tree.EnsurePod(p); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+	if uids := tree.Uids(); len(uids) != 1 || uids[0] != "1" {
+		t.Errorf("pods with groups = %v, want 1", uids)
+	}
+	for range 2 { // the second time there is nothing left to remove
+		if err := tree.Remove("1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if uids := tree.Uids(); len(uids) != 0 {
+		t.Errorf("pods with groups = %v, want none", uids)
+	}
+}
