@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -264,5 +265,25 @@ func TestListsGetTheDefaultsOfTheirItems(t *testing.T) {
 	defaults.Default(list)
 	if list.Items[0].Spec.Type != corev1.ServiceTypeClusterIP {
 		t.Errorf("type = %q", list.Items[0].Spec.Type)
+	}
+}
+
+func TestConditionsOfWebhooks(t *testing.T) {
+	tests := map[string]struct {
+		conditions []admissionregistrationv1.MatchCondition
+		want       string
+	}{
+		"an expression about the object":      {conditions: []admissionregistrationv1.MatchCondition{{Name: "staging", Expression: "object.metadata.namespace == 'staging'"}}},
+		"an expression about who may what":    {conditions: []admissionregistrationv1.MatchCondition{{Name: "admin", Expression: "!authorizer.group('').resource('pods').check('delete').allowed()"}}},
+		"what is no expression is refused":    {conditions: []admissionregistrationv1.MatchCondition{{Name: "bad", Expression: "... [] bad"}}, want: "[0].expression: Invalid value: \"... [] bad\": compilation failed"},
+		"an expression has to be true or not": {conditions: []admissionregistrationv1.MatchCondition{{Name: "text", Expression: "'text'"}}, want: "must evaluate to bool"},
+		"webhooks have no parameters":         {conditions: []admissionregistrationv1.MatchCondition{{Name: "params", Expression: "params.limit > 1"}}, want: "undeclared reference to 'params'"},
+		"an empty one is missing":             {conditions: []admissionregistrationv1.MatchCondition{{Name: "empty"}}, want: "[0].expression: Required value"},
+		"names tell them apart":               {conditions: []admissionregistrationv1.MatchCondition{{Name: "same", Expression: "true"}, {Name: "same", Expression: "false"}}, want: "[1].name: Duplicate value"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			expect(t, validateConditions(tc.conditions, field.NewPath("matchConditions")), tc.want)
+		})
 	}
 }

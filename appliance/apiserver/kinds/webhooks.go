@@ -2,11 +2,16 @@ package kinds
 
 import (
 	"net/url"
+	"strings"
+	"sync"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	"k8s.io/apiserver/pkg/cel/environment"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
@@ -20,7 +25,7 @@ var (
 			var errs field.ErrorList
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
-				errs = append(errs, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions}.validate(field.NewPath("webhooks").Index(i))...)
+				errs = append(errs, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions}.validate(field.NewPath("webhooks").Index(i))...)
 			}
 			return append(errs, check.Unique(field.NewPath("webhooks"), c.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) string { return w.Name }, "name")...)
 		}),
@@ -30,7 +35,7 @@ var (
 			var errs field.ErrorList
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
-				errs = append(errs, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions}.validate(field.NewPath("webhooks").Index(i))...)
+				errs = append(errs, webhook{w.Name, &w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions}.validate(field.NewPath("webhooks").Index(i))...)
 			}
 			return append(errs, check.Unique(field.NewPath("webhooks"), c.Webhooks, func(w admissionregistrationv1.MutatingWebhook) string { return w.Name }, "name")...)
 		}),
@@ -47,6 +52,7 @@ type webhook struct {
 	effects  *admissionregistrationv1.SideEffectClass
 	timeout  *int32
 	versions []string
+	when     []admissionregistrationv1.MatchCondition
 }
 
 func (w webhook) validate(at *field.Path) field.ErrorList {
@@ -65,8 +71,39 @@ func (w webhook) validate(at *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(at.Child("timeoutSeconds"), *w.timeout, "the timeout value must be between 1 and 30 seconds"))
 	}
 	errs = append(errs, reviewVersions(w.versions, at.Child("admissionReviewVersions"))...)
+	errs = append(errs, validateConditions(w.when, at.Child("matchConditions"))...)
 	return append(errs, validateClient(w.client, at.Child("clientConfig"))...)
 }
+
+// mostConditions bounds what every request would have to evaluate.
+const mostConditions = 64
+
+// validateConditions compiles the conditions as admission will: one that can't be evaluated must not wait for a request.
+func validateConditions(conditions []admissionregistrationv1.MatchCondition, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(conditions) > mostConditions {
+		errs = append(errs, field.TooMany(at, len(conditions), mostConditions))
+	}
+	for i, c := range conditions {
+		at := at.Index(i)
+		errs = append(errs, check.Needed(at.Child("name"), c.Name, validation.IsQualifiedName)...)
+		if strings.TrimSpace(c.Expression) == "" {
+			errs = append(errs, field.Required(at.Child("expression"), ""))
+			continue
+		}
+		condition := matchconditions.MatchCondition(c)
+		result := expressions().CompileCELExpression(&condition, cel.OptionalVariableDeclarations{HasAuthorizer: true}, environment.NewExpressions)
+		if result.Error != nil {
+			errs = append(errs, field.Invalid(at.Child("expression"), c.Expression, result.Error.Detail))
+		}
+	}
+	return append(errs, check.Unique(at, conditions, func(c admissionregistrationv1.MatchCondition) string { return c.Name }, "name")...)
+}
+
+// expressions compiles what conditions are written in; making it costs more than most clusters ever need.
+var expressions = sync.OnceValue(func() cel.Compiler {
+	return cel.NewCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
+})
 
 // reviewVersions asks for at least one version of AdmissionReview that this server speaks.
 func reviewVersions(versions []string, at *field.Path) field.ErrorList {

@@ -3,6 +3,7 @@ package subresource
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -71,12 +72,12 @@ func (l *podLog) Get(ctx context.Context, name string, options runtime.Object) (
 	if err != nil {
 		return nil, err
 	}
-	streamer := &genericrest.LocationStreamer{
+	streamer := &logStream{&genericrest.LocationStreamer{
 		ContentType:     "text/plain",
 		Flush:           asked.Follow,
 		ResponseChecker: genericrest.NewGenericHttpResponseChecker(corev1.Resource("pods/log"), name),
 		RedirectChecker: genericrest.PreventRedirects,
-	}
+	}}
 	if pod.Spec.NodeName == "" {
 		return streamer, nil // nothing was written yet
 	}
@@ -87,6 +88,30 @@ func (l *podLog) Get(ctx context.Context, name string, options runtime.Object) (
 	streamer.Transport = transport
 	streamer.Location = at(location, logQuery(asked), "containerLogs", pod.Namespace, pod.Name, container)
 	return streamer, nil
+}
+
+// logStream is a log on its way. What copies it into a WebSocket drops the bytes that come together with the end of the
+// stream, which is all of a short log.
+type logStream struct{ *genericrest.LocationStreamer }
+
+// InputStream opens the log.
+func (s *logStream) InputStream(ctx context.Context, version, accept string) (io.ReadCloser, bool, string, error) {
+	stream, flush, contentType, err := s.LocationStreamer.InputStream(ctx, version, accept)
+	if stream != nil {
+		stream = endApart{stream}
+	}
+	return stream, flush, contentType, err
+}
+
+// endApart tells of the end, or of any other error, in a read of its own: these readers tell it again when asked again.
+type endApart struct{ io.ReadCloser }
+
+func (e endApart) Read(p []byte) (int, error) {
+	n, err := e.ReadCloser.Read(p)
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
 }
 
 func validateLogOptions(o *corev1.PodLogOptions) field.ErrorList {

@@ -1,8 +1,12 @@
 package subresource
 
 import (
+	"errors"
+	"io"
 	"net/url"
+	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +17,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 )
+
+func TestBytesOfALogComeBeforeItsEnd(t *testing.T) {
+	log := endApart{io.NopCloser(iotest.DataErrReader(strings.NewReader("alive\n")))} // gives data and end together
+	buffer := make([]byte, 100)
+	if n, err := log.Read(buffer); err != nil || string(buffer[:n]) != "alive\n" {
+		t.Errorf("first read: %q, %v; want the log without an error", buffer[:n], err)
+	}
+	if n, err := log.Read(buffer); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("second read: %d bytes, %v; want the end", n, err)
+	}
+}
 
 func TestBind(t *testing.T) {
 	tests := map[string]struct {
