@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
+	"knarr.dev/knarr/workloads/job"
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
@@ -115,6 +116,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
+		"jobs":            func() error { return job.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},

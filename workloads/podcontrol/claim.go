@@ -52,6 +52,8 @@ type Claimer struct {
 	Client client.Client
 	Live   client.Reader // past the cache: adopting for an owner that is already gone would be for ever
 	Kind   schema.GroupVersionKind
+	// Finalizer comes with adoption and goes with release; "" for owners that track nothing.
+	Finalizer string
 }
 
 // Take returns the children that are owner's when it is done, adopting and releasing as Judge says. empty is a
@@ -100,10 +102,14 @@ func (c *Claimer) mayAdopt(ctx context.Context, owner, live client.Object) error
 
 func (c *Claimer) adopt(ctx context.Context, owner, child client.Object) (bool, error) {
 	ref := metav1.NewControllerRef(owner, c.Kind)
-	err := c.patch(ctx, child, map[string]any{"metadata": map[string]any{
+	change := map[string]any{
 		"uid":             child.GetUID(), // a precondition: not some later object of the same name
 		"ownerReferences": []any{ref},
-	}})
+	}
+	if c.Finalizer != "" {
+		change["finalizers"] = []string{c.Finalizer}
+	}
+	err := c.patch(ctx, child, map[string]any{"metadata": change})
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -114,10 +120,14 @@ func (c *Claimer) adopt(ctx context.Context, owner, child client.Object) (bool, 
 }
 
 func (c *Claimer) release(ctx context.Context, owner, child client.Object) error {
-	err := c.patch(ctx, child, map[string]any{"metadata": map[string]any{
+	change := map[string]any{
 		"uid":             child.GetUID(),
 		"ownerReferences": []any{map[string]any{"$patch": "delete", "uid": owner.GetUID()}},
-	}})
+	}
+	if c.Finalizer != "" {
+		change["$deleteFromPrimitiveList/finalizers"] = []string{c.Finalizer}
+	}
+	err := c.patch(ctx, child, map[string]any{"metadata": change})
 	// Invalid: the uid is another's, or the reference is gone already. Either way it is not ours any more.
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil

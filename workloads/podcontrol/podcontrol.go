@@ -40,11 +40,10 @@ type Control struct {
 func FromTemplate(owner client.Object, kind schema.GroupVersionKind, template *corev1.PodTemplateSpec) *corev1.Pod {
 	template = template.DeepCopy()
 	prefix := owner.GetName() + "-"
-	base := prefix[:min(len(prefix), nameLimit-suffixLength)]
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace:       owner.GetNamespace(),
-			Name:            base + rand.String(suffixLength),
+			Name:            NameFrom(prefix),
 			GenerateName:    prefix,
 			Labels:          template.Labels,
 			Annotations:     template.Annotations,
@@ -53,6 +52,11 @@ func FromTemplate(owner client.Object, kind schema.GroupVersionKind, template *c
 		},
 		Spec: template.Spec,
 	}
+}
+
+// NameFrom completes a prefix to a pod's name, shortening it if need be.
+func NameFrom(prefix string) string {
+	return prefix[:min(len(prefix), nameLimit-suffixLength)] + rand.String(suffixLength)
 }
 
 // Pointless says whether a creation failed because the namespace is going or gone: trying again, or telling

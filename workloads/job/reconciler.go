@@ -1,0 +1,270 @@
+// Package job runs pods until enough of them have succeeded.
+//
+// In:       Jobs and their pods, from the shared cache.
+// Out:      pods created, deleted, adopted and released; the Job's counters and conditions.
+// Promise:  every pod that ends is counted once, whatever is deleted and wherever we crash: until it is in the
+//
+//	status it carries a finalizer.
+//
+// Not here: when a job is due (workloads/cronjob), when a finished one goes (workloads/ttlafterfinished).
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"knarr.dev/knarr/workloads/events"
+	"knarr.dev/knarr/workloads/expectations"
+	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/podcontrol"
+)
+
+var kind = batchv1.SchemeGroupVersion.WithKind("Job")
+
+// Reconciler settles Jobs.
+type Reconciler struct {
+	client   client.Client
+	claims   podcontrol.Claimer
+	pods     podcontrol.Control
+	expected *expectations.Expectations
+	memory   *memory
+	clock    clock.PassiveClock
+}
+
+// Register adds the controller to a manager whose cache has workloads/indexes.
+func Register(mgr manager.Manager) error {
+	expected := expectations.New(clock.RealClock{})
+	r := &Reconciler{
+		client:   mgr.GetClient(),
+		claims:   podcontrol.Claimer{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Kind: kind, Finalizer: batchv1.JobTrackingFinalizer},
+		expected: expected,
+		memory:   &memory{jobs: map[types.UID]*wrote{}},
+		clock:    clock.RealClock{},
+		pods: podcontrol.Control{
+			Client: mgr.GetClient(), Events: events.Recorder(mgr, "job-controller"), Expectations: expected, Kind: kind,
+		},
+	}
+	err := ctrl.NewControllerManagedBy(mgr).
+		For(&batchv1.Job{}, builder.WithPredicates(r.forgetDeleted())).
+		Watches(&corev1.Pod{}, podcontrol.Follow(kind, expected, r.wanting)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("register the job controller: %w", err)
+	}
+	return registerStrays(mgr, r.wanting)
+}
+
+// Reconcile settles one Job.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	job := batchJob{&batchv1.Job{}}
+	err := r.client.Get(ctx, req.NamespacedName, job.Job)
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("observe job %s: %w", req, err)
+	}
+	if !ours(job) || job.finished() || r.memory.behind(job.UID, job.ResourceVersion) {
+		return ctrl.Result{}, nil
+	}
+	if mode := job.Spec.CompletionMode; mode != nil && *mode != batchv1.IndexedCompletion && *mode != batchv1.NonIndexedCompletion {
+		tellUnknownMode(r.pods.Events, job)
+		return ctrl.Result{}, nil
+	}
+	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
+	current, again := r.expected.Met(job.UID)
+	pods, err := r.claimed(ctx, job)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	now := r.clock.Now()
+	t := count(job, pods, r.memory.hidden(job.UID, pods))
+	p := judge(job, t, now)
+	active, ending := int32(len(t.active)), t.ending
+	var failure error
+	if current {
+		var created, deleted int32
+		created, deleted, failure = r.act(ctx, job, p)
+		active, ending = active+created-deleted, ending+deleted
+	}
+	status := began(job, p, active, min(t.ready, active), ending, now)
+	err = r.account(ctx, job, t, p, status, now)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		err = nil // our view was old; the newer object queues its own pass
+	}
+	return ctrl.Result{RequeueAfter: sooner(again, p.again)}, errors.Join(failure, err)
+}
+
+// ours says whether a job is left to this controller.
+func ours(job batchJob) bool {
+	return job.Spec.ManagedBy == nil || *job.Spec.ManagedBy == batchv1.JobControllerName
+}
+
+// act creates and deletes what the plan says.
+func (r *Reconciler) act(ctx context.Context, job batchJob, p plan) (created, deleted int32, err error) {
+	if len(p.deletes) > 0 {
+		n, err := podcontrol.Together(len(p.deletes), func(i int) error {
+			if p.withdrawn {
+				if err := r.untrack(ctx, job, p.deletes[i]); err != nil {
+					return err
+				}
+			}
+			return r.pods.Delete(ctx, job.Job, p.deletes[i])
+		})
+		return 0, int32(n), err
+	}
+	n, err := podcontrol.SlowStart(len(p.creates), func(i int) error { return r.pods.Create(ctx, job.Job, newPod(job, p.creates[i])) })
+	if podcontrol.Pointless(err) {
+		err = nil // nothing can be created there, and soon there is nothing to create for
+	}
+	return int32(n), 0, err
+}
+
+// account moves the pods that are over into the counters, and ends the job when it is at its end.
+func (r *Reconciler) account(ctx context.Context, job batchJob, t tally, p plan, status batchv1.JobStatus, now time.Time) error {
+	free := note(job, t, p, &status)
+	tracked := t.tracked
+	stored := job.Job
+	var failure error
+	if len(free) > 0 {
+		var err error
+		if stored, err = r.store(ctx, stored, status); err != nil {
+			return err
+		}
+		tracked, failure = r.release(ctx, job, t.tracked, free)
+	}
+	settle(&status, tracked)
+	end := conclude(&status, p.finish, tracked, now)
+	if _, err := r.store(ctx, stored, status); err != nil {
+		return errors.Join(failure, err)
+	}
+	is := batchJob{&batchv1.Job{Status: status}}
+	if end == nil && (is.condition(batchv1.JobSuspended) != nil) != (job.condition(batchv1.JobSuspended) != nil) {
+		tellSuspended(r.pods.Events, job, job.suspended())
+	}
+	if end != nil {
+		tellEnd(r.pods.Events, job, &status, end)
+	}
+	return failure
+}
+
+// release takes the finalizers from pods and returns which are tracked then.
+func (r *Reconciler) release(ctx context.Context, job batchJob, tracked map[types.UID]bool, free []*corev1.Pod) (map[types.UID]bool, error) {
+	released := make([]atomic.Bool, len(free))
+	_, err := podcontrol.Together(len(free), func(i int) error {
+		err := r.untrack(ctx, job, free[i])
+		released[i].Store(err == nil)
+		return err
+	})
+	left := maps.Clone(tracked)
+	for i, pod := range free {
+		if released[i].Load() {
+			delete(left, pod.UID)
+		}
+	}
+	return left, err
+}
+
+// untrack takes our finalizer from a pod; that the pod is gone is no error.
+func (r *Reconciler) untrack(ctx context.Context, job batchJob, pod *corev1.Pod) error {
+	if !hasFinalizer(pod) {
+		return nil
+	}
+	if err := removeFinalizer(ctx, r.client, pod, ""); err != nil {
+		return err
+	}
+	r.memory.untracked(job.UID, pod.UID)
+	return nil
+}
+
+// store writes a status if it differs, and remembers which version came of it.
+func (r *Reconciler) store(ctx context.Context, job *batchv1.Job, status batchv1.JobStatus) (*batchv1.Job, error) {
+	if apiequality.Semantic.DeepEqual(job.Status, status) {
+		return job, nil
+	}
+	next := job.DeepCopy()
+	next.Status = *status.DeepCopy()
+	if err := r.client.Status().Update(ctx, next); err != nil {
+		return nil, fmt.Errorf("update status of job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	r.memory.wroteJob(job.UID, next.ResourceVersion)
+	return next, nil
+}
+
+// claimed lists the pods that belong to job, adopting and releasing on the way.
+func (r *Reconciler) claimed(ctx context.Context, job batchJob) ([]*corev1.Pod, error) {
+	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
+	if err != nil {
+		return nil, reconcile.TerminalError(fmt.Errorf("read the selector of job %s/%s: %w", job.Namespace, job.Name, err))
+	}
+	pods, err := list(ctx, r.client, job.Namespace, string(job.UID), labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	orphans, err := list(ctx, r.client, job.Namespace, "", selector)
+	if err != nil {
+		return nil, err
+	}
+	return podcontrol.Take(ctx, &r.claims, job.Job, &batchv1.Job{}, selector, append(pods, orphans...))
+}
+
+func list(ctx context.Context, c client.Reader, namespace, controller string, selector labels.Selector) ([]*corev1.Pod, error) {
+	var list corev1.PodList
+	err := c.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{indexes.PodController: controller},
+		client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("list pods in %s: %w", namespace, err)
+	}
+	pods := make([]*corev1.Pod, len(list.Items))
+	for i := range list.Items {
+		pods[i] = &list.Items[i]
+	}
+	return pods, nil
+}
+
+// wanting lists the jobs whose selector matches a pod nobody owns.
+func (r *Reconciler) wanting(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
+	var jobs batchv1.JobList
+	if err := r.client.List(ctx, &jobs, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil // the cache is closing
+	}
+	var requests []reconcile.Request
+	for i := range jobs.Items {
+		job := &jobs.Items[i]
+		selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
+		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(job)})
+		}
+	}
+	return requests
+}
+
+func (r *Reconciler) forgetDeleted() predicate.Funcs {
+	return predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
+		r.expected.Forget(e.Object.GetUID())
+		r.memory.forget(e.Object.GetUID())
+		return false
+	}}
+}
