@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/workloads/certificates"
 	"knarr.dev/knarr/workloads/clusterrole"
+	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
@@ -106,6 +107,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"deployment":      func() error { return deployment.Register(mgr) },
 		"replicaset":      func() error { return replicaset.Register(mgr) },
 		"statefulset":     func() error { return statefulset.Register(mgr) },
+		"daemonset":       func() error { return daemonset.Register(mgr) },
 		"endpointslice":   func() error { return endpointslice.Register(mgr) },
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
