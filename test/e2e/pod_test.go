@@ -104,6 +104,13 @@ func readsItsConfiguration(c *cluster) {
 	if got := c.exec(p.Name, "read", "/scratch/note"); got != "kept" {
 		c.t.Errorf("emptyDir holds %q; want kept", got)
 	}
+	c.kubectl("label", "pod", p.Name, "colour=red")
+	c.eventually("the file of labels shows the new one", func() error {
+		if got := c.exec(p.Name, "read", "/all/labels"); !strings.Contains(got, `colour="red"`) {
+			return fmt.Errorf("it holds %q", got)
+		}
+		return nil
+	})
 	settings.Data["file.txt"] = "second\n"
 	if _, err := core.ConfigMaps("default").Update(ctx, settings, metav1.UpdateOptions{}); err != nil {
 		c.t.Fatal(err)

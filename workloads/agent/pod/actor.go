@@ -39,6 +39,7 @@ type actor struct {
 
 	runtime   observed.Pod
 	mounted   bool
+	relabeled bool // since its volumes were written
 	volumes   map[string]string
 	stopped   map[string]bool
 	cleaned   bool
@@ -169,7 +170,7 @@ func (a *actor) view(end *Ending, now time.Time) View {
 	}
 	return View{
 		Pod: a.pod, Runtime: a.runtime, Ending: end,
-		Mounted: a.mounted, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported,
+		Mounted: a.mounted, Relabeled: a.relabeled, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported,
 		Busy: busy, NotBefore: maps.Clone(a.notBefore), Backoff: maps.Clone(a.backoff),
 		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now,
 	}

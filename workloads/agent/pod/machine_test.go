@@ -339,6 +339,8 @@ func (v *volumes) Mount(_ context.Context, pod *corev1.Pod) (map[string]string, 
 	return paths, nil
 }
 
+func (v *volumes) Update(context.Context, *corev1.Pod) error { return nil }
+
 func (v *volumes) Unmount(_ context.Context, uid types.UID) error {
 	return os.RemoveAll(filepath.Join(v.dir, "pods", string(uid), "volumes"))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"reflect"
 	goruntime "runtime"
@@ -253,6 +254,7 @@ func (m *Manager) update(pod *corev1.Pod) {
 		clear(a.notBefore)
 		clear(a.tries)
 	}
+	a.relabeled = a.relabeled || relabeled(a.pod, pod)
 	save := changed && a.mounted
 	a.pod = pod
 	a.mu.Unlock()
@@ -264,6 +266,11 @@ func (m *Manager) update(pod *corev1.Pod) {
 		})
 	}
 	a.poke()
+}
+
+// relabeled: do the volumes that show a pod's labels and annotations show others now?
+func relabeled(old, pod *corev1.Pod) bool {
+	return !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations)
 }
 
 func (m *Manager) deleted(o any) {

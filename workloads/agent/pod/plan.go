@@ -18,10 +18,11 @@ type View struct {
 	Runtime observed.Pod
 	Ending  *Ending // nil while the pod is wanted
 
-	Mounted  bool            // its volumes are ready
-	Stopped  map[string]bool // by sandbox ID: its network is gone
-	Cleaned  bool            // volumes, cgroup and files are gone
-	Reported bool            // the API has the pod's last status
+	Mounted   bool            // its volumes are ready
+	Relabeled bool            // its volumes may show labels and annotations it had before
+	Stopped   map[string]bool // by sandbox ID: its network is gone
+	Cleaned   bool            // volumes, cgroup and files are gone
+	Reported  bool            // the API has the pod's last status
 
 	Busy      map[string]bool      // by step key: it is running
 	NotBefore map[string]time.Time // by step key: it failed and may be tried again then
@@ -45,7 +46,8 @@ type Ending struct {
 type Action string
 
 const (
-	Mount           Action = "mount" // the pod's volumes
+	Mount           Action = "mount"   // the pod's volumes
+	Refresh         Action = "refresh" // the volumes that show labels and annotations
 	CreateSandbox   Action = "sandbox"
 	StartContainer  Action = "start"
 	KillContainer   Action = "kill"
@@ -157,6 +159,8 @@ func (p *planner) do(s Step) {
 func (p *planner) run() {
 	if !p.Mounted {
 		p.do(Step{Do: Mount})
+	} else if p.Relabeled {
+		p.do(Step{Do: Refresh})
 	}
 	sandbox := p.Runtime.Sandbox()
 	if sandbox == nil || !sandbox.Ready {

@@ -115,6 +115,13 @@ func TestPlan(t *testing.T) {
 			view:  View{Pod: wantedPod(), Runtime: seen()},
 			steps: []Step{{Do: Mount}},
 		},
+		"new labels reach the volumes that show them": {
+			view:  View{Pod: wantedPod(), Mounted: true, Relabeled: true, Runtime: seen(run("a"), run("b"))},
+			steps: []Step{{Do: Refresh}},
+		},
+		"new labels wait for the volumes": {
+			view: View{Pod: wantedPod(), Relabeled: true, Busy: map[string]bool{"mount": true}, Runtime: seen()},
+		},
 		"a failed step is tried again when its time has come": {
 			view:  View{Pod: wantedPod(), NotBefore: map[string]time.Time{"mount": now.Add(time.Second), "sandbox": ago(time.Second)}},
 			steps: []Step{{Do: CreateSandbox}},

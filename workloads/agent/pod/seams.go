@@ -16,6 +16,8 @@ type Volumes interface {
 	// Mount makes every volume of the pod ready and returns where each lies on the host, by volume name.
 	// It is called again after an error and after a restart, so what is there already stays as it is.
 	Mount(ctx context.Context, pod *corev1.Pod) (map[string]string, error)
+	// Update brings files that show the pod's labels and annotations in line with them.
+	Update(ctx context.Context, pod *corev1.Pod) error
 	// Unmount removes all volumes of a pod whose containers have stopped. A pod without volumes is no error.
 	Unmount(ctx context.Context, pod types.UID) error
 	// Pods lists the pods that have volumes here, so that those of forgotten pods can be unmounted.

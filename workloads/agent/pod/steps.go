@@ -22,6 +22,8 @@ func (m *Manager) step(ctx context.Context, a *actor, pod *corev1.Pod, s Step) e
 	switch s.Do {
 	case Mount:
 		return m.mount(ctx, a, pod)
+	case Refresh:
+		return m.refresh(ctx, a, pod)
 	case CreateSandbox:
 		return m.createSandbox(ctx, a, pod, s)
 	case StartContainer:
@@ -55,6 +57,16 @@ func (m *Manager) mount(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	}
 	a.mu.Lock()
 	a.volumes, a.mounted, a.cleaned = paths, true, false
+	a.mu.Unlock()
+	return nil
+}
+
+func (m *Manager) refresh(ctx context.Context, a *actor, pod *corev1.Pod) error {
+	if err := m.conf.Volumes.Update(ctx, pod); err != nil {
+		return fmt.Errorf("refresh volumes: %w", err)
+	}
+	a.mu.Lock()
+	a.relabeled = relabeled(pod, a.pod) // again, if it changed meanwhile
 	a.mu.Unlock()
 	return nil
 }

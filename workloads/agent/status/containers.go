@@ -63,7 +63,7 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 		return s
 	default:
 		if !isWaiting {
-			waiting.Reason = creating
+			waiting.Reason = in.starting()
 		}
 		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
 	}
@@ -84,6 +84,15 @@ const (
 	initializing = "PodInitializing"
 )
 
+// starting is what a container waits for when nothing is wrong. It is one reason until the container runs, whether the
+// runtime has made it already or not.
+func (in *Input) starting() string {
+	if len(in.Pod.Spec.InitContainers) > 0 {
+		return initializing
+	}
+	return creating
+}
+
 // unborn reports a container the runtime has no run of: it was never started, or the record of it was lost.
 func (in *Input) unborn(s *corev1.ContainerStatus, before *corev1.ContainerStatus, waiting Waiting, isWaiting bool) {
 	if before != nil {
@@ -98,10 +107,7 @@ func (in *Input) unborn(s *corev1.ContainerStatus, before *corev1.ContainerStatu
 		}
 	}
 	if !isWaiting {
-		waiting.Reason = creating
-		if len(in.Pod.Spec.InitContainers) > 0 {
-			waiting.Reason = initializing
-		}
+		waiting.Reason = in.starting()
 	}
 	s.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
 }

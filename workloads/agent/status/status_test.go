@@ -197,6 +197,8 @@ func TestPhaseAndReadiness(t *testing.T) {
 func TestContainerStatus(t *testing.T) {
 	crashed := exited("a", 1)
 	crashed.Attempt, crashed.Message = 2, "last words"
+	created := running("a")
+	created.State = observed.Created
 	first := exited("a", 1)
 	restarted := running("a")
 	restarted.Attempt, restarted.ID = 1, "a2-id"
@@ -212,6 +214,11 @@ func TestContainerStatus(t *testing.T) {
 		"one that waits for init containers says that": {
 			in:   Input{Pod: withInit(pod("Always", "a"), false, "x")},
 			want: corev1.ContainerStatus{Name: "a", Image: "i", Started: ptr.To(false), State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}},
+		},
+		"one that is made but does not run yet still says that": {
+			in: Input{Pod: withInit(pod("Always", "a"), false, "x"), Runtime: seen(created)},
+			want: corev1.ContainerStatus{Name: "a", Image: "i", Started: ptr.To(false), ContainerID: "containerd://a-id", Resources: &corev1.ResourceRequirements{},
+				State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}},
 		},
 		"one that cannot start says why": {
 			in: Input{Pod: pod("Always", "a"), Waiting: map[string]Waiting{"a": {Reason: "ErrImagePull", Message: "no"}}},
