@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,12 +22,15 @@ func takeLock(dataDir string) (*lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock of data directory: %w", err)
 	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path)
+	err = flock(file)
+	for deadline := time.Now().Add(dying); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline) && !runs(holder(path)); err = flock(file) {
+		time.Sleep(20 * time.Millisecond) // the kernel tells nobody when it has taken a killed process apart
+	}
+	if err != nil {
+		pid := holder(path)
 		_ = file.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("data directory %s is in use by another knarr (pid %s); stop it, or give this one a --data-dir of its own",
-				dataDir, strings.TrimSpace(string(holder)))
+			return nil, fmt.Errorf("data directory %s is in use by another knarr (pid %d); stop it, or give this one a --data-dir of its own", dataDir, pid)
 		}
 		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
 	}
@@ -36,6 +39,27 @@ func takeLock(dataDir string) (*lock, error) {
 		return nil, fmt.Errorf("write lock of data directory %s: %w (is the disk full?)", dataDir, err)
 	}
 	return &lock{file}, nil
+}
+
+// dying is how long a killed knarr may keep its lock: the kernel lets go of it only after all of its memory.
+const dying = 5 * time.Second
+
+func flock(file *os.File) error { return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+
+// holder is the pid in a lock file, 0 when it has none.
+func holder(path string) (pid int) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	_, _ = fmt.Sscan(string(content), &pid)
+	return pid
+}
+
+// runs tells a process that goes on from one that has been killed: the latter has let go of its program already.
+func runs(pid int) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil
 }
 
 func writeAt(file *os.File, text string) error {

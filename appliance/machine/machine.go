@@ -21,6 +21,10 @@ const (
 // Run this machine in the role its configuration says until ctx ends.
 func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
 	begin := time.Now()
+	manager, err := newNotifier()
+	if err != nil {
+		return err
+	}
 	lock, err := takeLock(cfg.DataDir)
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 		close(b.begun)
 		state.Ready, state.Components = time.Since(begin), started
 		log.Info("ready", "took", state.Ready.Round(time.Millisecond))
-		if err := errors.Join(state.write(cfg.Paths()), notifyReady()); err != nil {
+		if err := errors.Join(state.write(cfg.Paths()), manager.ready()); err != nil {
 			log.Warn("this machine serves, but could not say so", "error", err)
 		}
 	})

@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
+	"knarr.dev/knarr/workloads/endpointslicemirroring"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/job"
 	"knarr.dev/knarr/workloads/namespace"
@@ -26,6 +27,7 @@ import (
 	"knarr.dev/knarr/workloads/nodelifecycle"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/replicaset"
+	"knarr.dev/knarr/workloads/replicationcontroller"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
@@ -109,6 +111,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"statefulset":     func() error { return statefulset.Register(mgr) },
 		"daemonset":       func() error { return daemonset.Register(mgr) },
 		"endpointslice":   func() error { return endpointslice.Register(mgr) },
+		"mirroring":       func() error { return endpointslicemirroring.Register(mgr) },
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
 		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
