@@ -1,7 +1,8 @@
 // Command build compiles the helpers and packs them for embedding; `make bundle` runs it at the root of the tree.
 //
 // In:       runc's and containerd's Go modules at the versions go.mod pins, cni/ and pause/ beside this folder.
-// Out:      packaging/bundle/assets/bundle.tar.zst, the same bytes for the same sources and tools.
+// Out:      packaging/bundle/assets/bundle.tar.zst, the same bytes for the same sources and tools, and the programs
+// themselves in bin/helpers, for tests.
 // Promise:  the old bundle stays until the new one is whole.
 // Not here: unpacking (packaging/bundle).
 package main
@@ -53,19 +54,20 @@ var programs = []program{
 }
 
 func main() {
-	if err := build("packaging/bundle/assets/bundle.tar.zst"); err != nil {
+	if err := build("packaging/bundle/assets/bundle.tar.zst", "bin/helpers"); err != nil {
 		fmt.Fprintln(os.Stderr, "bundle:", err)
 		os.Exit(1)
 	}
 }
 
-func build(target string) (err error) {
-	tmp, err := os.MkdirTemp("", "knarr-bundle-")
+func build(target, dir string) error {
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	var packed bytes.Buffer
 	zip, err := zstd.NewWriter(&packed, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
 	if err != nil {
@@ -73,7 +75,7 @@ func build(target string) (err error) {
 	}
 	files := tar.NewWriter(zip)
 	for _, p := range programs {
-		path := filepath.Join(tmp, p.name)
+		path := filepath.Join(dir, p.name)
 		if err := p.compile(path); err != nil {
 			return fmt.Errorf("build %s: %w", p.name, err)
 		}
