@@ -108,6 +108,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 	for name, register := range map[string]func() error{
 		"deployment":      func() error { return deployment.Register(mgr) },
 		"replicaset":      func() error { return replicaset.Register(mgr) },
+		"replication":     func() error { return replicationcontroller.Register(mgr) },
 		"statefulset":     func() error { return statefulset.Register(mgr) },
 		"daemonset":       func() error { return daemonset.Register(mgr) },
 		"endpointslice":   func() error { return endpointslice.Register(mgr) },

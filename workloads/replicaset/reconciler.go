@@ -90,7 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		failure = r.settle(ctx, &rs, pods)
 	}
 
-	status, ripe := judgeStatus(&rs, pods, failure, r.clock.Now())
+	status, ripe := JudgeStatus(&rs, pods, failure, r.clock.Now())
 	again = sooner(again, ripe)
 	if apiequality.Semantic.DeepEqual(status, rs.Status) {
 		return ctrl.Result{RequeueAfter: again}, failure
@@ -145,7 +145,7 @@ func (r *Reconciler) list(ctx context.Context, namespace, controller string, sel
 
 // settle creates or deletes the pods that are too few or too many.
 func (r *Reconciler) settle(ctx context.Context, rs *appsv1.ReplicaSet, pods []*corev1.Pod) error {
-	missing, active := judge(rs, pods)
+	missing, active := Judge(rs, pods)
 	if missing > 0 {
 		_, err := podcontrol.SlowStart(missing, func(int) error {
 			return r.pods.Create(ctx, rs, podcontrol.FromTemplate(rs, kind, &rs.Spec.Template))

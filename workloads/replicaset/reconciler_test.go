@@ -72,8 +72,8 @@ func TestJudge(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got, _ := judge(web(tc.replicas), tc.pods); got != tc.missing {
-				t.Errorf("judge() = %d, want %d", got, tc.missing)
+			if got, _ := Judge(web(tc.replicas), tc.pods); got != tc.missing {
+				t.Errorf("Judge() = %d, want %d", got, tc.missing)
 			}
 		})
 	}
@@ -84,7 +84,7 @@ func TestJudgeStatus(t *testing.T) {
 	rs.Spec.MinReadySeconds = 7
 	pods := append(owned(2, corev1.PodRunning, true), owned(1, corev1.PodPending, false)...)
 	pods[1].Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Minute))
-	got, ripe := judgeStatus(rs, pods, nil, now)
+	got, ripe := JudgeStatus(rs, pods, nil, now)
 	want := appsv1.ReplicaSetStatus{
 		Replicas: 3, FullyLabeledReplicas: 3, ReadyReplicas: 2, AvailableReplicas: 1, ObservedGeneration: 3, TerminatingReplicas: ptr.To[int32](0),
 	}
@@ -94,11 +94,11 @@ func TestJudgeStatus(t *testing.T) {
 	if ripe != 2*time.Second {
 		t.Errorf("next pod available in %v, want 2s", ripe)
 	}
-	rs.Status, _ = judgeStatus(rs, pods[:1], errors.New("quota exceeded"), now)
+	rs.Status, _ = JudgeStatus(rs, pods[:1], errors.New("quota exceeded"), now)
 	if c := rs.Status.Conditions; len(c) != 1 || c[0].Reason != "FailedCreate" || c[0].Message != "quota exceeded" {
 		t.Errorf("conditions %v, want ReplicaFailure", c)
 	}
-	if got, _ := judgeStatus(rs, pods, nil, now); len(got.Conditions) != 0 {
+	if got, _ := JudgeStatus(rs, pods, nil, now); len(got.Conditions) != 0 {
 		t.Errorf("conditions %v, want none once it works", got.Conditions)
 	}
 }
