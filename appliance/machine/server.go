@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/workloads/certificates"
 	"knarr.dev/knarr/workloads/clusterrole"
+	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
@@ -123,6 +124,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"jobs":            func() error { return job.Register(mgr) },
+		"cron jobs":       func() error { return cronjob.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},

@@ -1,0 +1,167 @@
+// Package cronjob makes jobs when the clock says so.
+//
+// In:       CronJobs and the Jobs they own, from the shared cache; the clock.
+// Out:      Jobs created, replaced and pruned; what runs, and when it last did.
+// Promise:  a due time makes one job at most, whatever the cache shows and wherever we crash: its name is the minute.
+// Not here: running the pods (workloads/job).
+package cronjob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"knarr.dev/knarr/workloads/events"
+)
+
+var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
+
+// Reconciler settles CronJobs.
+type Reconciler struct {
+	client client.Client
+	live   client.Reader
+	events record.EventRecorder
+	clock  clock.PassiveClock
+}
+
+// Register adds the controller to a manager.
+func Register(mgr manager.Manager) error {
+	r := &Reconciler{
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "cronjob-controller"), clock: clock.RealClock{},
+	}
+	err := ctrl.NewControllerManagedBy(mgr).
+		For(&batchv1.CronJob{}).
+		Owns(&batchv1.Job{}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("register the cron job controller: %w", err)
+	}
+	return nil
+}
+
+// Reconcile settles one CronJob.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var c batchv1.CronJob
+	err := r.client.Get(ctx, req.NamespacedName, &c)
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("observe cron job %s: %w", req, err)
+	}
+	jobs, err := r.owned(ctx, &c)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	p := judge(&c, jobs, r.clock.Now())
+	for _, n := range p.tell {
+		r.events.Event(&c, n.kind, n.reason, n.message)
+	}
+	err = errors.Join(r.delete(ctx, &c, p.prune), r.start(ctx, &c, &p))
+	if !apiequality.Semantic.DeepEqual(c.Status, p.status) {
+		next := c.DeepCopy()
+		next.Status = p.status
+		failure := r.client.Status().Update(ctx, next)
+		if failure != nil && !apierrors.IsConflict(failure) && !apierrors.IsNotFound(failure) { // our view was old; the newer object queues its own pass
+			err = errors.Join(err, fmt.Errorf("update status of cron job %s: %w", req, failure))
+		}
+	}
+	return ctrl.Result{RequeueAfter: p.again}, err
+}
+
+// owned lists a cron job's jobs. One that should run and is not in the cache is looked up: it may be news.
+func (r *Reconciler) owned(ctx context.Context, c *batchv1.CronJob) ([]*batchv1.Job, error) {
+	var list batchv1.JobList
+	if err := r.client.List(ctx, &list, client.InNamespace(c.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list jobs in %s: %w", c.Namespace, err)
+	}
+	var jobs []*batchv1.Job
+	known := map[string]bool{}
+	for i := range list.Items {
+		job := &list.Items[i]
+		known[job.Name] = true
+		if ref := metav1.GetControllerOfNoCopy(job); ref != nil && ref.UID == c.UID {
+			jobs = append(jobs, job)
+		}
+	}
+	for _, ref := range c.Status.Active {
+		if known[ref.Name] {
+			continue
+		}
+		job := &batchv1.Job{}
+		err := r.live.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: ref.Name}, job)
+		switch {
+		case err == nil && job.UID == ref.UID:
+			jobs = append(jobs, job)
+		case client.IgnoreNotFound(err) != nil:
+			return nil, fmt.Errorf("look at job %s/%s: %w", c.Namespace, ref.Name, err)
+		}
+	}
+	return jobs, nil
+}
+
+// start makes the job that is due, after those that it replaces are told to go.
+func (r *Reconciler) start(ctx context.Context, c *batchv1.CronJob, p *plan) error {
+	if p.create == nil {
+		return nil
+	}
+	if err := r.delete(ctx, c, p.stop); err != nil {
+		return err
+	}
+	for _, job := range p.stop {
+		p.forget(job)
+	}
+	job := p.create
+	err := r.client.Create(ctx, job)
+	switch {
+	case err == nil:
+		r.events.Eventf(c, corev1.EventTypeNormal, "SuccessfulCreate", "Created job %v", job.Name)
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil // nothing can be created there, and soon there is nothing to create for
+	case apierrors.IsAlreadyExists(err):
+		if err := r.live.Get(ctx, client.ObjectKeyFromObject(p.create), job); err != nil {
+			return fmt.Errorf("look at job %s/%s: %w", c.Namespace, job.Name, err)
+		}
+		if ref := metav1.GetControllerOfNoCopy(job); ref == nil || ref.UID != c.UID {
+			return fmt.Errorf("create job %s/%s: the name is taken by a job of somebody else; delete that one", c.Namespace, job.Name)
+		}
+	default:
+		r.events.Eventf(c, corev1.EventTypeWarning, "FailedCreate", "Error creating job: %v", err)
+		return fmt.Errorf("create job %s/%s: %w", c.Namespace, job.Name, err)
+	}
+	p.status.LastScheduleTime = ptr.To(metav1.NewTime(p.due))
+	if p.forget(job); ended(job) == "" {
+		p.status.Active = append(p.status.Active, reference(job))
+	}
+	return nil
+}
+
+// delete takes jobs away with their pods.
+func (r *Reconciler) delete(ctx context.Context, c *batchv1.CronJob, jobs []*batchv1.Job) error {
+	var errs []error
+	for _, job := range jobs {
+		err := r.client.Delete(ctx, job.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: &job.UID})
+		switch {
+		case err == nil:
+			r.events.Eventf(c, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted job %v", job.Name)
+		case !apierrors.IsNotFound(err) && !apierrors.IsConflict(err):
+			r.events.Eventf(c, corev1.EventTypeWarning, "FailedDelete", "Deleted job: %v", err)
+			errs = append(errs, fmt.Errorf("delete job %s/%s: %w", job.Namespace, job.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

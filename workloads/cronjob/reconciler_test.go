@@ -1,0 +1,119 @@
+package cronjob
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"context"
+	batchv1 "k8s.io/api/batch/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	testclock "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+func reconciler(funcs interceptor.Funcs, objects ...client.Object) (*Reconciler, *testclock.FakePassiveClock, *record.FakeRecorder) {
+	funcs.Create = func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+		o.SetUID(types.UID(o.GetName())) // as the API server does
+		return c.Create(ctx, o, options...)
+	}
+	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&batchv1.CronJob{}, &batchv1.Job{}).WithInterceptorFuncs(funcs).Build()
+	clock, events := testclock.NewFakePassiveClock(now), record.NewFakeRecorder(100)
+	return &Reconciler{client: c, live: c, events: events, clock: clock}, clock, events
+}
+
+var request = ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "shop", Name: "report"}}
+
+func look(t *testing.T, r *Reconciler) (*batchv1.CronJob, []batchv1.Job) {
+	t.Helper()
+	var c batchv1.CronJob
+	if err := r.client.Get(t.Context(), request.NamespacedName, &c); err != nil {
+		t.Fatal(err)
+	}
+	var jobs batchv1.JobList
+	if err := r.client.List(t.Context(), &jobs); err != nil {
+		t.Fatal(err)
+	}
+	return &c, jobs.Items
+}
+
+func TestReconcileMakesOneJobAMinute(t *testing.T) {
+	r, clock, events := reconciler(interceptor.Funcs{}, report())
+	for minute := 1; minute <= 3; minute++ {
+		for range 3 {
+			if _, err := r.Reconcile(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, jobs := look(t, r)
+		if len(jobs) != minute || len(c.Status.Active) != minute || !c.Status.LastScheduleTime.Time.Equal(clock.Now().Truncate(time.Minute)) {
+			t.Fatalf("minute %d: %d jobs, status %+v", minute, len(jobs), c.Status)
+		}
+		clock.SetTime(clock.Now().Add(time.Minute))
+	}
+	if event := <-events.Events; !strings.HasPrefix(event, "Normal SuccessfulCreate Created job report-") {
+		t.Errorf("event %q", event)
+	}
+}
+
+func TestReconcileReplaces(t *testing.T) {
+	r, clock, _ := reconciler(interceptor.Funcs{}, report(policy(batchv1.ReplaceConcurrent)))
+	for range 3 {
+		if _, err := r.Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		clock.SetTime(clock.Now().Add(time.Minute))
+	}
+	if c, jobs := look(t, r); len(jobs) != 1 || len(c.Status.Active) != 1 || c.Status.Active[0].Name != jobs[0].Name {
+		t.Errorf("jobs %v, active %v; want the newest alone", len(jobs), c.Status.Active)
+	}
+}
+
+func TestReconcileHealsALostStatusWrite(t *testing.T) {
+	lost := true
+	r, _, _ := reconciler(interceptor.Funcs{
+		SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, o client.Object, options ...client.SubResourceUpdateOption) error {
+			if lost {
+				return errors.New("the power went")
+			}
+			return c.SubResource(sub).Update(ctx, o, options...)
+		},
+	}, report(policy(batchv1.ReplaceConcurrent)))
+	if _, err := r.Reconcile(t.Context(), request); err == nil {
+		t.Fatal("Reconcile() = nil, want the lost write")
+	}
+	lost = false
+	if _, err := r.Reconcile(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	if c, jobs := look(t, r); len(jobs) != 1 || len(c.Status.Active) != 1 || c.Status.LastScheduleTime == nil {
+		t.Errorf("%d jobs, status %+v; want the first job, and to know of it", len(jobs), c.Status)
+	}
+}
+
+func TestReconcileSaysWhoseNameIsTaken(t *testing.T) {
+	squatter := newJob(report(), now, time.UTC)
+	squatter.OwnerReferences = nil
+	r, _, _ := reconciler(interceptor.Funcs{}, report(), squatter)
+	if _, err := r.Reconcile(t.Context(), request); err == nil || !strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("Reconcile() = %v", err)
+	}
+}
+
+func TestReconcileTakesAConflictAsNews(t *testing.T) {
+	r, _, _ := reconciler(interceptor.Funcs{
+		SubResourceUpdate: func(context.Context, client.Client, string, client.Object, ...client.SubResourceUpdateOption) error {
+			return apierrors.NewConflict(batchv1.Resource("cronjobs"), "report", errors.New("changed"))
+		},
+	}, report())
+	if _, err := r.Reconcile(t.Context(), request); err != nil {
+		t.Errorf("Reconcile() = %v, want nil", err)
+	}
+}
