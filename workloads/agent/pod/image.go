@@ -20,46 +20,45 @@ const (
 	pullBackOff = "ImagePullBackOff"
 )
 
-// image makes sure the container's image is on this machine, as its pull policy wants.
-func (m *Manager) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (*runtimeapi.Image, error) {
-	if strings.TrimSpace(c.Image) == "" {
+// image makes sure that a container's or a volume's image is on this machine, as its pull policy wants.
+func (m *Manager) image(ctx context.Context, pod *corev1.Pod, name string, policy corev1.PullPolicy) (*runtimeapi.Image, error) {
+	if strings.TrimSpace(name) == "" {
 		return nil, startError{Reason: "InvalidImageName", Message: "container has no image"}
 	}
-	ref, err := reference.ParseDockerRef(c.Image)
+	ref, err := reference.ParseDockerRef(name)
 	if err != nil {
-		m.event(pod, corev1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: %v", c.Image, err)
-		return nil, startError{Reason: "InvalidImageName", Message: fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)}
+		m.event(pod, corev1.EventTypeWarning, "InspectFailed", "Failed to apply default image tag %q: %v", name, err)
+		return nil, startError{Reason: "InvalidImageName", Message: fmt.Sprintf("Failed to apply default image tag %q: %v", name, err)}
 	}
-	present, err := m.imageStatus(ctx, c.Image)
+	present, err := m.imageStatus(ctx, name)
 	if err != nil {
-		return nil, startError{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
+		return nil, startError{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", name, err)}
 	}
 	if present == nil {
 		m.conf.Runtime.WaitForImports() // it may be in an archive that is being read right now
-		if present, err = m.imageStatus(ctx, c.Image); err != nil {
+		if present, err = m.imageStatus(ctx, name); err != nil {
 			return nil, startError{Reason: "ImageInspectError", Message: err.Error()}
 		}
 	}
-	policy := c.ImagePullPolicy
 	if policy == "" {
 		policy = corev1.PullIfNotPresent
 	}
 	switch {
 	case policy == corev1.PullAlways:
 	case present != nil:
-		m.event(pod, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
+		m.event(pod, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine", name)
 		return present, nil
 	case policy == corev1.PullNever:
-		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", name)
 		m.event(pod, corev1.EventTypeWarning, "ErrImageNeverPull", "%s", msg)
 		return nil, startError{Reason: "ErrImageNeverPull", Message: msg, Retry: 10 * time.Second}
 	}
-	if err := m.pull(ctx, pod, c, ref); err != nil {
+	if err := m.pull(ctx, pod, name, ref); err != nil {
 		return nil, err
 	}
-	present, err = m.imageStatus(ctx, c.Image)
+	present, err = m.imageStatus(ctx, name)
 	if err == nil && present == nil {
-		err = fmt.Errorf("image %q is not there after its pull; it may have been removed to free space", c.Image)
+		err = fmt.Errorf("image %q is not there after its pull; it may have been removed to free space", name)
 	}
 	if err != nil {
 		return nil, startError{Reason: "ImageInspectError", Message: err.Error()}
@@ -75,12 +74,12 @@ func (m *Manager) imageStatus(ctx context.Context, name string) (*runtimeapi.Ima
 	return answer.Image, nil
 }
 
-func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container, ref reference.Named) error {
+func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, name string, ref reference.Named) error {
 	if err := m.pulls.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer m.pulls.Release(1)
-	m.event(pod, corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	m.event(pod, corev1.EventTypeNormal, "Pulling", "Pulling image %q", name)
 	began := m.now()
 	conf, err := translate.Sandbox(pod, m.conf.Node, 0, "")
 	if err != nil {
@@ -89,7 +88,7 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	err = nil
 	for _, auth := range append(m.credentials(ctx, pod, ref), nil) {
 		_, err = m.conf.Runtime.PullImage(ctx, &runtimeapi.PullImageRequest{
-			Image: &runtimeapi.ImageSpec{Image: ref.String(), UserSpecifiedImage: c.Image}, Auth: auth, SandboxConfig: conf,
+			Image: &runtimeapi.ImageSpec{Image: ref.String(), UserSpecifiedImage: name}, Auth: auth, SandboxConfig: conf,
 		})
 		if err == nil || ctx.Err() != nil {
 			break
@@ -99,14 +98,14 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		return ctx.Err()
 	}
 	if err != nil {
-		m.event(pod, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, err)
+		m.event(pod, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", name, err)
 		m.event(pod, corev1.EventTypeWarning, "Failed", "Error: %s", errPull)
 		return startError{
 			Reason: errPull, Message: err.Error(), Retry: firstDelay,
-			Later: pullBackOff, LaterMessage: fmt.Sprintf("Back-off pulling image %q: %s: %v", c.Image, errPull, err),
+			Later: pullBackOff, LaterMessage: fmt.Sprintf("Back-off pulling image %q: %s: %v", name, errPull, err),
 		}
 	}
-	m.event(pod, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s", c.Image, m.now().Sub(began).Truncate(time.Millisecond))
+	m.event(pod, corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s", name, m.now().Sub(began).Truncate(time.Millisecond))
 	return nil
 }
 

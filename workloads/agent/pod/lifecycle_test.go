@@ -132,6 +132,17 @@ func TestLifecycle(t *testing.T) {
 		}
 	})
 
+	t.Run("an image is a volume", func(t *testing.T) {
+		m.on(t)
+		pod := named("from-image", app("exit", "0"))
+		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+		pod.Spec.Volumes = []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{Reference: images.App}}}}
+		pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "image", MountPath: "/image"}}
+		pod.Spec.Containers[0].Command = []string{"/image/app"}
+		m.create(pod)
+		m.await("from-image", "succeeded", hasPhase(corev1.PodSucceeded))
+	})
+
 	t.Run("an image that cannot be had is said to be so", func(t *testing.T) {
 		m.on(t)
 		pod := named("imageless", app("sleep"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -53,14 +54,14 @@ func (m *Manager) startContainer(ctx context.Context, a *actor, pod *corev1.Pod,
 			return err
 		}
 	}
-	image, err := m.image(ctx, pod, c)
-	if err != nil {
+	in := translate.ContainerInput{Attempt: s.Attempt}
+	if err := m.images(ctx, pod, c, &in); err != nil {
 		return err
 	}
 	if err := m.slots.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	id, err := m.createContainer(ctx, a, pod, c, s.Attempt, sandbox, image)
+	id, err := m.createContainer(ctx, a, pod, c, sandbox, in)
 	if err == nil && latest != nil && latest.State == observed.Exited {
 		a.mu.Lock()
 		a.backoff[c.Name] = a.backoff[c.Name].next(latest.Finished, m.now())
@@ -74,6 +75,37 @@ func (m *Manager) startContainer(ctx context.Context, a *actor, pod *corev1.Pod,
 		return m.startFailed(ctx, pod, err)
 	}
 	return m.afterStart(ctx, a, pod, c, id)
+}
+
+// images has the container's image, and those it mounts as volumes.
+func (m *Manager) images(ctx context.Context, pod *corev1.Pod, c *corev1.Container, in *translate.ContainerInput) error {
+	image, err := m.image(ctx, pod, c.Image, c.ImagePullPolicy)
+	if err != nil {
+		return err
+	}
+	in.ImageRef, in.Image.Username = image.Id, image.Username
+	if image.Uid != nil {
+		in.Image.UID = &image.Uid.Value
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.Image == nil || !mounts(c, v.Name) {
+			continue
+		}
+		image, err := m.image(ctx, pod, v.Image.Reference, v.Image.PullPolicy)
+		if err != nil {
+			return err
+		}
+		if in.ImageVolumes == nil {
+			in.ImageVolumes = map[string]*runtimeapi.ImageSpec{}
+		}
+		in.ImageVolumes[v.Name] = &runtimeapi.ImageSpec{Image: image.Id, UserSpecifiedImage: v.Image.Reference}
+	}
+	return nil
+}
+
+func mounts(c *corev1.Container, volume string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(vm corev1.VolumeMount) bool { return vm.Name == volume })
 }
 
 // startFailed turns an error into a reason and an event.
@@ -94,12 +126,7 @@ func (m *Manager) startFailed(ctx context.Context, pod *corev1.Pod, err error) e
 	return failed
 }
 
-func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod, c *corev1.Container, attempt uint32, sandbox *observed.Sandbox, image *runtimeapi.Image) (string, error) {
-	in := translate.ContainerInput{Attempt: attempt, ImageRef: image.Id}
-	in.Image.Username = image.Username
-	if image.Uid != nil {
-		in.Image.UID = &image.Uid.Value
-	}
+func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod, c *corev1.Container, sandbox *observed.Sandbox, in translate.ContainerInput) (string, error) {
 	a.mu.Lock()
 	volumes, ips := a.volumes, sandbox.IPs
 	if pod.Spec.HostNetwork {
@@ -122,7 +149,7 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 		return "", err
 	}
 	if c.TerminationMessagePath != "" {
-		if in.MessageFile, err = m.makeMessageFile(pod, c.Name, attempt); err != nil {
+		if in.MessageFile, err = m.makeMessageFile(pod, c.Name, in.Attempt); err != nil {
 			return "", err
 		}
 	}

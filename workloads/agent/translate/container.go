@@ -19,9 +19,11 @@ type ContainerInput struct {
 	Image       Image
 	Env         []*runtimeapi.KeyValue
 	VolumePaths map[string]string // host path of each volumeMount, by its index's key; see MountKey
-	HostsFile   string
-	MessageFile string // receives the termination message
-	TargetID    string // container whose processes an ephemeral container sees
+	// ImageVolumes are the images that are volumes, by the volume's name: the runtime mounts them itself.
+	ImageVolumes map[string]*runtimeapi.ImageSpec
+	HostsFile    string
+	MessageFile  string // receives the termination message
+	TargetID     string // container whose processes an ephemeral container sees
 }
 
 // MountKey names a volume mount of a container: a volume can be mounted more than once, with different sub-paths.
@@ -93,8 +95,9 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 	ownHosts := false
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
+		image := in.ImageVolumes[vm.Name]
 		host, ok := in.VolumePaths[MountKey(i)]
-		if !ok {
+		if !ok && image == nil {
 			return nil, nil, badConfig("cannot find volume %q to mount into container %q", vm.Name, c.Name)
 		}
 		target := vm.MountPath
@@ -102,6 +105,10 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 			target = filepath.Join("/", target)
 		}
 		ownHosts = ownHosts || target == "/etc/hosts"
+		if image != nil {
+			mounts = append(mounts, &runtimeapi.Mount{ContainerPath: target, Image: image, ImageSubPath: vm.SubPath, Readonly: true})
+			continue
+		}
 		m := &runtimeapi.Mount{ContainerPath: target, HostPath: host, Readonly: vm.ReadOnly}
 		switch ptr.Deref(vm.MountPropagation, corev1.MountPropagationNone) {
 		case corev1.MountPropagationHostToContainer:
