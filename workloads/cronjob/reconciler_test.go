@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"context"
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
