@@ -24,7 +24,7 @@ var above = map[string][]string{
 	"workloads": {"bootstrap"},
 	"netstack":  {"bootstrap"},
 	"storage":   {"bootstrap"},
-	"packaging": {},
+	"packaging": {"netstack"}, // the CNI client is a program of its own with its words in netstack/cni
 	"bootstrap": {},
 	"test":      {"appliance", "workloads", "netstack", "storage", "bootstrap", "packaging"},
 }
@@ -158,7 +158,7 @@ func TestOnlyMainEndsTheProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, call := range []string{"os.Exit(", "log.Fatal", "signal.Notify(", "klog.Fatal"} {
+		for _, call := range []string{"os.Exit(", "log.Fatal(", "log.Fatalf(", "log.Fatalln(", "signal.Notify(", "klog.Fatal"} {
 			if strings.Contains(string(content), call) {
 				t.Errorf("%s uses %s: return an error; what exits can be neither tested nor unwound", s.path, strings.TrimSuffix(call, "("))
 			}
