@@ -27,6 +27,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
+	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
@@ -36,9 +37,11 @@ import (
 	"knarr.dev/knarr/workloads/nodelifecycle"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/replicaset"
+	"knarr.dev/knarr/workloads/replicationcontroller"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
+	"knarr.dev/knarr/workloads/statefulset"
 )
 
 // api is the administrator's client; every story uses it.
@@ -102,6 +105,9 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 	return mgr, errors.Join(
 		indexes.Register(context.Background(), mgr.GetFieldIndexer()),
 		replicaset.Register(mgr),
+		replicationcontroller.Register(mgr),
+		statefulset.Register(mgr),
+		daemonset.Register(mgr),
 		deployment.Register(mgr),
 		endpointslice.Register(mgr),
 		namespace.Register(mgr),
