@@ -19,6 +19,7 @@ import (
 	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
+	"knarr.dev/knarr/workloads/disruption"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/endpointslicemirroring"
 	"knarr.dev/knarr/workloads/garbagecollector"
@@ -125,6 +126,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"jobs":            func() error { return job.Register(mgr) },
 		"cron jobs":       func() error { return cronjob.Register(mgr) },
+		"disruption":      func() error { return disruption.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},
