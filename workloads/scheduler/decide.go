@@ -37,7 +37,7 @@ type decision struct {
 // refusal is the first rule that refused a node.
 type refusal struct {
 	plugin string
-	*plugins.Refusal
+	plugins.Refusal
 }
 
 // decide chooses a node for a pod. It starts at the start-th node, so that early stops do not favour the first
@@ -47,6 +47,12 @@ func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by rules, start int, pic
 	d := decision{total: len(nodes)}
 	if len(nodes) == 0 {
 		return d
+	}
+	if n := snap.Node(snap.Nomination(pod.Object.UID)); n != nil { // others left it for this pod
+		if _, ok := judge(pod, n, snap, prepare(pod, snap, by.filters)); ok {
+			d.node = n.Name
+			return d
+		}
 	}
 	fit, refused, looked := filter(pod, snap, by.filters, start)
 	d.looked = looked
@@ -77,14 +83,40 @@ func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filte
 	return ready
 }
 
-// judge asks the filters about one node.
-func judge(n *snapshot.Node, filters []prepared) (refusal, bool) {
+// judge asks the filters about one node, and when pods that matter at least as much wait for room there, about the
+// node with them on it as well: either may come true.
+func judge(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, filters []prepared) (refusal, bool) {
+	if full := withExpected(pod, n, snap); full != nil {
+		if r, ok := ask(full, filters); !ok {
+			return r, false
+		}
+	}
+	return ask(n, filters)
+}
+
+func ask(n *snapshot.Node, filters []prepared) (refusal, bool) {
 	for _, f := range filters {
 		if r := f.filter(n); r != nil {
-			return refusal{f.name, r}, false
+			return refusal{f.name, *r}, false
 		}
 	}
 	return refusal{}, true
+}
+
+// withExpected is the node with those on it that wait for room there and matter at least as much as the pod; nil when
+// there are none.
+func withExpected(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) *snapshot.Node {
+	var full *snapshot.Node
+	for uid, other := range snap.Expected(n.Name) {
+		if uid == pod.Object.UID || other.Priority < pod.Priority {
+			continue
+		}
+		if full == nil {
+			full = n.Trial()
+		}
+		full.Join(other)
+	}
+	return full
 }
 
 // filter finds nodes that would do, enough of them, from the start-th on and around.
@@ -97,7 +129,7 @@ func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filter
 	var found, seen atomic.Int64
 	inParallel(len(nodes), func(i int) bool {
 		seen.Add(1)
-		if results[i], passed[i] = judge(nodes[(start+i)%len(nodes)], ready); passed[i] {
+		if results[i], passed[i] = judge(pod, nodes[(start+i)%len(nodes)], snap, ready); passed[i] {
 			return found.Add(1) < wanted
 		}
 		return true
@@ -108,7 +140,7 @@ func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filter
 		switch {
 		case passed[i]:
 			fit = append(fit, n)
-		case results[i].Refusal != nil:
+		case results[i].plugin != "":
 			refused[n.Name] = results[i]
 		}
 	}
@@ -190,12 +222,17 @@ func (d *decision) explain() string {
 			counts[reason]++
 		}
 	}
+	return tally(d.total, counts)
+}
+
+// tally words how often each reason kept a node away.
+func tally(total int, counts map[string]int) string {
 	lines := make([]string, 0, len(counts))
 	for reason, n := range counts {
 		lines = append(lines, fmt.Sprintf("%d %s", n, reason))
 	}
 	slices.Sort(lines)
-	return fmt.Sprintf("0/%d nodes are available: %s.", d.total, strings.Join(lines, ", "))
+	return fmt.Sprintf("0/%d nodes are available: %s.", total, strings.Join(lines, ", "))
 }
 
 // refusedBy is the set of rules that refused at least one node.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -69,18 +70,46 @@ func (s *Scheduler) podSeen(pod *corev1.Pod) {
 		s.podGone(pod)
 	case pod.Spec.NodeName != "":
 		s.queue.Remove(pod.UID)
+		s.settled(pod.UID, pod.Spec.NodeName)
 		s.changed(s.snapshot.SetPod(pod))
 	case pod.DeletionTimestamp != nil:
 		s.podGone(pod)
 	case pod.Spec.SchedulerName != s.name:
 		// another scheduler's
 	case !s.snapshot.Placed(pod.UID): // decided; the cache shows older news of it
-		s.queue.Add(pod, s.clock.Now())
+		s.unplacedSeen(pod)
+	}
+}
+
+// unplacedSeen queues a pod. The node it waits for is taken from its status when that says something new: we may have
+// been restarted, or another program chose it.
+func (s *Scheduler) unplacedSeen(pod *corev1.Pod) {
+	said := ""
+	if e := s.queue.Find(pod.UID); e != nil {
+		said = e.Pod.Object.Status.NominatedNodeName
+	}
+	s.queue.Add(pod, s.clock.Now())
+	switch says := pod.Status.NominatedNodeName; {
+	case says == said:
+	case says == "":
+		s.changed(s.snapshot.Denominate(pod.UID))
+	default:
+		s.snapshot.Nominate(s.queue.Find(pod.UID).Pod, says)
+	}
+}
+
+// settled gives up the room kept for a pod that has a node now.
+func (s *Scheduler) settled(uid types.UID, node string) {
+	waited := s.snapshot.Nomination(uid)
+	if change := s.snapshot.Denominate(uid); waited != node {
+		s.changed(change)
 	}
 }
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	delete(s.leaving, pod.UID)
+	s.changed(s.snapshot.Denominate(pod.UID))
 	s.changed(s.snapshot.RemovePod(pod))
 }
 

@@ -1,7 +1,13 @@
 // Package scheduler gives every pod a node.
 //
 // In:       unplaced pods that name default-scheduler, nodes, placed pods and namespaces; from the shared cache.
-// Out:      bindings; for pods no node would take, a PodScheduled condition and an Event that say why.
+//
+//	Disruption budgets, from the first time on that a pod might be sent away.
+//
+// Out:      bindings; for pods no node would take, a PodScheduled condition and an Event that say why; deletions of
+//
+//	less important pods that stand in the way.
+//
 // Promise:  a node's room is never promised twice; a pod that waits is tried again when a change may help it.
 // Not here: the rules (scheduler/plugins), the cluster's picture (scheduler/snapshot), the order (scheduler/queue).
 package scheduler
@@ -15,6 +21,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -49,7 +56,8 @@ type Scheduler struct {
 	inbox    *inbox
 	queue    *queue.Queue
 	snapshot *snapshot.Snapshot
-	start    int // the node the next decision starts at
+	leaving  map[types.UID]bool // pods being sent away, which the cache may not show yet
+	start    int                // the node the next decision starts at
 	slots    chan struct{}
 	writing  sync.WaitGroup
 }
@@ -76,6 +84,7 @@ func New(c informers, writer client.Client, recorder record.EventRecorder, cl cl
 		inbox:    newInbox(),
 		queue:    queue.New(),
 		snapshot: snapshot.New(),
+		leaving:  map[types.UID]bool{},
 		slots:    make(chan struct{}, writers),
 	}
 }
@@ -120,16 +129,35 @@ func (s *Scheduler) place(ctx context.Context, e *queue.Entry) {
 		s.start = (s.start + d.looked) % d.total
 	}
 	if d.node == "" {
-		s.queue.Park(e, d.refusedBy(), s.clock.Now())
-		pod, why := e.Pod.Object, d.explain()
-		s.write(func() { s.report(ctx, pod, corev1.PodReasonUnschedulable, why) })
+		s.keep(ctx, e, &d)
 		return
 	}
+	s.settled(e.Pod.Object.UID, d.node)
 	s.snapshot.Assume(e.Pod, d.node)
 	pod := e.Pod
 	s.write(func() {
 		if err := s.bind(ctx, pod.Object, d.node); err != nil {
 			s.inbox.put(func() { s.refused(ctx, e, pod, err) })
+		}
+	})
+}
+
+// keep lets a pod wait that no node would take, and sends less important ones away for it where that helps.
+func (s *Scheduler) keep(ctx context.Context, e *queue.Entry, d *decision) {
+	pod, why := e.Pod, d.explain()
+	var room *clearing
+	if d.total > 0 {
+		var note string
+		if room, note = s.seekRoom(ctx, pod, d); note != "" {
+			why += " preemption: " + note
+		}
+	}
+	s.queue.Park(e, d.refusedBy(), s.clock.Now())
+	nomination := s.snapshot.Nomination(pod.Object.UID)
+	s.write(func() {
+		s.report(ctx, pod.Object, corev1.PodReasonUnschedulable, why, nomination)
+		if room != nil {
+			s.clear(ctx, pod.Object, room)
 		}
 	})
 }
@@ -142,7 +170,9 @@ func (s *Scheduler) refused(ctx context.Context, e *queue.Entry, pod *snapshot.P
 		return
 	}
 	s.log.Warn("binding refused", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
-	s.write(func() { s.report(ctx, pod.Object, corev1.PodReasonSchedulerError, err.Error()) })
+	s.write(func() {
+		s.report(ctx, pod.Object, corev1.PodReasonSchedulerError, err.Error(), pod.Object.Status.NominatedNodeName)
+	})
 }
 
 // write runs a write on a goroutine of its own. That it may wait for a free slot is intended: deciding much faster

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -31,7 +30,9 @@ type cluster struct {
 	t      *testing.T
 	client client.WithWatch
 	events *record.FakeRecorder
-	refuse atomic.Int32 // bindings to refuse
+
+	refuse       atomic.Int32 // bindings
+	refuseDelete atomic.Int32
 
 	watching sync.WaitGroup // the in-memory API does not repeat what happens between a list and its watch
 }
@@ -70,12 +71,18 @@ func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
 func start(t *testing.T, objects ...client.Object) *cluster {
 	c := &cluster{t: t, events: record.NewFakeRecorder(100)}
 	c.client = interceptor.NewClient(fake.NewClientBuilder().WithStatusSubresource(&corev1.Pod{}).WithObjects(objects...).Build(), interceptor.Funcs{
+		Delete: func(ctx context.Context, inner client.WithWatch, o client.Object, options ...client.DeleteOption) error {
+			if c.refuseDelete.Add(-1) >= 0 {
+				return errNotToday
+			}
+			return inner.Delete(ctx, o, options...)
+		},
 		SubResourceCreate: func(ctx context.Context, inner client.Client, verb string, o, sub client.Object, _ ...client.SubResourceCreateOption) error {
 			if verb != "binding" {
 				return fmt.Errorf("unexpected subresource %s", verb)
 			}
 			if c.refuse.Add(-1) >= 0 {
-				return errors.New("not today")
+				return errNotToday
 			}
 			var pod corev1.Pod
 			if err := inner.Get(ctx, client.ObjectKeyFromObject(o), &pod); err != nil {

@@ -29,34 +29,49 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) erro
 // gone says whether a binding failed because there is nothing left to bind: the pod was deleted, or is placed.
 func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
 
-// report tells users why a pod has no node: an Event each time, the condition when it says something new.
-func (s *Scheduler) report(ctx context.Context, pod *corev1.Pod, reason, message string) {
+// report tells users why a pod has no node and which one it waits for: an Event each time, the status when it says
+// something new.
+func (s *Scheduler) report(ctx context.Context, pod *corev1.Pod, reason, message, nomination string) {
 	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", message)
-	now := metav1.NewTime(s.clock.Now())
+	news := map[string]any{}
+	if next := s.condition(pod, corev1.PodScheduled, corev1.ConditionFalse, reason, message); next != nil {
+		news["conditions"] = []corev1.PodCondition{*next}
+	}
+	if nomination != pod.Status.NominatedNodeName {
+		news["nominatedNodeName"] = nomination
+	}
+	if len(news) == 0 {
+		return
+	}
+	if err := s.patchStatus(ctx, pod, news); err != nil && !gone(err) && ctx.Err() == nil {
+		s.log.Warn("pod status not written", "pod", client.ObjectKeyFromObject(pod), "err", err)
+	}
+}
+
+// condition is a pod's condition as it should be now; nil if it says so already.
+func (s *Scheduler) condition(pod *corev1.Pod, of corev1.PodConditionType, status corev1.ConditionStatus, reason, message string) *corev1.PodCondition {
 	next := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
-		ObservedGeneration: pod.Generation, LastTransitionTime: now,
+		Type: of, Status: status, Reason: reason, Message: message,
+		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(s.clock.Now()),
 	}
 	for _, c := range pod.Status.Conditions {
-		if c.Type != corev1.PodScheduled || c.Status != next.Status {
+		if c.Type != of || c.Status != status {
 			continue
 		}
 		if c.Reason == reason && c.Message == message {
-			return
+			return nil
 		}
 		next.LastTransitionTime = c.LastTransitionTime
 	}
-	body, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": pod.UID},
-		"status":   map[string]any{"conditions": []corev1.PodCondition{next}},
-	})
+	return &next
+}
+
+// patchStatus merges news into a pod's status, unless another pod has its name by now.
+func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, news map[string]any) error {
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": news})
 	if err != nil {
-		s.log.Error("encode a pod condition", "err", err)
-		return
+		return fmt.Errorf("encode a pod status: %w", err)
 	}
 	named := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-	err = s.client.Status().Patch(ctx, named, client.RawPatch(types.StrategicMergePatchType, body))
-	if err != nil && !gone(err) && ctx.Err() == nil {
-		s.log.Warn("pod condition not written", "pod", client.ObjectKeyFromObject(pod), "err", err)
-	}
+	return s.client.Status().Patch(ctx, named, client.RawPatch(types.StrategicMergePatchType, body))
 }

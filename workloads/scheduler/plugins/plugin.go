@@ -17,7 +17,8 @@ type Refusal struct {
 	Final   bool // also if pods left the node
 }
 
-// Filter judges one node for the pod it was made for; nil lets the pod pass. Many goroutines may call it.
+// Filter judges one node, or a trial of one, for the pod it was made for; nil lets the pod pass. Many goroutines may
+// call it.
 type Filter func(*snapshot.Node) *Refusal
 
 // Filterer refuses nodes.

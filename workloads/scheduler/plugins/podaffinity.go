@@ -15,53 +15,68 @@ func (PodAffinity) Name() string { return "InterPodAffinity" }
 // Weight implements Scorer.
 func (PodAffinity) Weight() int64 { return 2 }
 
-// domain is one value of one topology key: a zone, a host.
-type domain struct{ key, value string }
+// domains are counts by topology key and value: pods by zone, by host. By key first, because there are few keys and
+// as many hosts as nodes, and every node asks.
+type domains map[string]map[string]int64
+
+func (d domains) add(key, value string, n int64) {
+	if d[key] == nil {
+		d[key] = map[string]int64{}
+	}
+	d[key][value] += n
+}
 
 // neighbours is where the pods stand that matter to one pod.
 type neighbours struct {
-	repelled map[domain]bool  // pods there ask not to have this one near
-	near     map[domain]int64 // pods that match all required affinity terms, by the terms' keys
-	far      map[domain]int64 // pods that match an anti-affinity term, by its key
-	self     bool             // it matches its own affinity terms, so it may be the first
+	repelled domains // pods that ask not to have this one near, by their terms' keys
+	near     domains // pods that match all required affinity terms, by the terms' keys
+	far      domains // pods that match an anti-affinity term, by its key
+	company  int64   // the sum of near
 }
 
 // Filter implements Filterer.
 func (PodAffinity) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
-	if len(snap.Averse()) == 0 && len(pod.Affinity) == 0 && len(pod.AntiAffinity) == 0 {
+	if len(snap.Averse()) == 0 && !snap.ExpectsAverse() && len(pod.Affinity) == 0 && len(pod.AntiAffinity) == 0 {
 		return nil
 	}
 	around := look(pod, snap)
+	self := matchesAll(pod.Affinity, pod, snap.Namespace(pod.Object.Namespace)) // so it may be the first
 	lonely := &Refusal{Reasons: []string{"node(s) didn't match pod affinity rules"}, Final: true}
 	crowded := &Refusal{Reasons: []string{"node(s) didn't match pod anti-affinity rules"}}
 	unwelcome := &Refusal{Reasons: []string{"node(s) didn't satisfy existing pods anti-affinity rules"}}
 	return func(n *snapshot.Node) *Refusal {
+		moved := &neighbours{}
+		if len(n.Moved) > 0 {
+			moved = newNeighbours()
+			for other, by := range n.Moved {
+				moved.noteAverse(pod, other, n, snap, by)
+				moved.note(pod, other, n, snap, by)
+			}
+		}
 		switch {
-		case !around.allowsAffinity(pod, n):
+		case !around.allowsAffinity(pod, n, moved, self):
 			return lonely
-		case !around.allowsAntiAffinity(pod, n):
+		case !around.allowsAntiAffinity(pod, n, moved):
 			return crowded
-		case !around.welcome(n):
+		case !around.welcome(n, moved):
 			return unwelcome
 		}
 		return nil
 	}
 }
 
+func newNeighbours() *neighbours {
+	return &neighbours{repelled: domains{}, near: domains{}, far: domains{}}
+}
+
 func look(pod *snapshot.Pod, snap *snapshot.Snapshot) *neighbours {
-	around := &neighbours{repelled: map[domain]bool{}, near: map[domain]int64{}, far: map[domain]int64{}}
-	own := snap.Namespace(pod.Object.Namespace)
+	around := newNeighbours()
 	for _, n := range snap.Averse() {
 		if n.Object == nil {
 			continue
 		}
 		for _, other := range n.Averse {
-			for i := range other.AntiAffinity {
-				term := &other.AntiAffinity[i]
-				if value, has := n.Label(term.TopologyKey); has && term.Matches(pod.Object, own) {
-					around.repelled[domain{term.TopologyKey, value}] = true
-				}
-			}
+			around.noteAverse(pod, other, n, snap, 1)
 		}
 	}
 	if len(pod.Affinity)+len(pod.AntiAffinity) == 0 {
@@ -69,19 +84,33 @@ func look(pod *snapshot.Pod, snap *snapshot.Snapshot) *neighbours {
 	}
 	for _, n := range snap.Nodes() {
 		for _, other := range n.Pods {
-			theirs := snap.Namespace(other.Object.Namespace)
-			if len(pod.Affinity) > 0 && matchesAll(pod.Affinity, other, theirs) {
-				count(around.near, pod.Affinity, n)
-			}
-			for i := range pod.AntiAffinity {
-				if pod.AntiAffinity[i].Matches(other.Object, theirs) {
-					count(around.far, pod.AntiAffinity[i:i+1], n)
-				}
-			}
+			around.note(pod, other, n, snap, 1)
 		}
 	}
-	around.self = len(pod.Affinity) > 0 && matchesAll(pod.Affinity, pod, own)
 	return around
+}
+
+// noteAverse counts in (or with -1 out) what another pod on a node says about having this one near.
+func (a *neighbours) noteAverse(pod, other *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, by int64) {
+	own := snap.Namespace(pod.Object.Namespace)
+	for i := range other.AntiAffinity {
+		if other.AntiAffinity[i].Matches(pod.Object, own) {
+			count(a.repelled, other.AntiAffinity[i:i+1], n, by)
+		}
+	}
+}
+
+// note counts in (or with -1 out) what this pod says about having another near, that is on a node.
+func (a *neighbours) note(pod, other *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, by int64) {
+	theirs := snap.Namespace(other.Object.Namespace)
+	if len(pod.Affinity) > 0 && matchesAll(pod.Affinity, other, theirs) {
+		a.company += count(a.near, pod.Affinity, n, by)
+	}
+	for i := range pod.AntiAffinity {
+		if pod.AntiAffinity[i].Matches(other.Object, theirs) {
+			count(a.far, pod.AntiAffinity[i:i+1], n, by)
+		}
+	}
 }
 
 func matchesAll(terms []snapshot.Term, pod *snapshot.Pod, namespace labels.Set) bool {
@@ -93,42 +122,44 @@ func matchesAll(terms []snapshot.Term, pod *snapshot.Pod, namespace labels.Set) 
 	return true
 }
 
-func count(in map[domain]int64, terms []snapshot.Term, n *snapshot.Node) {
+func count(in domains, terms []snapshot.Term, n *snapshot.Node, by int64) (sum int64) {
 	for i := range terms {
 		if value, has := n.Label(terms[i].TopologyKey); has {
-			in[domain{terms[i].TopologyKey, value}]++
+			in.add(terms[i].TopologyKey, value, by)
+			sum += by
 		}
 	}
+	return sum
 }
 
-func (a *neighbours) allowsAffinity(pod *snapshot.Pod, n *snapshot.Node) bool {
+func (a *neighbours) allowsAffinity(pod *snapshot.Pod, n *snapshot.Node, moved *neighbours, self bool) bool {
+	first := self && a.company+moved.company == 0 // of a group that wants to stand together: nobody to stand beside yet
 	for i := range pod.Affinity {
-		value, has := n.Label(pod.Affinity[i].TopologyKey)
-		if !has {
-			return false
-		}
-		// The first of a group that wants to stand together has nobody to stand beside yet.
-		first := a.self && len(a.near) == 0
-		if !first && a.near[domain{pod.Affinity[i].TopologyKey, value}] == 0 {
+		key := pod.Affinity[i].TopologyKey
+		value, has := n.Label(key)
+		if !has || (!first && a.near[key][value]+moved.near[key][value] == 0) {
 			return false
 		}
 	}
 	return true
 }
 
-func (a *neighbours) allowsAntiAffinity(pod *snapshot.Pod, n *snapshot.Node) bool {
+func (a *neighbours) allowsAntiAffinity(pod *snapshot.Pod, n *snapshot.Node, moved *neighbours) bool {
 	for i := range pod.AntiAffinity {
-		if value, has := n.Label(pod.AntiAffinity[i].TopologyKey); has && a.far[domain{pod.AntiAffinity[i].TopologyKey, value}] > 0 {
+		key := pod.AntiAffinity[i].TopologyKey
+		if value, has := n.Label(key); has && a.far[key][value]+moved.far[key][value] > 0 {
 			return false
 		}
 	}
 	return true
 }
 
-func (a *neighbours) welcome(n *snapshot.Node) bool {
-	for d := range a.repelled {
-		if value, has := n.Label(d.key); has && value == d.value {
-			return false
+func (a *neighbours) welcome(n *snapshot.Node, moved *neighbours) bool {
+	for _, repelled := range []domains{a.repelled, moved.repelled} {
+		for key := range repelled {
+			if value, has := n.Label(key); has && a.repelled[key][value]+moved.repelled[key][value] > 0 {
+				return false
+			}
 		}
 	}
 	return true
@@ -155,7 +186,7 @@ func (PodAffinity) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snap
 // Score implements Scorer: the weights of the pod's wishes about pods near a node, and of theirs about it.
 func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {
 	wishes := len(pod.PreferAffinity)+len(pod.PreferAntiAffinity) > 0
-	weights := map[domain]int64{}
+	weights := domains{}
 	add := func(terms []snapshot.Term, about *snapshot.Pod, n *snapshot.Node, sign, fixed int64) {
 		namespace := snap.Namespace(about.Object.Namespace)
 		for i := range terms {
@@ -167,7 +198,7 @@ func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapsh
 			if fixed != 0 {
 				weight = int32(fixed)
 			}
-			weights[domain{terms[i].TopologyKey, value}] += sign * int64(weight)
+			weights.add(terms[i].TopologyKey, value, sign*int64(weight))
 		}
 	}
 	for _, n := range snap.Nodes() {
@@ -188,9 +219,9 @@ func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapsh
 	}
 	return func(n *snapshot.Node) int64 {
 		var sum int64
-		for d, weight := range weights {
-			if value, has := n.Label(d.key); has && value == d.value {
-				sum += weight
+		for key, of := range weights {
+			if value, has := n.Label(key); has {
+				sum += of[value]
 			}
 		}
 		return sum

@@ -35,9 +35,9 @@ func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 		return nil
 	}
 	countDomains(constraints, pod.Object, snap.Nodes())
-	least := make([]int64, len(constraints))
+	emptiest := make([]lows, len(constraints))
 	for i, c := range constraints {
-		least[i] = c.least()
+		emptiest[i] = c.lows()
 	}
 	unlabeled := &Refusal{Reasons: []string{"node(s) didn't match pod topology spread constraints (missing required label)"}, Final: true}
 	skewed := &Refusal{Reasons: []string{"node(s) didn't match pod topology spread constraints"}}
@@ -47,7 +47,11 @@ func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 			if !has {
 				return unlabeled
 			}
-			if c.counts[value]+c.self-least[i] > int64(c.spec.MaxSkew) {
+			here := c.counts[value]
+			for moved, by := range n.Moved {
+				here += by * c.counted(pod.Object.Namespace, moved)
+			}
+			if here+c.self-emptiest[i].least(value, here) > int64(c.spec.MaxSkew) {
 				return skewed
 			}
 		}
@@ -195,29 +199,53 @@ func countDomains(constraints []*constraint, pod *corev1.Pod, nodes []*snapshot.
 
 // group counts the pods of the group on one node.
 func (c *constraint) group(namespace string, n *snapshot.Node) int64 {
-	var of int64
 	if c.selector.Empty() {
 		return 0 // no selector means no group, not everybody
 	}
+	var of int64
 	for _, other := range n.Pods {
-		if other.Object.Namespace == namespace && other.Object.DeletionTimestamp == nil && c.selector.Matches(labels.Set(other.Object.Labels)) {
-			of++
-		}
+		of += c.counted(namespace, other)
 	}
 	return of
 }
 
-// least is the size of the emptiest domain; too few domains count as an empty one more.
-func (c *constraint) least() int64 {
-	if c.spec.MinDomains != nil && len(c.counts) < int(*c.spec.MinDomains) {
+// counted is 1 for a pod of the group. One that is going has left already: its place may be taken.
+func (c *constraint) counted(namespace string, other *snapshot.Pod) int64 {
+	if c.selector.Empty() || other.Object.Namespace != namespace || other.Object.DeletionTimestamp != nil ||
+		!c.selector.Matches(labels.Set(other.Object.Labels)) {
 		return 0
 	}
-	var least int64 = math.MaxInt64
-	for _, n := range c.counts {
-		least = min(least, n)
+	return 1
+}
+
+// lows are the two emptiest domains: enough to know the emptiest when one domain's count is another than counted.
+type lows struct {
+	tooFew         bool // domains; that counts as an empty one more
+	first          string
+	lowest, second int64
+}
+
+func (c *constraint) lows() lows {
+	l := lows{lowest: math.MaxInt64, second: math.MaxInt64}
+	l.tooFew = len(c.counts) == 0 || (c.spec.MinDomains != nil && len(c.counts) < int(*c.spec.MinDomains))
+	for value, n := range c.counts {
+		switch {
+		case n < l.lowest:
+			l.first, l.lowest, l.second = value, n, l.lowest
+		case n < l.second:
+			l.second = n
+		}
 	}
-	if len(c.counts) == 0 {
+	return l
+}
+
+// least is the size of the emptiest domain when one of them holds that many.
+func (l lows) least(value string, holds int64) int64 {
+	switch {
+	case l.tooFew:
 		return 0
+	case value == l.first:
+		return min(holds, l.second)
 	}
-	return least
+	return min(holds, l.lowest)
 }

@@ -90,6 +90,9 @@ func (q *Queue) Add(pod *corev1.Pod, now time.Time) {
 	}
 }
 
+// Find is a pod that waits or whose placement is on its way, or nil.
+func (q *Queue) Find(uid types.UID) *Entry { return q.entries[uid] }
+
 // Remove forgets a pod.
 func (q *Queue) Remove(uid types.UID) {
 	e := q.entries[uid]

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -19,6 +21,9 @@ type Node struct {
 	Averse map[types.UID]*Pod // those of Pods with required anti-affinity
 	Fond   map[types.UID]*Pod // those of Pods with any affinity term that scores
 	ports  map[types.UID]*Pod // those of Pods with host ports
+
+	// Moved is how a trial differs from the node it was made of: 1 for pods that joined, -1 for pods that left.
+	Moved map[*Pod]int64
 }
 
 func newNode(name string) *Node {
@@ -45,6 +50,36 @@ func (n *Node) PortsFree(wanted []HostPort) bool {
 		}
 	}
 	return true
+}
+
+// Trial is a copy to ask "what if" of: pods may Join and Leave it while the cluster's picture stays as it is.
+func (n *Node) Trial() *Node {
+	trial := *n
+	trial.Requested.Scalar, trial.Assumed.Scalar = maps.Clone(n.Requested.Scalar), maps.Clone(n.Assumed.Scalar)
+	for _, set := range []*map[types.UID]*Pod{&trial.Pods, &trial.Averse, &trial.Fond, &trial.ports} {
+		*set = maps.Clone(*set)
+	}
+	trial.Moved = map[*Pod]int64{}
+	maps.Copy(trial.Moved, n.Moved)
+	return &trial
+}
+
+// Join adds a pod to a trial.
+func (n *Node) Join(pod *Pod) {
+	n.add(pod)
+	n.move(pod, 1)
+}
+
+// Leave takes a pod from a trial.
+func (n *Node) Leave(pod *Pod) {
+	n.remove(pod.Object.UID)
+	n.move(pod, -1)
+}
+
+func (n *Node) move(pod *Pod, by int64) {
+	if n.Moved[pod] += by; n.Moved[pod] == 0 {
+		delete(n.Moved, pod)
+	}
 }
 
 func (n *Node) set(object *corev1.Node) {

@@ -1,6 +1,9 @@
 // Package snapshot is the cluster as the scheduler sees it.
 //
-// In:       nodes, placed pods and namespaces as the shared cache shows them; decisions not yet shown by it.
+// In:       nodes, placed pods and namespaces as the shared cache shows them; decisions not yet shown by it; which
+//
+//	pods wait for room on which node.
+//
 // Out:      nodes with their pods and sums, kept current by what changed, and a Change for each change.
 // Promise:  a pod counts on exactly one node, from its decision until it is gone or the decision is taken back.
 // Not here: locks. One goroutine owns a Snapshot; others may read while that one waits for them.
@@ -23,6 +26,8 @@ type Snapshot struct {
 	pods       map[types.UID]place
 	namespaces map[string]labels.Set
 	averse     map[string]*Node // those with pods that have required anti-affinity
+	nominated  map[types.UID]string
+	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
 }
 
 type place struct {
@@ -34,6 +39,7 @@ type place struct {
 func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
+		nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
 

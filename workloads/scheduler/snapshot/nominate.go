@@ -1,0 +1,47 @@
+package snapshot
+
+import "k8s.io/apimachinery/pkg/types"
+
+// Nominate keeps room on a node for a pod that waits until others have left it.
+func (s *Snapshot) Nominate(pod *Pod, node string) {
+	uid := pod.Object.UID
+	s.Denominate(uid)
+	s.nominated[uid] = node
+	if s.expected[node] == nil {
+		s.expected[node] = map[types.UID]*Pod{}
+	}
+	s.expected[node][uid] = pod
+}
+
+// Denominate gives the room up that was kept for a pod. The Change is what that frees.
+func (s *Snapshot) Denominate(uid types.UID) Change {
+	node, known := s.nominated[uid]
+	if !known {
+		return Change{}
+	}
+	pod := s.expected[node][uid]
+	delete(s.nominated, uid)
+	delete(s.expected[node], uid)
+	if len(s.expected[node]) == 0 {
+		delete(s.expected, node)
+	}
+	return Change{Kind: PodGone, Pod: pod.Object}
+}
+
+// Nomination is the node a pod waits for, "" for none.
+func (s *Snapshot) Nomination(uid types.UID) string { return s.nominated[uid] }
+
+// Expected are the pods that wait for room on a node.
+func (s *Snapshot) Expected(node string) map[types.UID]*Pod { return s.expected[node] }
+
+// ExpectsAverse says whether any pod that waits for room keeps others away.
+func (s *Snapshot) ExpectsAverse() bool {
+	for _, pods := range s.expected {
+		for _, pod := range pods {
+			if len(pod.AntiAffinity) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
