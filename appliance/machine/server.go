@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
 	"knarr.dev/knarr/workloads/statefulset"
+	"knarr.dev/knarr/workloads/ttlafterfinished"
 )
 
 // server is a control plane, and a node beside it unless that is disabled.
@@ -127,6 +128,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"jobs":            func() error { return job.Register(mgr) },
 		"cron jobs":       func() error { return cronjob.Register(mgr) },
 		"disruption":      func() error { return disruption.Register(mgr) },
+		"finished jobs":   func() error { return ttlafterfinished.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},
