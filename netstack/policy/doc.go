@@ -1,0 +1,2 @@
+// Package policy decides who may talk to whom.
+package policy
