@@ -22,10 +22,11 @@ type actor struct {
 	m   *Manager
 	uid types.UID
 
-	mu      sync.Mutex
-	pod     *corev1.Pod // as the API last showed it; never modified
-	gone    bool        // the API has it no more
-	evicted *Ending
+	mu       sync.Mutex
+	pod      *corev1.Pod // as the API last showed it; never modified
+	gone     bool        // the API has it no more
+	evicted  *Ending
+	rejected bool // it never was one of the pods of this node
 
 	passing, again bool
 	timer          *time.Timer

@@ -127,8 +127,8 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("watch pods: %w", err)
 	}
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { m.update(o.(*corev1.Pod)) },
-		UpdateFunc: func(_, o any) { m.update(o.(*corev1.Pod)) },
+		AddFunc:    func(o any) { m.arrived(o.(*corev1.Pod)) },
+		UpdateFunc: func(_, o any) { m.arrived(o.(*corev1.Pod)) },
 		DeleteFunc: m.deleted,
 	})
 	if err != nil {

@@ -1,0 +1,94 @@
+package pod
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/workloads/scheduler/plugins"
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
+)
+
+// admit says why a pod that was bound here cannot run here, nil if it can. It asks what the scheduler asks, for pods
+// that were bound past it: by their own spec, or by another scheduler that knew less.
+func admit(node *corev1.Node, others []*corev1.Pod, pod *corev1.Pod) *Ending {
+	picture := snapshot.New()
+	picture.SetNode(node)
+	for _, other := range others {
+		picture.SetPod(other)
+	}
+	candidate := snapshot.NewPod(pod)
+	for _, rule := range []plugins.Filterer{plugins.Resources{}, plugins.NodeAffinity{}, plugins.Ports{}} {
+		filter := rule.Filter(candidate, picture)
+		if filter == nil {
+			continue
+		}
+		if refusal := filter(picture.Node(node.Name)); refusal != nil {
+			return refused(rule.Name(), refusal.Reasons)
+		}
+	}
+	return nil
+}
+
+// refused puts a refusal in the words controllers and people match on.
+func refused(rule string, reasons []string) *Ending {
+	e := &Ending{Reason: rule, Message: "Pod was rejected: Predicate " + rule + " failed: " + strings.Join(reasons, ", ")}
+	for _, reason := range reasons {
+		if name, short := strings.CutPrefix(reason, "Insufficient "); short {
+			return &Ending{Reason: "OutOf" + name, Message: "Pod was rejected: Node didn't have enough resource: " + name}
+		}
+		if reason == "Too many pods" {
+			return &Ending{Reason: "OutOfpods", Message: "Pod was rejected: Node didn't have enough resource: pods"}
+		}
+	}
+	return e
+}
+
+// arrived takes in a pod as the API shows it. One that was never taken in before, by this process or one before it, may
+// be refused.
+func (m *Manager) arrived(pod *corev1.Pod) {
+	fresh := pod.Spec.NodeName == m.conf.Node.Name && pod.Status.StartTime == nil && pod.DeletionTimestamp == nil && m.lookup(pod.UID) == nil
+	if fresh {
+		if e := m.refusal(pod); e != nil {
+			a := m.actor(pod.UID, pod)
+			a.mu.Lock()
+			a.evicted, a.rejected = e, true
+			a.mu.Unlock()
+			m.event(pod, corev1.EventTypeWarning, e.Reason, "%s", e.Message)
+		}
+	}
+	m.update(pod)
+}
+
+func (m *Manager) refusal(pod *corev1.Pod) *Ending {
+	node := &corev1.Node{}
+	err := m.conf.Cache.Get(m.ctx, client.ObjectKey{Name: m.conf.Node.Name}, node)
+	if err != nil || node.Name == "" || len(node.Status.Allocatable) == 0 {
+		return nil // what the node has is not known yet; the scheduler knew it
+	}
+	return admit(node, m.holding(), pod)
+}
+
+// holding are the pods that hold something of this node.
+func (m *Manager) holding() []*corev1.Pod {
+	m.mu.Lock()
+	actors := make([]*actor, 0, len(m.actors))
+	for _, a := range m.actors {
+		actors = append(actors, a)
+	}
+	m.mu.Unlock()
+	var pods []*corev1.Pod
+	for _, a := range actors {
+		a.mu.Lock()
+		if !a.rejected && !a.cleaned && !a.gone && !a.over && !ended(a.pod) {
+			pods = append(pods, a.pod)
+		}
+		a.mu.Unlock()
+	}
+	return pods
+}
+
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
