@@ -27,11 +27,14 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
+	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
+	"knarr.dev/knarr/workloads/disruption"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/job"
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
@@ -42,6 +45,7 @@ import (
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
 	"knarr.dev/knarr/workloads/statefulset"
+	"knarr.dev/knarr/workloads/ttlafterfinished"
 )
 
 // api is the administrator's client; every story uses it.
@@ -118,6 +122,10 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		nodelifecycle.Register(mgr),
 		podgc.Register(mgr, log),
 		scheduler.Register(mgr, log),
+		cronjob.Register(mgr),
+		disruption.Register(mgr),
+		job.Register(mgr),
+		ttlafterfinished.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)
 }
