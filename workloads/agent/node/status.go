@@ -49,6 +49,11 @@ const (
 func judge(old corev1.NodeStatus, f facts) corev1.NodeStatus {
 	next := *old.DeepCopy()
 	next.Capacity, next.Allocatable = resources(f)
+	for name, amount := range old.Capacity {
+		if strings.Contains(string(name), "/") { // a device or a licence somebody else counts, all of it for pods
+			next.Capacity[name], next.Allocatable[name] = amount.DeepCopy(), amount.DeepCopy()
+		}
+	}
 	next.Addresses = addresses(f.addresses, f.name)
 	next.NodeInfo = f.machine.info
 	next.NodeInfo.KubeletVersion = f.version

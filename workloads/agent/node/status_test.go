@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -86,6 +87,23 @@ func TestJudgeKeepsWhatIsNotItsOwn(t *testing.T) {
 	silent.runtimeVersion, silent.runtimeProblem = "", "gone"
 	if got := judge(old, silent).NodeInfo.ContainerRuntimeVersion; got != "containerd://2.4.2" {
 		t.Errorf("runtime version %q while it does not answer, want the last one known", got)
+	}
+}
+
+func TestJudgeOffersWhatOthersCounted(t *testing.T) {
+	berths := func(status corev1.NodeStatus) [2]int64 {
+		capacity, allocatable := status.Capacity["harbour.example/berths"], status.Allocatable["harbour.example/berths"]
+		return [2]int64{capacity.Value(), allocatable.Value()}
+	}
+	old := judge(corev1.NodeStatus{}, healthy())
+	old.Capacity["harbour.example/berths"] = resource.MustParse("3")
+	next := judge(old, healthy())
+	if got, want := berths(next), [2]int64{3, 3}; got != want {
+		t.Errorf("capacity and allocatable are %v, want %v", got, want)
+	}
+	delete(next.Capacity, "harbour.example/berths")
+	if got, want := berths(judge(next, healthy())), [2]int64{}; got != want {
+		t.Errorf("capacity and allocatable are %v after the capacity was taken away, want %v", got, want)
 	}
 }
 
