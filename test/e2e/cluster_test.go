@@ -167,7 +167,8 @@ func until[T runtime.Object](t *testing.T, what string, source cache.ListerWatch
 // named lists and watches one object.
 func (c *cluster) named(resource, namespace, name string) cache.ListerWatcher {
 	client := c.client.CoreV1().RESTClient()
-	if resource == "deployments" {
+	switch resource {
+	case "deployments", "daemonsets":
 		client = c.client.AppsV1().RESTClient()
 	}
 	return cache.NewListWatchFromClient(client, resource, namespace, fields.OneTermEqualSelector("metadata.name", name))
