@@ -9,6 +9,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dump"
+	"knarr.dev/knarr/netstack/nft"
 )
 
 // resultCache is where containerd's CNI library keeps the answers to ADD; the place cannot be configured.
@@ -17,7 +18,7 @@ const resultCache = "/var/lib/cni/results"
 // Remove takes everything of the pod network off this machine. It goes on after a failure, so that a second call has
 // less to do. Kernel settings stay: others may have come to rely on them.
 func Remove(paths config.Paths) error {
-	errs := []error{removeLinks(), removeRules(), removeResults()}
+	errs := []error{removeLinks(), nft.Remove(table.Family, Table), removeResults()}
 	for _, path := range []string{paths.Network(), paths.CNIConfig(), paths.CNISocket()} {
 		if err := os.RemoveAll(path); err != nil {
 			errs = append(errs, fmt.Errorf("remove pod network state: %w", err))

@@ -258,20 +258,6 @@ func forgetFlows(all []forward) error {
 	return nil
 }
 
-// removeRules removes the table, if it is there.
-func removeRules() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("remove nftables table %s: %w", Table, err)
-	}
-	return nil
-}
-
 // The parts of rules. A field is loaded into the register that the rule gives it: registers are four bytes wide, and a
 // concatenation lies in consecutive ones.
 type field func(register uint32) []expr.Any

@@ -4,23 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io/fs"
 	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/nft"
 )
 
 // TableName is our table in the kernel, in the inet family.
 const TableName = "knarr-services"
-
-// bufferSize is room for a whole transaction and its acknowledgements: the kernel takes a transaction in one message.
-// It is a limit, not an allocation.
-const bufferSize = 256 << 20
 
 // chunk is how many elements travel in one message: an attribute holds 64 KiB, a chain's name up to 250 bytes.
 const chunk = 150
@@ -53,31 +49,10 @@ func openKernel(site Site, serviceRanges []netip.Prefix) (*kernel, error) {
 		ranges: serviceRanges,
 	}
 	var err error
-	k.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		if err := errors.Join(c.SetWriteBuffer(bufferSize), c.SetReadBuffer(bufferSize)); err != nil {
-			return err
-		}
-		k.port, err = portOfConn(c)
-		return err
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+	if k.conn, k.port, err = nft.Open(); err != nil {
+		return nil, err
 	}
 	return k, nil
-}
-
-func portOfConn(c *netlink.Conn) (port uint32, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	control := raw.Control(func(fd uintptr) {
-		var addr unix.Sockaddr
-		if addr, err = unix.Getsockname(int(fd)); err == nil {
-			port = addr.(*unix.SockaddrNetlink).Pid
-		}
-	})
-	return port, errors.Join(control, err)
 }
 
 func (k *kernel) close() error { return k.conn.CloseLasting() }
@@ -124,7 +99,7 @@ func (k *kernel) frame() error {
 	for _, name := range []string{"services", targetReject} {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
-	for _, f := range []family{family4, family6} {
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
 		for _, kind := range fixedSets {
 			if err := k.needSet(kind, f); err != nil {
 				return err
@@ -133,50 +108,50 @@ func (k *kernel) frame() error {
 	}
 
 	for _, base := range []string{"prerouting", "output"} {
-		k.rule(base, []expr.Any{verdict(expr.VerdictJump, "services")})
+		k.rule(base, []expr.Any{nft.Verdict(expr.VerdictJump, "services")})
 		// Only who went into a Service's chain and got no endpoint there comes back here.
-		k.rule(base, []expr.Any{verdict(expr.VerdictDrop, "")})
+		k.rule(base, []expr.Any{nft.Verdict(expr.VerdictDrop, "")})
 	}
-	for _, f := range []family{family4, family6} {
-		k.rule("services", join(only(f), []expr.Any{
-			destination(f, regA), protocol(regA + f.words), destinationPort(regA + f.words + 1),
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		k.rule("services", nft.Join(nft.Only(f), []expr.Any{
+			nft.Destination(f, regA), nft.Protocol(regA + f.Words), nft.DestinationPort(regA + f.Words + 1),
 			&expr.Lookup{SourceRegister: regA, SetName: frontendMap.name(f), IsDestRegSet: true},
 		}))
-		k.rule("services", join(only(f), k.toNode(f), []expr.Any{
-			protocol(regA), destinationPort(regA2),
+		k.rule("services", nft.Join(nft.Only(f), k.toNode(f), []expr.Any{
+			nft.Protocol(regA), nft.DestinationPort(regA2),
 			&expr.Lookup{SourceRegister: regA, SetName: nodePortMap.name(f), IsDestRegSet: true},
 		}))
 		// A cluster address that is nobody's must not leave through the default route and time out somewhere outside.
 		for _, r := range podsIn(k.ranges, f) {
-			k.rule("services", join(only(f), within(f, destination(f, regA), r, expr.CmpOpEq), k.notReserved(f), []expr.Any{verdict(expr.VerdictGoto, targetReject)}))
+			k.rule("services", nft.Join(nft.Only(f), nft.Within(f, nft.Destination(f, regA), r, expr.CmpOpEq), k.notReserved(f), []expr.Any{nft.Verdict(expr.VerdictGoto, targetReject)}))
 		}
 	}
-	k.rule("services", []expr.Any{verdict(expr.VerdictAccept, "")}) // not ours
+	k.rule("services", []expr.Any{nft.Verdict(expr.VerdictAccept, "")}) // not ours
 
 	// A node that talks to itself needs no other source, and lo has none to give.
 	k.rule("postrouting", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: regA},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...)},
-		verdict(expr.VerdictReturn, ""),
+		nft.Verdict(expr.VerdictReturn, ""),
 	})
-	for _, f := range []family{family4, family6} {
-		k.rule("postrouting", join(only(f), []expr.Any{
-			source(f, regA), destination(f, regA+f.words),
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		k.rule("postrouting", nft.Join(nft.Only(f), []expr.Any{
+			nft.Source(f, regA), nft.Destination(f, regA+f.Words),
 			&expr.Lookup{SourceRegister: regA, SetName: loopSet.name(f)},
 			masquerade(),
 		}))
 	}
 	k.rule("postrouting", []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: regA},
-		&expr.Bitwise{SourceRegister: regA, DestRegister: regA, Len: 4, Mask: word(hideMark), Xor: word(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: word(0)},
-		verdict(expr.VerdictReturn, ""),
+		&expr.Bitwise{SourceRegister: regA, DestRegister: regA, Len: 4, Mask: nft.Word(hideMark), Xor: nft.Word(0)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: nft.Word(0)},
+		nft.Verdict(expr.VerdictReturn, ""),
 	})
 	// The mark is taken off: it would come along into a tunnel's outer packet.
-	k.rule("postrouting", join(setMark(^uint32(hideMark), 0), []expr.Any{masquerade()}))
+	k.rule("postrouting", nft.Join(setMark(^uint32(hideMark), 0), []expr.Any{masquerade()}))
 
 	k.rule(targetReject, []expr.Any{
-		protocol(regA), &expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: []byte{unix.IPPROTO_TCP}},
+		nft.Protocol(regA), &expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	})
 	k.rule(targetReject, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
@@ -185,19 +160,19 @@ func (k *kernel) frame() error {
 
 // toNode matches packets to an address of this node that node ports are on: all but loopback, where only programs on
 // this machine could have sent from and no answer would find back, and those that something here answers itself.
-func (k *kernel) toNode(f family) []expr.Any {
+func (k *kernel) toNode(f nft.Family) []expr.Any {
 	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	if f.v6 {
+	if f.V6 {
 		loopback = netip.MustParsePrefix("::1/128")
 	}
-	return join(local(expr.Fib{FlagDADDR: true}), within(f, destination(f, regA), loopback, expr.CmpOpNeq), k.notReserved(f))
+	return nft.Join(local(expr.Fib{FlagDADDR: true}), nft.Within(f, nft.Destination(f, regA), loopback, expr.CmpOpNeq), k.notReserved(f))
 }
 
-func (k *kernel) notReserved(f family) []expr.Any {
+func (k *kernel) notReserved(f nft.Family) []expr.Any {
 	var exprs []expr.Any
 	for _, addr := range k.site.Reserved {
-		if addr.Is6() == f.v6 {
-			exprs = append(exprs, destination(f, regA), &expr.Cmp{Op: expr.CmpOpNeq, Register: regA, Data: addr.AsSlice()})
+		if addr.Is6() == f.V6 {
+			exprs = append(exprs, nft.Destination(f, regA), &expr.Cmp{Op: expr.CmpOpNeq, Register: regA, Data: addr.AsSlice()})
 		}
 	}
 	return exprs
@@ -303,7 +278,7 @@ func (k *kernel) repool(edits edits, name string, after Chain) (held, error) {
 	has.slots = slots
 	has.members, has.left = enroll(name, has, after)
 	k.pools[name] = has
-	return has, k.needSet(shard, familyOf(after.V6))
+	return has, k.needSet(shard, nft.FamilyOf(after.V6))
 }
 
 // enroll numbers the members of a sticky pool. The numbers are the same after a restart, as long as nobody left; two
@@ -346,7 +321,7 @@ func hash(text string) uint32 {
 }
 
 // needSet makes a set unless it is there. It stays until the next rebuild.
-func (k *kernel) needSet(kind setKind, f family) error {
+func (k *kernel) needSet(kind setKind, f nft.Family) error {
 	set := kind.of(f, k.table)
 	if k.sets[set.Name] {
 		return nil
@@ -377,8 +352,8 @@ func goTo(target string) *expr.Verdict {
 // read is forgotten.
 func (k *kernel) readSticky() map[bool][]nftables.SetElement {
 	kept := map[bool][]nftables.SetElement{}
-	for _, f := range []family{family4, family6} {
-		kept[f.v6], _ = k.conn.GetSetElements(stickySet.of(f, k.table))
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		kept[f.V6], _ = k.conn.GetSetElements(stickySet.of(f, k.table))
 	}
 	return kept
 }
@@ -408,12 +383,12 @@ type edits map[string]*edit
 
 type edit struct {
 	kind       setKind
-	family     family
+	family     nft.Family
 	gone, come []nftables.SetElement
 }
 
 func (e edits) of(kind setKind, v6 bool) *edit {
-	f := familyOf(v6)
+	f := nft.FamilyOf(v6)
 	if e[kind.name(f)] == nil {
 		e[kind.name(f)] = &edit{kind: kind, family: f}
 	}
@@ -461,13 +436,8 @@ func (k *kernel) intact(all Change) (bool, error) {
 
 // Remove deletes everything this package puts into the kernel. Nothing there is fine.
 func Remove() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	conn.DelTable(&nftables.Table{Name: TableName, Family: nftables.TableFamilyINet})
-	if err := conn.Flush(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete nftables table %s: %w", TableName, err)
+	if err := nft.Remove(nftables.TableFamilyINet, TableName); err != nil {
+		return err
 	}
 	return removeWayOut()
 }

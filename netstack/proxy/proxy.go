@@ -46,6 +46,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/netstack/endpoints"
+	"knarr.dev/knarr/netstack/nft"
 )
 
 // Config says where the proxy works.
@@ -106,13 +107,13 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 	if err := addWayOut(p.cfg.ServiceRanges); err != nil {
 		p.cfg.Log.Warn("programs on this machine reach Services only while it has a default route", "component", p.Name(), "error", err)
 	}
-	events, err := openWatch()
+	events, err := nft.OpenEvents(TableName)
 	if err != nil {
 		return explain(err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return events.run(ctx, p.port.Load, func() { p.flag(&p.tampered) }, func() { p.flag(&p.unsure) })
+		return events.Run(ctx, p.changed, func() { p.flag(&p.unsure) })
 	})
 	group.Go(func() error { return p.follow(ctx, ready) })
 	return group.Wait()
@@ -212,6 +213,13 @@ func (p *Proxy) mark(key types.NamespacedName) {
 	p.dirty[key] = true
 	p.mu.Unlock()
 	p.wakeUp()
+}
+
+// changed hears of every change of our table. The packet path changes the sticky maps; that is no tampering.
+func (p *Proxy) changed(e nft.Event) {
+	if e.By != p.port.Load() && e.By != 0 {
+		p.flag(&p.tampered)
+	}
 }
 
 func (p *Proxy) flag(what *atomic.Bool) {

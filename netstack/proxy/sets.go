@@ -5,35 +5,37 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+
+	"knarr.dev/knarr/netstack/nft"
 )
 
 // setKind is one of the table's sets and maps; there is one for each family. They are few whatever the number of
 // Services, because the kernel finds a set by walking the list of them.
 type setKind struct {
 	prefix, tail string
-	make         func(f family) nftables.Set
+	make         func(f nft.Family) nftables.Set
 }
 
 var (
 	// frontendMap: address . protocol . port -> chain.
-	frontendMap = setKind{prefix: "services", make: func(f family) nftables.Set {
-		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(f.kind, nftables.TypeInetProto, nftables.TypeInetService)}
+	frontendMap = setKind{prefix: "services", make: func(f nft.Family) nftables.Set {
+		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(f.Kind, nftables.TypeInetProto, nftables.TypeInetService)}
 	}}
 	// nodePortMap: protocol . port -> chain.
-	nodePortMap = setKind{prefix: "nodeports", make: func(f family) nftables.Set {
+	nodePortMap = setKind{prefix: "nodeports", make: func(f nft.Family) nftables.Set {
 		return nftables.Set{IsMap: true, DataType: nftables.TypeVerdict, KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService)}
 	}}
 	// stickySet: member . client, of those who were with that endpoint lately. The kernel writes it. Its size bounds what
 	// a flood of clients can cost, some 30 MB of kernel memory.
-	stickySet = setKind{prefix: "sticky", make: func(f family) nftables.Set {
+	stickySet = setKind{prefix: "sticky", make: func(f nft.Family) nftables.Set {
 		return nftables.Set{
 			Dynamic: true, HasTimeout: true, Timeout: 24 * time.Hour, Size: 1 << 18,
-			KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.kind),
+			KeyType: nftables.MustConcatSetType(nftables.TypeMark, f.Kind),
 		}
 	}}
 	// loopSet: pod . pod, of those that may reach themselves.
-	loopSet = setKind{prefix: "loops", make: func(f family) nftables.Set {
-		return nftables.Set{KeyType: nftables.MustConcatSetType(f.kind, f.kind)}
+	loopSet = setKind{prefix: "loops", make: func(f nft.Family) nftables.Set {
+		return nftables.Set{KeyType: nftables.MustConcatSetType(f.Kind, f.Kind)}
 	}}
 
 	fixedSets = []setKind{frontendMap, nodePortMap, stickySet, loopSet}
@@ -45,20 +47,20 @@ const shards = 64
 
 // slotMap: pool . slot -> endpoint. Slots of a pool are numbered from 0 without gaps.
 func slotMap(pool uint32) setKind {
-	return setKind{prefix: "endpoints", tail: fmt.Sprintf("-%02x", pool%shards), make: func(f family) nftables.Set {
+	return setKind{prefix: "endpoints", tail: fmt.Sprintf("-%02x", pool%shards), make: func(f nft.Family) nftables.Set {
 		return nftables.Set{IsMap: true, DataType: endpointType(f), KeyType: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeMark)}
 	}}
 }
 
-func (s setKind) name(f family) string { return s.prefix + f.suffix + s.tail }
+func (s setKind) name(f nft.Family) string { return s.prefix + f.Suffix + s.tail }
 
-func (s setKind) of(f family, table *nftables.Table) *nftables.Set {
+func (s setKind) of(f nft.Family, table *nftables.Table) *nftables.Set {
 	set := s.make(f)
 	set.Table, set.Name = table, s.name(f)
 	return &set
 }
 
 // endpointType is an address and a port, where connections go.
-func endpointType(f family) nftables.SetDatatype {
-	return nftables.MustConcatSetType(f.kind, nftables.TypeInetService)
+func endpointType(f nft.Family) nftables.SetDatatype {
+	return nftables.MustConcatSetType(f.Kind, nftables.TypeInetService)
 }
