@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -25,6 +26,14 @@ func localPaths() config.Paths {
 	return paths
 }
 
+// localFlags lets a client command be told where this machine's knarr keeps its folders.
+func localFlags(cmd *cobra.Command) *config.Paths {
+	paths := localPaths()
+	cmd.PersistentFlags().StringVar(&paths.Data, "data-dir", paths.Data, "the server's or agent's --data-dir")
+	cmd.PersistentFlags().StringVar(&paths.Run, "run-dir", paths.Run, "the server's or agent's --run-dir")
+	return &paths
+}
+
 // localKubeconfig is the administrator's, wherever this machine's server was told to write it.
 func localKubeconfig(paths config.Paths) string {
 	if state, err := machine.ReadState(paths); err == nil && state != nil && state.Kubeconfig != "" {
@@ -38,7 +47,7 @@ func adminClient(paths config.Paths) (*rest.Config, error) {
 	path := localKubeconfig(paths)
 	client, err := clientcmd.BuildConfigFromFlags("", path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no kubeconfig at %s: run this on a server, and set KNARR_DATA_DIR if it has a --data-dir of its own", path)
+		return nil, fmt.Errorf("no kubeconfig at %s: run this on a server, and give its --data-dir if it has one of its own", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the administrator's kubeconfig: %w", err)

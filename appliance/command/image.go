@@ -11,22 +11,24 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/spf13/cobra"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/runtime"
 )
 
 func imageCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "image", Short: "images of this machine's pods"}
-	cmd.AddCommand(imageImport(), imageList())
+	paths := localFlags(cmd)
+	cmd.AddCommand(imageImport(paths), imageList(paths))
 	return cmd
 }
 
-func imageImport() *cobra.Command {
+func imageImport(paths *config.Paths) *cobra.Command {
 	return &cobra.Command{
 		Use:   "import ARCHIVE...",
 		Short: "give this machine's pods the images of OCI or docker archives",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, archives []string) error {
-			return withContainerd(func(client *containerd.Client) error {
+			return withContainerd(paths.ContainerdSocket(), func(client *containerd.Client) error {
 				for _, archive := range archives {
 					names, err := importArchive(cmd.Context(), client, archive)
 					if err != nil {
@@ -55,13 +57,13 @@ func importArchive(ctx context.Context, client *containerd.Client, path string) 
 	return names, nil
 }
 
-func imageList() *cobra.Command {
+func imageList(paths *config.Paths) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "images this machine has",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withContainerd(func(client *containerd.Client) error {
+			return withContainerd(paths.ContainerdSocket(), func(client *containerd.Client) error {
 				images, err := runtime.List(cmd.Context(), client)
 				if err != nil {
 					return err
@@ -78,11 +80,10 @@ func imageList() *cobra.Command {
 }
 
 // withContainerd talks to the containerd of the knarr that runs here.
-func withContainerd(do func(*containerd.Client) error) error {
-	socket := localPaths().ContainerdSocket()
+func withContainerd(socket string, do func(*containerd.Client) error) error {
 	client, err := containerd.New(socket, containerd.WithTimeout(5*time.Second))
 	if err != nil {
-		return fmt.Errorf("reach containerd at %s: %w (does knarr run here? with a --run-dir of its own, set KNARR_RUN_DIR)", socket, err)
+		return fmt.Errorf("reach containerd at %s: %w (does knarr run here? if it has a --run-dir of its own, give it)", socket, err)
 	}
 	return errors.Join(do(client), client.Close())
 }

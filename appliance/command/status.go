@@ -25,11 +25,11 @@ func statusCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	wait := cmd.Flags().Duration("wait", 0, "wait this long until this machine serves and its node is Ready")
+	paths := localFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		paths := localPaths()
-		state, err := awaitReady(cmd.Context(), paths, *wait)
+		state, err := awaitReady(cmd.Context(), *paths, *wait)
 		if state != nil {
-			if err := errors.Join(printMachine(cmd.OutOrStdout(), state), printCluster(cmd.Context(), cmd.OutOrStdout(), paths, state)); err != nil {
+			if err := errors.Join(printMachine(cmd.OutOrStdout(), state), printCluster(cmd.Context(), cmd.OutOrStdout(), *paths, state)); err != nil {
 				return err
 			}
 		}
@@ -54,7 +54,7 @@ func awaitReady(ctx context.Context, paths config.Paths, wait time.Duration) (*m
 		case <-again.C:
 		case <-ctx.Done():
 			if state == nil {
-				return nil, fmt.Errorf("no knarr runs from %s; start `knarr server` or `knarr agent`, or set KNARR_DATA_DIR and KNARR_RUN_DIR", paths.Data)
+				return nil, fmt.Errorf("no knarr runs from %s; start `knarr server` or `knarr agent`, or give the --data-dir and --run-dir it has", paths.Data)
 			}
 			return state, fmt.Errorf("knarr (pid %d) is still starting after %s; its log says what it waits for", state.PID, time.Since(state.Since).Round(time.Second))
 		}

@@ -11,25 +11,27 @@ import (
 	"github.com/spf13/cobra"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/bootstrap/token"
 )
 
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "tokens that let machines join"}
-	cmd.AddCommand(tokenCreate(), tokenList(), tokenRevoke())
+	paths := localFlags(cmd)
+	cmd.AddCommand(tokenCreate(paths), tokenList(paths), tokenRevoke(paths))
 	return cmd
 }
 
-func secretsClient() (*corev1client.CoreV1Client, error) {
-	rest, err := adminClient(localPaths())
+func secretsClient(paths config.Paths) (*corev1client.CoreV1Client, error) {
+	rest, err := adminClient(paths)
 	if err != nil {
 		return nil, err
 	}
 	return corev1client.NewForConfig(rest)
 }
 
-func tokenCreate() *cobra.Command {
+func tokenCreate(paths *config.Paths) *cobra.Command {
 	cmd := &cobra.Command{Use: "create", Short: "make a token and print it", Args: cobra.NoArgs}
 	ttl := cmd.Flags().Duration("ttl", 24*time.Hour, "how long machines may join with it; 0 means until it is revoked")
 	description := cmd.Flags().String("description", "", "what it is for, shown by `knarr token list`")
@@ -37,11 +39,11 @@ func tokenCreate() *cobra.Command {
 		if *ttl < 0 {
 			return fmt.Errorf("ttl is %s: give a time to come, or 0 for no end", *ttl)
 		}
-		secrets, err := secretsClient()
+		secrets, err := secretsClient(*paths)
 		if err != nil {
 			return err
 		}
-		pin, err := clusterPin()
+		pin, err := clusterPin(*paths)
 		if err != nil {
 			return err
 		}
@@ -59,8 +61,8 @@ func tokenCreate() *cobra.Command {
 	return cmd
 }
 
-func clusterPin() (string, error) {
-	path := filepath.Join(localPaths().PKI(), pki.ClusterCAFile)
+func clusterPin(paths config.Paths) (string, error) {
+	path := filepath.Join(paths.PKI(), pki.ClusterCAFile)
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("read the cluster's authority: %w", err)
@@ -72,13 +74,13 @@ func clusterPin() (string, error) {
 	return pki.Pin(certs[0]), nil
 }
 
-func tokenList() *cobra.Command {
+func tokenList(paths *config.Paths) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "tokens the cluster knows, without their secret",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			secrets, err := secretsClient()
+			secrets, err := secretsClient(*paths)
 			if err != nil {
 				return err
 			}
@@ -103,13 +105,13 @@ func tokenList() *cobra.Command {
 	}
 }
 
-func tokenRevoke() *cobra.Command {
+func tokenRevoke(paths *config.Paths) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID",
 		Short: "end a token; machines that joined with it stay",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			secrets, err := secretsClient()
+			secrets, err := secretsClient(*paths)
 			if err != nil {
 				return err
 			}
