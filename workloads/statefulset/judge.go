@@ -8,8 +8,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/workloads/podcontrol"
 )
@@ -186,103 +184,6 @@ func (p *pass) shrink() bool {
 		}
 	}
 	return true
-}
-
-// roll deletes pods of older revisions, highest ordinal first, as far as availability allows. Deleting one that is
-// not ready takes nothing away, so such a pod never holds up the update that may heal it.
-func (p *pass) roll() {
-	strategy := p.set.Spec.UpdateStrategy
-	if strategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
-		return
-	}
-	budget := p.maxUnavailable()
-	for i := range replicas(p.set) {
-		if !p.well(p.members[start(p.set)+i]) {
-			budget--
-		}
-	}
-	for i := replicas(p.set) - 1; i >= p.partition(); i-- {
-		pod := p.members[start(p.set)+i]
-		if pod == nil || !podcontrol.Active(pod) || revisionOf(pod) == p.update.name {
-			continue
-		}
-		switch {
-		case !podcontrol.Ready(pod):
-		case budget <= 0 || !p.well(pod): // one that is ready becomes available by waiting
-			continue
-		default:
-			budget--
-		}
-		p.plan.Deaths = append(p.plan.Deaths, Death{Pod: pod, Why: Outdated})
-	}
-}
-
-// revisionFor is the revision an ordinal's next pod is made of.
-func (p *pass) revisionFor(ordinal int) revision {
-	if p.set.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType && ordinal < start(p.set)+p.partition() {
-		return p.current
-	}
-	return p.update
-}
-
-// partition is how many pods, counted from the first, a rolling update leaves alone.
-func (p *pass) partition() int {
-	rolling := p.set.Spec.UpdateStrategy.RollingUpdate
-	if rolling == nil {
-		return 0
-	}
-	return int(ptr.Deref(rolling.Partition, 0))
-}
-
-func (p *pass) maxUnavailable() int {
-	rolling := p.set.Spec.UpdateStrategy.RollingUpdate
-	if rolling == nil || rolling.MaxUnavailable == nil {
-		return 1
-	}
-	most, err := intstr.GetScaledValueFromIntOrPercent(rolling.MaxUnavailable, replicas(p.set), true)
-	if err != nil {
-		return 1 // the API server refuses what is neither a number nor a percentage
-	}
-	return max(most, 1)
-}
-
-// judgeStatus is the status the pods amount to; ripe is when the next ready pod becomes available, 0 if none will.
-func judgeStatus(o observed, now time.Time) (status appsv1.StatefulSetStatus, ripe time.Duration) {
-	status = appsv1.StatefulSetStatus{
-		ObservedGeneration: o.set.Generation,
-		CurrentRevision:    o.current.name,
-		UpdateRevision:     o.update.name,
-		CollisionCount:     &o.collisions,
-		Conditions:         o.set.Status.Conditions,
-	}
-	for _, pod := range o.pods {
-		if _, member := ordinalOf(o.set, pod.Name); !member {
-			continue
-		}
-		status.Replicas++
-		if pod.DeletionTimestamp == nil {
-			if revisionOf(pod) == o.current.name {
-				status.CurrentReplicas++
-			}
-			if revisionOf(pod) == o.update.name {
-				status.UpdatedReplicas++
-			}
-		}
-		if pod.Status.Phase != corev1.PodRunning || !podcontrol.Ready(pod) {
-			continue
-		}
-		status.ReadyReplicas++
-		available, in := podcontrol.Available(pod, minReady(o.set), now)
-		if available {
-			status.AvailableReplicas++
-		}
-		ripe = soonest(ripe, in)
-	}
-	if all := int32(replicas(o.set)); o.set.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType &&
-		status.Replicas == all && status.UpdatedReplicas == all && status.ReadyReplicas == all {
-		status.CurrentRevision, status.CurrentReplicas = status.UpdateRevision, status.UpdatedReplicas
-	}
-	return status, ripe
 }
 
 func minReady(set *appsv1.StatefulSet) time.Duration {
