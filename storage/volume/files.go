@@ -121,9 +121,15 @@ func (m *Manager) projection(ctx context.Context, pod *corev1.Pod, source *corev
 		return files{filepath.Clean(source.ServiceAccountToken.Path): tokenFile(token, pod, mode)}, nil
 	case source.ClusterTrustBundle != nil:
 		return m.trustBundle(ctx, source.ClusterTrustBundle, mode)
+	case source.PodCertificate != nil:
+		held, err := m.certificates.get(ctx, pod, source.PodCertificate, !aged)
+		if err != nil {
+			return nil, err
+		}
+		return certificateFiles(held, source.PodCertificate, pod, mode), nil
 	}
 	return nil, errors.New("this kind of projection is not supported on this node: use configMap, secret, downwardAPI, " +
-		"serviceAccountToken or clusterTrustBundle")
+		"serviceAccountToken, clusterTrustBundle or podCertificate")
 }
 
 // tokenFile is readable by the pod's one user or its fsGroup; only a pod with neither needs it open to all.
@@ -161,7 +167,7 @@ func (m *Manager) fromObject(ctx context.Context, ref objectRef, items []corev1.
 // trustBundle writes the certificates of one bundle, or of all bundles of a signer that match, each once.
 func (m *Manager) trustBundle(ctx context.Context, source *corev1.ClusterTrustBundleProjection, mode *int32) (files, error) {
 	var bundles []string
-	client := m.config.Client.CertificatesV1beta1().ClusterTrustBundles()
+	client := m.config.Client.CertificatesV1().ClusterTrustBundles()
 	mayMiss := source.Optional != nil && *source.Optional
 	switch {
 	case source.Name != nil:

@@ -40,9 +40,10 @@ type Config struct {
 
 // Manager keeps the volumes of the pods on this node. It is safe for use by one goroutine a pod.
 type Manager struct {
-	config  Config
-	objects objects
-	tokens  tokens
+	config       Config
+	objects      objects
+	tokens       tokens
+	certificates certificates
 
 	mu   sync.Mutex
 	pods map[types.UID]*podVolumes
@@ -69,7 +70,11 @@ func New(config Config) *Manager {
 		config:  config,
 		objects: objects{client: config.Client},
 		tokens:  tokens{client: config.Client, held: map[tokenKey]heldToken{}},
-		pods:    map[types.UID]*podVolumes{},
+		certificates: certificates{
+			client: config.Client, node: config.NodeName, log: config.Log, now: time.Now,
+			held: map[certificateKey]*heldCertificate{},
+		},
+		pods: map[types.UID]*podVolumes{},
 	}
 }
 
@@ -191,6 +196,7 @@ func (m *Manager) Unmount(_ context.Context, uid types.UID) error {
 		defer state.mu.Unlock()
 		state.gone = true
 		m.tokens.forget(uid)
+		m.certificates.forget(uid)
 	}
 	return m.remove(uid)
 }

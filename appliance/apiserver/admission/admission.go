@@ -55,6 +55,8 @@ func Plugins(env *resource.Env) ([]Plugin, error) {
 		{"CertificateApproval", certificateApproval(env)},
 		{"CertificateSigning", certificateSigning(env)},
 		{"CertificateSubjectRestriction", certificateSubjects()},
+		{"PodCertificateSigning", podCertificateSigning(env)},
+		{"ClusterTrustBundleAttest", trustBundleAttest(env)},
 		{"DefaultIngressClass", defaultIngressClass(env)},
 		{"PodTopologyLabels", podTopology(env)},
 	}, nil

@@ -52,6 +52,36 @@ func certificateSigning(env *resource.Env) *rule {
 	}
 }
 
+// podCertificateSigning wants the same of those who answer for a pod's certificate.
+func podCertificateSigning(env *resource.Env) *rule {
+	return &rule{
+		Handler: admission.NewHandler(admission.Update),
+		on:      []string{"podcertificaterequests/status"},
+		validate: func(ctx context.Context, a admission.Attributes) error {
+			request, err := object[*certificatesv1.PodCertificateRequest](a)
+			if err != nil {
+				return err
+			}
+			return mayUseSigner(ctx, env.Authorizer, a, "sign", request.Spec.SignerName)
+		},
+	}
+}
+
+// trustBundleAttest wants those who say what a signer's certificates are to be allowed to speak for the signer.
+func trustBundleAttest(env *resource.Env) *rule {
+	return &rule{
+		Handler: admission.NewHandler(admission.Create, admission.Update),
+		on:      []string{"clustertrustbundles"},
+		validate: func(ctx context.Context, a admission.Attributes) error {
+			bundle, err := object[*certificatesv1.ClusterTrustBundle](a)
+			if err != nil || bundle.Spec.SignerName == "" {
+				return err
+			}
+			return mayUseSigner(ctx, env.Authorizer, a, "attest", bundle.Spec.SignerName)
+		},
+	}
+}
+
 // mayUseSigner asks for the signer by its name, then for all of its domain.
 func mayUseSigner(ctx context.Context, authz authorizer.Authorizer, a admission.Attributes, verb, signer string) error {
 	domain, _, _ := strings.Cut(signer, "/")
@@ -63,7 +93,7 @@ func mayUseSigner(ctx context.Context, authz authorizer.Authorizer, a admission.
 			return nil
 		}
 	}
-	return admission.NewForbidden(a, fmt.Errorf("user not permitted to %s requests with signerName %q", verb, signer))
+	return admission.NewForbidden(a, fmt.Errorf("user not permitted to %s for signerName %q", verb, signer))
 }
 
 // certificateSubjects refuses requests for client certificates of the administrators' group: nobody could take

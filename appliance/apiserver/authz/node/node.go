@@ -108,6 +108,9 @@ func own(node string, request authorizer.Attributes) bool {
 		return verb == "create" || named && slices.Contains([]string{"get", "update", "patch", "delete"}, verb)
 	case "csinodes.storage.k8s.io":
 		return verb == "create" || named && slices.Contains([]string{"get", "update", "patch", "delete"}, verb)
+	case "podcertificaterequests.certificates.k8s.io":
+		// For which pod is in the body, which noderestriction sees.
+		return verb == "create" || (verb == "list" || verb == "watch") && selects(request, "spec.nodeName", node)
 	case "resourceslices.resource.k8s.io":
 		return slices.Contains([]string{"get", "list", "watch", "deletecollection"}, verb) && selects(request, "spec.nodeName", node)
 	}

@@ -129,6 +129,8 @@ func (w *write) judge(resource string) (reason string, err error) {
 		return w.slice(), nil
 	case "certificatesigningrequests.certificates.k8s.io":
 		return w.request(), nil
+	case "podcertificaterequests.certificates.k8s.io":
+		return w.podCertificate()
 	}
 	return "", nil
 }
@@ -332,6 +334,29 @@ func asksFor(pod *corev1.Pod, audience string) bool {
 		}
 	}
 	return false
+}
+
+// podCertificate: a node asks signers for the pods it runs, as whom they run.
+func (w *write) podCertificate() (string, error) {
+	request, ok := w.object.(*certificatesv1.PodCertificateRequest)
+	if w.operation != admission.Create || !ok {
+		return "may only create requests for certificates of pods", nil
+	}
+	pod, err := w.onThisNode(w.namespace, request.Spec.PodName)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case string(request.Spec.NodeName) != w.node || pod == nil:
+		return "may only request certificates for pods on itself", nil
+	case pod.UID != request.Spec.PodUID:
+		return fmt.Sprintf("requested a certificate for pod %s, but another took that name", pod.Name), nil
+	case pod.Spec.ServiceAccountName != request.Spec.ServiceAccountName:
+		return fmt.Sprintf("may not request a certificate for service account %s, which pod %s does not run as", request.Spec.ServiceAccountName, pod.Name), nil
+	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return "may not request certificates for mirror pods", nil
+	}
+	return "", nil
 }
 
 func (w *write) lease() string {

@@ -86,6 +86,10 @@ func tokenFor(pod string, uid types.UID, audiences ...string) *authenticationv1.
 	}}
 }
 
+func podCertificateFor(node types.NodeName, pod string, uid types.UID, account string) *certificatesv1.PodCertificateRequest {
+	return &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{NodeName: node, PodName: pod, PodUID: uid, ServiceAccountName: account}}
+}
+
 func claim(change func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
 	c := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "data"}}
 	change(c)
@@ -197,9 +201,15 @@ func TestValidate(t *testing.T) {
 		"changes nothing else of a claim": {operation: update, resource: "persistentvolumeclaims/status", object: claim(func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = "x" }),
 			old: claim(func(*corev1.PersistentVolumeClaim) {}), err: "capacity and conditions"},
 
-		"asks for its certificate":    {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, certificatesv1.KubeletServingSignerName, "system:node:alpha")},
-		"asks for no other's":         {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, certificatesv1.KubeAPIServerClientKubeletSignerName, "system:node:beta"), err: "system:node:alpha"},
-		"asks other signers anything": {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, "example.com/x", "system:node:beta")},
+		"asks for its certificate":          {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, certificatesv1.KubeletServingSignerName, "system:node:alpha")},
+		"asks for no other's":               {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, certificatesv1.KubeAPIServerClientKubeletSignerName, "system:node:beta"), err: "system:node:alpha"},
+		"asks signers for its pods":         {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", "")},
+		"asks signers for no other pod":     {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "other", "other", ""), err: "pods on itself"},
+		"asks signers for no other node's":  {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("beta", "web", "web", ""), err: "pods on itself"},
+		"asks signers for no pod of before": {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "old", ""), err: "another took that name"},
+		"asks signers in no other's name":   {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", "boss"), err: "which pod web does not run as"},
+		"answers for no signer":             {operation: update, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", ""), err: "may only create"},
+		"asks other signers anything":       {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, "example.com/x", "system:node:beta")},
 	}
 	plugin := New(pods{all: []*corev1.Pod{
 		podOn("alpha", "web", func(pod *corev1.Pod) {

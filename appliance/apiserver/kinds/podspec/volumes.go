@@ -220,6 +220,9 @@ func validateProjected(v *corev1.ProjectedVolumeSource, base *field.Path) field.
 			claim(at.Child("clusterTrustBundle", "path"), bundle.Path)
 		case source.PodCertificate != nil:
 			errs = append(errs, validateCertificateProjection(source.PodCertificate, at.Child("podCertificate"))...)
+			for name, path := range certificateFiles(source.PodCertificate) {
+				claim(at.Child("podCertificate", name), path)
+			}
 		}
 	}
 	return errs
@@ -233,19 +236,6 @@ func validateTokenProjection(token *corev1.ServiceAccountTokenProjection, base *
 		}
 		if *seconds > maxTokenSeconds {
 			errs = append(errs, field.Invalid(base.Child("expirationSeconds"), *seconds, "may not specify a duration larger than 2^32 seconds"))
-		}
-	}
-	return errs
-}
-
-func validateCertificateProjection(p *corev1.PodCertificateProjection, base *field.Path) field.ErrorList {
-	errs := check.Needed(base.Child("signerName"), p.SignerName, nil)
-	errs = append(errs, check.OneOf(base.Child("keyType"), p.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")...)
-	for _, file := range []struct{ name, value string }{
-		{"credentialBundlePath", p.CredentialBundlePath}, {"keyPath", p.KeyPath}, {"certificateChainPath", p.CertificateChainPath},
-	} {
-		if file.value != "" {
-			errs = append(errs, filePath(file.value, base.Child(file.name))...)
 		}
 	}
 	return errs

@@ -1,0 +1,81 @@
+package kinds
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// ClusterTrustBundle holds certificates that pods may trust.
+var ClusterTrustBundle = resource.Hooks[*certificatesv1.ClusterTrustBundle]{
+	Validate: always(validateTrustBundle),
+	ValidateUpdate: onUpdate(validateTrustBundle, func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
+		return check.Unchanged(specPath.Child("signerName"), b.Spec.SignerName, old.Spec.SignerName)
+	}),
+	ValidateName: func(string, bool) []string { return nil }, // what is right depends on the signer: validateTrustBundle
+	Fields: func(b *certificatesv1.ClusterTrustBundle) fields.Set {
+		return fields.Set{"spec.signerName": b.Spec.SignerName}
+	},
+}
+
+func validateTrustBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
+	var errs field.ErrorList
+	at, name := field.NewPath("metadata", "name"), b.Name
+	if signer := b.Spec.SignerName; signer != "" {
+		errs = append(errs, validateSigner(signer, specPath.Child("signerName"))...)
+		// A bundle of a signer carries its name, so that one who may name bundles freely can't speak for a signer.
+		prefix := strings.ReplaceAll(signer, "/", ":") + ":"
+		rest, ok := strings.CutPrefix(name, prefix)
+		if !ok {
+			return append(errs, field.Invalid(at, name, fmt.Sprintf("ClusterTrustBundle for signerName %s must be named with prefix %s", signer, prefix)))
+		}
+		name = rest
+	}
+	errs = append(errs, check.Text(at, name, check.Subdomain)...)
+	return append(errs, validateAnchors(b.Spec.TrustBundle, specPath.Child("trustBundle"))...)
+}
+
+// validateAnchors wants nothing but certificates of authorities, each once.
+func validateAnchors(bundle string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	bad := func(format string, args ...any) {
+		errs = append(errs, field.Invalid(at, "<value omitted>", fmt.Sprintf(format, args...)))
+	}
+	seen := map[string]int{}
+	rest := []byte(bundle)
+	for i := 0; ; i++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if first, again := seen[string(block.Bytes)]; again {
+			bad("duplicate trust anchor (indices %d and %d)", first, i)
+		}
+		seen[string(block.Bytes)] = i
+		switch certificate, err := x509.ParseCertificate(block.Bytes); {
+		case block.Type != "CERTIFICATE":
+			bad("entry %d has bad block type: %v", i, block.Type)
+		case len(block.Headers) > 0:
+			bad("entry %d has PEM block headers", i)
+		case err != nil:
+			bad("entry %d does not parse as X.509", i)
+		case !certificate.IsCA:
+			bad("entry %d does not have the CA bit set", i)
+		}
+	}
+	switch {
+	case len(seen) == 0:
+		bad("at least one trust anchor must be provided")
+	case strings.TrimSpace(string(rest)) != "":
+		bad("non-PEM data after the last entry")
+	}
+	return errs
+}
