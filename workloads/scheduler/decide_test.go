@@ -103,14 +103,25 @@ func prefersNode(key, value string) podChange {
 	}
 }
 
+func ownedBy(kind, name string) podChange {
+	return func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, UID: types.UID(name), Controller: ptr.To(true)}}
+	}
+}
+
+func serviceFor(app string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: app}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": app}}}
+}
+
 func TestDecide(t *testing.T) {
 	zone := corev1.LabelTopologyZone
 	tests := map[string]struct {
-		nodes []*corev1.Node
-		there []*corev1.Pod
-		pod   *corev1.Pod
-		want  string // node
-		why   string // when none
+		nodes   []*corev1.Node
+		there   []*corev1.Pod
+		service *corev1.Service
+		pod     *corev1.Pod
+		want    string // node
+		why     string // when none
 	}{
 		"no nodes": {pod: like("p", "1"), why: "no nodes available to schedule pods"},
 		"a node with room": {
@@ -245,6 +256,36 @@ func TestDecide(t *testing.T) {
 			there: []*corev1.Pod{like("q", "0", placed("a"), labeled("web"))},
 			pod:   like("p", "1", labeled("web"), spread("web", zone, corev1.ScheduleAnyway, nil)), want: "b",
 		},
+		"replicas stand apart": {
+			nodes: []*corev1.Node{with("a", "4"), with("b", "4")},
+			there: []*corev1.Pod{like("q", "0", placed("a"), ownedBy("ReplicaSet", "web")), like("r", "500m", placed("b"), ownedBy("ReplicaSet", "db"))},
+			pod:   like("p", "1", ownedBy("ReplicaSet", "web")), want: "b",
+		},
+		"replicas stand in different zones first": {
+			nodes: []*corev1.Node{with("a", "4", labelNode(zone, "1")), with("b", "4", labelNode(zone, "1")), with("c", "4", labelNode(zone, "2"))},
+			there: []*corev1.Pod{like("q", "0", placed("a"), ownedBy("ReplicaSet", "web")), like("r", "500m", placed("c"), ownedBy("ReplicaSet", "db"))},
+			pod:   like("p", "1", ownedBy("ReplicaSet", "web")), want: "c",
+		},
+		"a node without a zone is no worse for it": {
+			nodes: []*corev1.Node{with("a", "4", labelNode(zone, "1")), with("b", "4")},
+			there: []*corev1.Pod{like("q", "0", placed("a"), ownedBy("ReplicaSet", "web")), like("r", "500m", placed("b"), ownedBy("ReplicaSet", "db"))},
+			pod:   like("p", "1", ownedBy("ReplicaSet", "web")), want: "b",
+		},
+		"what a service selects stands apart": {
+			nodes: []*corev1.Node{with("a", "4"), with("b", "4")}, service: serviceFor("web"),
+			there: []*corev1.Pod{like("q", "0", placed("a"), labeled("web")), like("r", "500m", placed("b"), labeled("db"))},
+			pod:   like("p", "1", labeled("web")), want: "b",
+		},
+		"a job's pods need not stand apart": {
+			nodes: []*corev1.Node{with("a", "4"), with("b", "4")},
+			there: []*corev1.Pod{like("q", "0", placed("a"), ownedBy("Job", "sum")), like("r", "500m", placed("b"))},
+			pod:   like("p", "1", ownedBy("Job", "sum")), want: "a",
+		},
+		"a node outside the topology is the last choice": {
+			nodes: []*corev1.Node{with("a", "4", labelNode(zone, "1")), with("b", "8")},
+			there: []*corev1.Pod{like("q", "2", placed("a"), labeled("web"))},
+			pod:   like("p", "1", labeled("web"), spread("web", zone, corev1.ScheduleAnyway, nil)), want: "a",
+		},
 		"the emptier node": {
 			nodes: []*corev1.Node{with("a", "4"), with("b", "4")}, there: []*corev1.Pod{like("q", "2", placed("a"))}, pod: like("p", "1"), want: "b",
 		},
@@ -262,6 +303,9 @@ func TestDecide(t *testing.T) {
 			}
 			for _, p := range tc.there {
 				snap.SetPod(p)
+			}
+			if tc.service != nil {
+				snap.SetService(tc.service)
 			}
 			for start := range max(len(tc.nodes), 1) { // wherever the walk begins
 				d := decide(snapshot.NewPod(tc.pod), snap, rules{plugins.Filters(), plugins.Scorers()}, start, func(n int) int { return n - 1 })

@@ -48,6 +48,11 @@ func (s *Scheduler) follow(ctx context.Context) (synced []cache.DoneChecker, sto
 		func(o any) { s.changed(s.snapshot.SetNamespace(o.(*corev1.Namespace))) },
 		func(o any) { s.snapshot.RemoveNamespace(o.(*corev1.Namespace).Name) })
 	if err == nil {
+		err = subscribe(&corev1.Service{},
+			func(o any) { s.snapshot.SetService(o.(*corev1.Service)) },
+			func(o any) { s.snapshot.RemoveService(o.(*corev1.Service)) })
+	}
+	if err == nil {
 		err = subscribe(&corev1.Node{},
 			func(o any) { s.changed(s.snapshot.SetNode(o.(*corev1.Node))) },
 			func(o any) { s.changed(s.snapshot.RemoveNode(o.(*corev1.Node).Name)) })

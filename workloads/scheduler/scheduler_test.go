@@ -45,6 +45,8 @@ func (c *cluster) GetInformer(ctx context.Context, object client.Object, _ ...ca
 		list = &corev1.PodList{}
 	case *corev1.Node:
 		list = &corev1.NodeList{}
+	case *corev1.Service:
+		list = &corev1.ServiceList{}
 	case *corev1.Namespace:
 		list = &corev1.NamespaceList{}
 	}
@@ -94,7 +96,7 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	c.watching.Add(3) // pods, nodes, namespaces
+	c.watching.Add(4) // pods, nodes, namespaces, services
 	s := New(c, c.client, c.events, clock.RealClock{}, slog.New(slog.DiscardHandler))
 	go func() { done <- s.Start(ctx) }()
 	t.Cleanup(func() {

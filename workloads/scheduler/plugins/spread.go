@@ -2,10 +2,12 @@ package plugins
 
 import (
 	"math"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
@@ -24,7 +26,8 @@ func (Spread) Weight() int64 { return 2 }
 type constraint struct {
 	spec     *corev1.TopologySpreadConstraint
 	selector labels.Selector
-	self     int64 // 1 if the pod is of its own group
+	owner    types.UID // only pods of this controller, unless ""
+	self     int64     // 1 if the pod is of its own group
 	counts   map[string]int64
 }
 
@@ -77,71 +80,123 @@ func (Spread) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Cha
 	return false
 }
 
-// Score implements Scorer: the fewer of the group in a node's domains the better. A pod that says nothing is
-// spread from its siblings over hosts, gently.
+// aside is the score of a node outside the topology a pod is to be spread over.
+const aside = -1
+
+// Score implements Scorer: the fewer of the group in a node's domains the better. A pod that says nothing is spread
+// over hosts and zones with those its controller and its services count as its like.
 func (Spread) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, nodes []*snapshot.Node) Score {
 	constraints := parseConstraints(pod.Object, corev1.ScheduleAnyway)
-	if len(constraints) == 0 {
-		if len(pod.Object.Spec.TopologySpreadConstraints) > 0 {
-			return nil
-		}
-		return apart(pod.Object)
+	everywhere := false // nodes outside the topology count as well
+	if len(pod.Object.Spec.TopologySpreadConstraints) == 0 {
+		constraints = defaultConstraints(pod.Object, snap.Services(pod.Object.Namespace))
+		everywhere = true
 	}
-	countDomains(constraints, pod.Object, snap.Nodes())
+	if len(constraints) == 0 {
+		return nil
+	}
+	var wide []*constraint // a host's own pods are counted when it is asked about
+	for _, c := range constraints {
+		if c.spec.TopologyKey != corev1.LabelHostname && anyHas(nodes, c.spec.TopologyKey) {
+			wide = append(wide, c)
+		}
+	}
+	if len(wide) > 0 {
+		countDomains(wide, pod.Object, snap.Nodes())
+	}
 	weights := make([]float64, len(constraints))
 	for i, c := range constraints {
-		domains := map[string]bool{}
-		for _, n := range nodes {
-			if value, has := n.Label(c.spec.TopologyKey); has {
-				domains[value] = true
-			}
-		}
-		weights[i] = math.Log(float64(len(domains) + 2)) // many small domains must not outweigh a few large ones
+		weights[i] = c.weight(nodes)
 	}
 	return func(n *snapshot.Node) int64 {
 		var sum float64
 		for i, c := range constraints {
-			if value, has := n.Label(c.spec.TopologyKey); has {
-				sum += float64(c.counts[value])*weights[i] + float64(c.spec.MaxSkew-1)
+			value, has := n.Label(c.spec.TopologyKey)
+			if !has && !everywhere {
+				return aside
 			}
+			if !has {
+				continue
+			}
+			there := c.counts[value]
+			if c.spec.TopologyKey == corev1.LabelHostname {
+				there = c.group(pod.Object.Namespace, n)
+			}
+			sum += float64(there)*weights[i] + float64(c.spec.MaxSkew-1)
 		}
 		return int64(math.Round(sum))
 	}
 }
 
+func anyHas(nodes []*snapshot.Node, key string) bool {
+	return slices.ContainsFunc(nodes, func(n *snapshot.Node) bool { _, has := n.Label(key); return has })
+}
+
+// weight grows with the number of domains: many small ones must not outweigh a few large ones.
+func (c *constraint) weight(nodes []*snapshot.Node) float64 {
+	if c.spec.TopologyKey == corev1.LabelHostname {
+		return math.Log(float64(len(nodes) + 2))
+	}
+	domains := map[string]bool{}
+	for _, n := range nodes {
+		if value, has := n.Label(c.spec.TopologyKey); has {
+			domains[value] = true
+		}
+	}
+	return math.Log(float64(len(domains) + 2))
+}
+
 // Normalize implements Scorer.
 func (Spread) Normalize(scores []int64) {
-	if len(scores) == 0 {
-		return
-	}
-	low, high := scores[0], scores[0]
+	low, high := int64(math.MaxInt64), int64(0)
 	for _, s := range scores {
-		low, high = min(low, s), max(high, s)
+		if s != aside {
+			low, high = min(low, s), max(high, s)
+		}
 	}
-	for i := range scores {
-		if high == 0 {
+	for i, s := range scores {
+		switch {
+		case s == aside:
+			scores[i] = 0
+		case high == 0:
 			scores[i] = MaxScore
-		} else {
-			scores[i] = MaxScore * (high + low - scores[i]) / high
+		default:
+			scores[i] = MaxScore * (high + low - s) / high
 		}
 	}
 }
 
-// apart counts the pods of the same controller on a node.
-func apart(pod *corev1.Pod) Score {
-	owner := metav1.GetControllerOfNoCopy(pod)
-	if owner == nil {
+// defaultConstraints are upstream's for pods that name none: gentle, over zones and more so over hosts. A pod's like
+// are those its services select together with it and, when a controller that keeps replicas made it, that one's.
+// Upstream asks the controller's selector; the controller's name on its pods says the same without reading it.
+func defaultConstraints(pod *corev1.Pod, services []labels.Selector) []*constraint {
+	like := labels.Everything()
+	for _, service := range services {
+		if service.Matches(labels.Set(pod.Labels)) {
+			requirements, _ := service.Requirements()
+			like = like.Add(requirements...)
+		}
+	}
+	var owner types.UID
+	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+		switch ref.Kind {
+		case "ReplicaSet", "ReplicationController", "StatefulSet":
+			owner = ref.UID
+		}
+	}
+	if like.Empty() && owner == "" {
 		return nil
 	}
-	return func(n *snapshot.Node) int64 {
-		var siblings int64
-		for _, other := range n.Pods {
-			if ref := metav1.GetControllerOfNoCopy(other.Object); ref != nil && ref.UID == owner.UID {
-				siblings++
-			}
-		}
-		return siblings
+	constraints := make([]*constraint, len(defaultSpread))
+	for i := range defaultSpread {
+		constraints[i] = &constraint{spec: &defaultSpread[i], selector: like, owner: owner, self: 1, counts: map[string]int64{}}
 	}
+	return constraints
+}
+
+var defaultSpread = []corev1.TopologySpreadConstraint{
+	{TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, MaxSkew: 3},
+	{TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.ScheduleAnyway, MaxSkew: 5},
 }
 
 func parseConstraints(pod *corev1.Pod, when corev1.UnsatisfiableConstraintAction) []*constraint {
@@ -199,8 +254,8 @@ func countDomains(constraints []*constraint, pod *corev1.Pod, nodes []*snapshot.
 
 // group counts the pods of the group on one node.
 func (c *constraint) group(namespace string, n *snapshot.Node) int64 {
-	if c.selector.Empty() {
-		return 0 // no selector means no group, not everybody
+	if c.nobody() {
+		return 0
 	}
 	var of int64
 	for _, other := range n.Pods {
@@ -209,11 +264,19 @@ func (c *constraint) group(namespace string, n *snapshot.Node) int64 {
 	return of
 }
 
+// nobody says that there is no group: no selector means none, not everybody.
+func (c *constraint) nobody() bool { return c.selector.Empty() && c.owner == "" }
+
 // counted is 1 for a pod of the group. One that is going has left already: its place may be taken.
 func (c *constraint) counted(namespace string, other *snapshot.Pod) int64 {
-	if c.selector.Empty() || other.Object.Namespace != namespace || other.Object.DeletionTimestamp != nil ||
+	if c.nobody() || other.Object.Namespace != namespace || other.Object.DeletionTimestamp != nil ||
 		!c.selector.Matches(labels.Set(other.Object.Labels)) {
 		return 0
+	}
+	if c.owner != "" {
+		if ref := metav1.GetControllerOfNoCopy(other.Object); ref == nil || ref.UID != c.owner {
+			return 0
+		}
 	}
 	return 1
 }

@@ -1,6 +1,6 @@
 // Package snapshot is the cluster as the scheduler sees it.
 //
-// In:       nodes, placed pods and namespaces as the shared cache shows them; decisions not yet shown by it; which
+// In:       nodes, placed pods, namespaces and services as the shared cache shows them; decisions not yet shown by it; which
 //
 //	pods wait for room on which node.
 //
@@ -25,7 +25,8 @@ type Snapshot struct {
 	order      []*Node // those with an object; new ones at the end, so that a walk can go on where the last one stopped
 	pods       map[types.UID]place
 	namespaces map[string]labels.Set
-	averse     map[string]*Node // those with pods that have required anti-affinity
+	averse     map[string]*Node                      // those with pods that have required anti-affinity
+	services   map[string]map[string]labels.Selector // by namespace and name
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
 }
@@ -39,7 +40,7 @@ type place struct {
 func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
-		nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
+		services: map[string]map[string]labels.Selector{}, nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
 
@@ -151,6 +152,31 @@ func (s *Snapshot) SetNamespace(object *corev1.Namespace) Change {
 
 // RemoveNamespace drops a namespace.
 func (s *Snapshot) RemoveNamespace(name string) { delete(s.namespaces, name) }
+
+// SetService takes in whom a service is for.
+func (s *Snapshot) SetService(object *corev1.Service) {
+	if len(object.Spec.Selector) == 0 {
+		s.RemoveService(object)
+		return
+	}
+	if s.services[object.Namespace] == nil {
+		s.services[object.Namespace] = map[string]labels.Selector{}
+	}
+	s.services[object.Namespace][object.Name] = labels.SelectorFromSet(object.Spec.Selector)
+}
+
+// RemoveService drops a service.
+func (s *Snapshot) RemoveService(object *corev1.Service) {
+	delete(s.services[object.Namespace], object.Name)
+	if len(s.services[object.Namespace]) == 0 {
+		delete(s.services, object.Namespace)
+	}
+}
+
+// Services are the selectors of a namespace's services.
+func (s *Snapshot) Services(namespace string) []labels.Selector {
+	return slices.Collect(maps.Values(s.services[namespace]))
+}
 
 func (s *Snapshot) at(name string) *Node {
 	n := s.nodes[name]
