@@ -48,7 +48,13 @@ type NamedPort struct {
 type Rules struct {
 	Egress, Ingress map[netip.Addr]string // a local pod's address -> the chain for what it sends, and for what it gets
 	Chains          map[string][]Step
-	Sets            map[string]map[Member]bool // peers
+	Sets            map[string]Set
+}
+
+// Set is the pods some rules are about; with the port of a name, if Named.
+type Set struct {
+	Named   bool
+	Members map[Member]bool
 }
 
 // Step is one line of a chain: on to another chain and back, or an end for what matches. A chain that was jumped to and
@@ -57,12 +63,13 @@ type Step struct {
 	Jump string
 	Drop bool
 
-	Set      string       // peers by address, or by address and port if Named; "" is anyone
-	Named    bool         //
-	Block    netip.Prefix // peers by range, if valid,
+	Out      bool         // the peer is whom the packet is for, not who sent it
+	Set      string       // peers that are pods; without Set and Block anyone
+	Named    bool         // the set is of named ports
+	Block    netip.Prefix // peers by range, if valid
 	Except   []netip.Prefix
-	Protocol uint8 // 0 is any
-	From, To uint16
+	Protocol uint8  // 0 is any
+	From, To uint16 // 0 is any
 }
 
 // Member of a set. The port is 0 unless the set is of named ports.
@@ -106,7 +113,7 @@ var (
 func Compile(c Cluster) Rules {
 	r := Rules{
 		Egress: map[netip.Addr]string{}, Ingress: map[netip.Addr]string{},
-		Chains: map[string][]Step{}, Sets: map[string]map[Member]bool{},
+		Chains: map[string][]Step{}, Sets: map[string]Set{},
 	}
 	b := builder{Cluster: c, rules: r, bySpace: map[string][]*Pod{}}
 	for i := range c.Pods {
@@ -213,6 +220,7 @@ func (b *builder) allow(d direction, namespace string, r rule, pod *Pod) []Step 
 		peers = []networkingv1.NetworkPolicyPeer{{}}
 	}
 	var steps []Step
+	out := d.kind == networkingv1.PolicyTypeEgress
 	for _, port := range ports {
 		protocol := uint8(0)
 		if len(r.ports) > 0 {
@@ -221,29 +229,29 @@ func (b *builder) allow(d direction, namespace string, r rule, pod *Pod) []Step 
 		switch {
 		case port.Port == nil:
 			for _, peer := range peers {
-				steps = append(steps, b.peer(namespace, peer, Step{Protocol: protocol})...)
+				steps = append(steps, b.peer(namespace, peer, Step{Out: out, Protocol: protocol})...)
 			}
 		case port.Port.Type == intstr.Int:
-			step := Step{Protocol: protocol, From: uint16(port.Port.IntVal), To: uint16(port.Port.IntVal)}
+			step := Step{Out: out, Protocol: protocol, From: uint16(port.Port.IntVal), To: uint16(port.Port.IntVal)}
 			if port.EndPort != nil {
 				step.To = uint16(*port.EndPort)
 			}
 			for _, peer := range peers {
 				steps = append(steps, b.peer(namespace, peer, step)...)
 			}
-		case d.kind == networkingv1.PolicyTypeIngress: // the name of a port of the pod that the rule is for
+		case !out: // the name of a port of the pod that the rule is for
 			for _, own := range pod.Ports {
 				if own.Name != port.Port.StrVal || own.Protocol != protocol {
 					continue
 				}
 				for _, peer := range peers {
-					steps = append(steps, b.peer(namespace, peer, Step{Protocol: protocol, From: own.Number, To: own.Number})...)
+					steps = append(steps, b.peer(namespace, peer, Step{Out: out, Protocol: protocol, From: own.Number, To: own.Number})...)
 				}
 			}
 		default: // the name of a port of the peer: only pods have such
 			for _, peer := range peers {
 				if peer.IPBlock == nil {
-					steps = append(steps, Step{Set: b.set(namespace, peer, port.Port.StrVal, protocol), Named: true, Protocol: protocol})
+					steps = append(steps, Step{Out: out, Set: b.set(namespace, peer, port.Port.StrVal, protocol), Named: true, Protocol: protocol})
 				}
 			}
 		}
@@ -303,11 +311,11 @@ func (b *builder) set(namespace string, peer networkingv1.NetworkPolicyPeer, por
 		key.Namespace = "" // it does not matter who asks
 	}
 	name := "peers-" + digest(key)
-	if b.rules.Sets[name] != nil {
+	if _, made := b.rules.Sets[name]; made {
 		return name
 	}
 	members := map[Member]bool{}
-	b.rules.Sets[name] = members
+	b.rules.Sets[name] = Set{Named: port != "", Members: members}
 	for _, pod := range b.selected(namespace, peer) {
 		for _, address := range pod.Addresses {
 			if port == "" {

@@ -159,7 +159,7 @@ func walk(r Rules, chain string, protocol uint8, peer netip.Addr, to netip.AddrP
 			return "drop"
 		case s.Protocol != 0 && s.Protocol != protocol,
 			s.To != 0 && (to.Port() < s.From || to.Port() > s.To),
-			s.Set != "" && !r.Sets[s.Set][member],
+			s.Set != "" && !r.Sets[s.Set].Members[member],
 			s.Block.IsValid() && !s.Block.Contains(peer),
 			slices.ContainsFunc(s.Except, func(e netip.Prefix) bool { return e.Contains(peer) }):
 		default:

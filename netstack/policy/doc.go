@@ -1,2 +1,0 @@
-// Package policy decides who may talk to whom.
-package policy
