@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
+	"knarr.dev/knarr/workloads/resourcequota"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
@@ -108,6 +109,10 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 
 // register adds every controller and the scheduler.
 func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
+	quotas, err := resourcequota.Register(mgr)
+	if err != nil {
+		return fmt.Errorf("quotas: %w", err)
+	}
 	for name, register := range map[string]func() error{
 		"deployment":      func() error { return deployment.Register(mgr) },
 		"replicaset":      func() error { return replicaset.Register(mgr) },
@@ -121,7 +126,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
 		"scheduler":       func() error { return scheduler.Register(mgr, b.log) },
 		"namespace":       func() error { return namespace.Register(mgr) },
-		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log) },
+		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, quotas.Gone) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },

@@ -63,6 +63,7 @@ type watcher struct {
 	shared  informers
 	begin   <-chan struct{}
 	changed chan struct{} // the kinds there are may have changed
+	gone    []Gone
 	watches map[schema.GroupVersionKind]*kindWatch
 	running sync.WaitGroup
 }
@@ -73,9 +74,12 @@ type kindWatch struct {
 	synced <-chan struct{}
 }
 
+// Gone is told of every object that went, of any kind: nobody else needs to watch them all.
+type Gone func(kind schema.GroupResource, namespace string)
+
 // Register adds the collector to a manager. It waits for begin before it looks at anything: garbage can wait for
 // a machine to get ready.
-func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger) error {
+func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger, gone ...Gone) error {
 	objects, err := metadata.NewForConfigAndClient(metadata.ConfigFor(mgr.GetConfig()), mgr.GetHTTPClient())
 	if err != nil {
 		return fmt.Errorf("make a metadata client: %w", err)
@@ -87,7 +91,7 @@ func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger) erro
 	w := &watcher{
 		Collector: New(objects, events.Recorder(mgr, "garbage-collector-controller"), log),
 		kinds:     kinds, shared: mgr.GetCache(), begin: begin,
-		changed: make(chan struct{}, 1), watches: map[schema.GroupVersionKind]*kindWatch{},
+		changed: make(chan struct{}, 1), gone: gone, watches: map[schema.GroupVersionKind]*kindWatch{},
 	}
 	if err := mgr.Add(w); err != nil {
 		return fmt.Errorf("register the garbage collector: %w", err)
@@ -170,11 +174,12 @@ func (w *watcher) awaitSync(ctx context.Context) {
 
 func (w *watcher) watch(ctx context.Context, kind schema.GroupVersionKind, resource schema.GroupVersionResource) (*kindWatch, error) {
 	if object, ok := shared[kind]; ok {
-		return w.watchShared(ctx, kind, object)
+		return w.watchShared(ctx, kind, resource, object)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	objects := w.objects.Resource(resource)
 	store := &store{graph: w.graph, kind: kind, synced: make(chan struct{})}
+	store.gone = func(namespace string) { w.tellGone(resource.GroupResource(), namespace) }
 	if resource.Resource == "customresourcedefinitions" || resource.Resource == "apiservices" {
 		store.changed = w.noteChange
 	}
@@ -188,7 +193,7 @@ func (w *watcher) watch(ctx context.Context, kind schema.GroupVersionKind, resou
 	return &kindWatch{stop: cancel, synced: store.synced}, nil
 }
 
-func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind, object client.Object) (*kindWatch, error) {
+func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind, resource schema.GroupVersionResource, object client.Object) (*kindWatch, error) {
 	informer, err := w.shared.GetInformer(ctx, object)
 	if err != nil {
 		return nil, err
@@ -202,6 +207,7 @@ func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind,
 				o = last.Obj
 			}
 			w.graph.remove(o.(metav1.Object).GetUID())
+			w.tellGone(resource.GroupResource(), o.(metav1.Object).GetNamespace())
 		},
 	})
 	if err != nil {
@@ -209,6 +215,12 @@ func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind,
 	}
 	stop := func() { _ = informer.RemoveEventHandler(registration) } // the informer may be gone first
 	return &kindWatch{stop: stop, synced: registration.HasSyncedChecker().Done()}, nil
+}
+
+func (w *watcher) tellGone(kind schema.GroupResource, namespace string) {
+	for _, tell := range w.gone {
+		tell(kind, namespace)
+	}
 }
 
 func (w *watcher) noteChange() {
@@ -223,6 +235,7 @@ type store struct {
 	graph   *graph
 	kind    schema.GroupVersionKind
 	changed func()
+	gone    func(namespace string)
 	once    sync.Once
 	synced  chan struct{}
 }
@@ -240,6 +253,7 @@ func (s *store) Update(o any) error { return s.Add(o) }
 // Delete implements toolscache.ReflectorStore.
 func (s *store) Delete(o any) error {
 	s.graph.remove(o.(metav1.Object).GetUID())
+	s.gone(o.(metav1.Object).GetNamespace())
 	s.tell()
 	return nil
 }
