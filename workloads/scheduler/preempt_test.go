@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -332,5 +333,26 @@ func TestDecideCountsThoseThatWaitForRoom(t *testing.T) {
 				t.Errorf("decide() says %s\nwant %s", d.explain(), tc.why)
 			}
 		})
+	}
+}
+
+func BenchmarkPreemptOn5000Nodes(b *testing.B) {
+	snap := snapshot.New()
+	for i := range 5000 {
+		host := fmt.Sprintf("n%d", i)
+		snap.SetNode(with(host, "4"))
+		for j := range 4 {
+			low := like(fmt.Sprintf("%s-%d", host, j), "1", placed(host), ran(i+j))
+			snap.SetPod(low)
+		}
+	}
+	pod := snapshot.NewPod(like("p", "2", priority(10)))
+	b.ReportAllocs()
+	for b.Loop() {
+		d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, 0, nil)
+		open, against := clearable(pod, snap, &d, 0)
+		if got := preempt(pod, snap, plugins.Filters(), open, nil, against); got == nil || len(got.victims) != 2 {
+			b.Fatalf("preempt() = %v", got)
+		}
 	}
 }

@@ -27,17 +27,11 @@ func (Images) Weight() int64 { return 1 }
 // not draw every pod that uses it.
 func (Images) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {
 	names := imagesOf(pod.Object)
-	all := snap.Nodes()
 	spread := make([]float64, len(names))
 	found := false
 	for i, name := range names {
-		holders := 0
-		for _, n := range all {
-			if _, has := n.Images[name]; has {
-				holders++
-			}
-		}
-		spread[i] = float64(holders) / float64(max(len(all), 1))
+		holders := snap.Holders(name)
+		spread[i] = float64(holders) / float64(max(len(snap.Nodes()), 1))
 		found = found || holders > 0
 	}
 	if !found {

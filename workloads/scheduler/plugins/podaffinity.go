@@ -201,12 +201,17 @@ func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapsh
 			weights.add(terms[i].TopologyKey, value, sign*int64(weight))
 		}
 	}
-	for _, n := range snap.Nodes() {
-		if wishes {
+	if wishes {
+		for _, n := range snap.Nodes() {
 			for _, other := range n.Pods {
 				add(pod.PreferAffinity, other, n, 1, 0)
 				add(pod.PreferAntiAffinity, other, n, -1, 0)
 			}
+		}
+	}
+	for _, n := range snap.Fond() {
+		if n.Object == nil {
+			continue
 		}
 		for _, other := range n.Fond {
 			add(other.PreferAffinity, pod, n, 1, 0)

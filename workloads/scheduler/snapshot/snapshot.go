@@ -26,6 +26,8 @@ type Snapshot struct {
 	pods       map[types.UID]place
 	namespaces map[string]labels.Set
 	averse     map[string]*Node                      // those with pods that have required anti-affinity
+	fond       map[string]*Node                      // those with pods that have any affinity term that scores
+	holders    map[string]int                        // nodes that have an image
 	services   map[string]map[string]labels.Selector // by namespace and name
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
@@ -40,6 +42,7 @@ type place struct {
 func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
+		fond: map[string]*Node{}, holders: map[string]int{},
 		services: map[string]map[string]labels.Selector{}, nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
@@ -58,6 +61,12 @@ func (s *Snapshot) Node(name string) *Node {
 // Averse are the nodes with pods that keep others away.
 func (s *Snapshot) Averse() map[string]*Node { return s.averse }
 
+// Fond are the nodes with pods that want others near or far, or would welcome them.
+func (s *Snapshot) Fond() map[string]*Node { return s.fond }
+
+// Holders is how many nodes have an image.
+func (s *Snapshot) Holders(image string) int { return s.holders[image] }
+
 // Namespace is the labels of a namespace.
 func (s *Snapshot) Namespace(name string) labels.Set { return s.namespaces[name] }
 
@@ -65,7 +74,9 @@ func (s *Snapshot) Namespace(name string) labels.Set { return s.namespaces[name]
 func (s *Snapshot) SetNode(object *corev1.Node) Change {
 	n := s.at(object.Name)
 	before := n.Object
+	s.holds(n, -1)
 	n.set(object)
+	s.holds(n, 1)
 	if before == nil {
 		s.order = append(s.order, n)
 		return Change{Kind: NodeAdded, Node: object}
@@ -84,6 +95,8 @@ func (s *Snapshot) RemoveNode(name string) Change {
 	}
 	s.order = slices.DeleteFunc(s.order, func(other *Node) bool { return other == n })
 	n.Object = nil
+	s.holds(n, -1)
+	n.Images = nil
 	s.drop(n)
 	return Change{Kind: NodeGone}
 }
@@ -187,12 +200,24 @@ func (s *Snapshot) at(name string) *Node {
 	return n
 }
 
+// holds counts a node's images in (or with -1 out).
+func (s *Snapshot) holds(n *Node, by int) {
+	for image := range n.Images {
+		if s.holders[image] += by; s.holders[image] == 0 {
+			delete(s.holders, image)
+		}
+	}
+}
+
 func (s *Snapshot) put(pod *Pod, at place) {
 	n := s.at(at.node)
 	n.add(pod)
 	s.pods[pod.Object.UID] = at
 	if len(n.Averse) > 0 {
 		s.averse[n.Name] = n
+	}
+	if len(n.Fond) > 0 {
+		s.fond[n.Name] = n
 	}
 }
 
@@ -207,6 +232,9 @@ func (s *Snapshot) take(uid types.UID) {
 func (s *Snapshot) drop(n *Node) {
 	if len(n.Averse) == 0 {
 		delete(s.averse, n.Name)
+	}
+	if len(n.Fond) == 0 {
+		delete(s.fond, n.Name)
 	}
 	if n.Object == nil && len(n.Pods) == 0 {
 		delete(s.nodes, n.Name)
