@@ -283,7 +283,7 @@ func TestConditionsOfWebhooks(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			expect(t, validateConditions(tc.conditions, field.NewPath("matchConditions")), tc.want)
+			expect(t, expressions{}.conditions(tc.conditions, false, field.NewPath("matchConditions")), tc.want)
 		})
 	}
 }

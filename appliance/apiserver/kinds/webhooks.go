@@ -1,17 +1,15 @@
 package kinds
 
 import (
+	"fmt"
 	"net/url"
+	"slices"
 	"strings"
-	"sync"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/apiserver/pkg/admission/plugin/cel"
-	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
-	"k8s.io/apiserver/pkg/cel/environment"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
@@ -71,39 +69,9 @@ func (w webhook) validate(at *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(at.Child("timeoutSeconds"), *w.timeout, "the timeout value must be between 1 and 30 seconds"))
 	}
 	errs = append(errs, reviewVersions(w.versions, at.Child("admissionReviewVersions"))...)
-	errs = append(errs, validateConditions(w.when, at.Child("matchConditions"))...)
+	errs = append(errs, expressions{}.conditions(w.when, false, at.Child("matchConditions"))...)
 	return append(errs, validateClient(w.client, at.Child("clientConfig"))...)
 }
-
-// mostConditions bounds what every request would have to evaluate.
-const mostConditions = 64
-
-// validateConditions compiles the conditions as admission will: one that can't be evaluated must not wait for a request.
-func validateConditions(conditions []admissionregistrationv1.MatchCondition, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(conditions) > mostConditions {
-		errs = append(errs, field.TooMany(at, len(conditions), mostConditions))
-	}
-	for i, c := range conditions {
-		at := at.Index(i)
-		errs = append(errs, check.Needed(at.Child("name"), c.Name, validation.IsQualifiedName)...)
-		if strings.TrimSpace(c.Expression) == "" {
-			errs = append(errs, field.Required(at.Child("expression"), ""))
-			continue
-		}
-		condition := matchconditions.MatchCondition(c)
-		result := expressions().CompileCELExpression(&condition, cel.OptionalVariableDeclarations{HasAuthorizer: true}, environment.NewExpressions)
-		if result.Error != nil {
-			errs = append(errs, field.Invalid(at.Child("expression"), c.Expression, result.Error.Detail))
-		}
-	}
-	return append(errs, check.Unique(at, conditions, func(c admissionregistrationv1.MatchCondition) string { return c.Name }, "name")...)
-}
-
-// expressions compiles what conditions are written in; making it costs more than most clusters ever need.
-var expressions = sync.OnceValue(func() cel.Compiler {
-	return cel.NewCompiler(environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()))
-})
 
 // reviewVersions asks for at least one version of AdmissionReview that this server speaks.
 func reviewVersions(versions []string, at *field.Path) field.ErrorList {
@@ -119,20 +87,54 @@ func reviewVersions(versions []string, at *field.Path) field.ErrorList {
 }
 
 func validateRule(rule *admissionregistrationv1.Rule, operations []admissionregistrationv1.OperationType, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for _, list := range []struct {
-		name  string
-		count int
-	}{{"operations", len(operations)}, {"apiGroups", len(rule.APIGroups)}, {"apiVersions", len(rule.APIVersions)}, {"resources", len(rule.Resources)}} {
-		if list.count == 0 {
-			errs = append(errs, field.Required(at.Child(list.name), ""))
-		}
+	errs := wildcardAlone(operations, "operations", at.Child("operations"))
+	errs = append(errs, wildcardAlone(rule.APIGroups, "API groups", at.Child("apiGroups"))...)
+	errs = append(errs, wildcardAlone(rule.APIVersions, "API versions", at.Child("apiVersions"))...)
+	if i := slices.Index(rule.APIVersions, ""); i >= 0 {
+		errs = append(errs, field.Required(at.Child("apiVersions").Index(i), ""))
 	}
+	errs = append(errs, validateRuleResources(rule.Resources, at.Child("resources"))...)
 	for i, operation := range operations {
 		errs = append(errs, check.OneOf(at.Child("operations").Index(i), operation, admissionregistrationv1.OperationAll, admissionregistrationv1.Create,
 			admissionregistrationv1.Update, admissionregistrationv1.Delete, admissionregistrationv1.Connect)...)
 	}
 	return append(errs, check.OneOfOptional(at.Child("scope"), rule.Scope, admissionregistrationv1.ClusterScope, admissionregistrationv1.NamespacedScope, admissionregistrationv1.AllScopes)...)
+}
+
+// wildcardAlone wants something named, or everything and then nothing else: who reads a list must not miss its '*'.
+func wildcardAlone[T ~string](list []T, what string, at *field.Path) field.ErrorList {
+	if len(list) == 0 {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	if len(list) > 1 && slices.Contains(list, "*") {
+		return field.ErrorList{field.Invalid(at, list, "if '*' is present, must not specify other "+what)}
+	}
+	return nil
+}
+
+// validateRuleResources refuses resources that another one of the list includes.
+func validateRuleResources(resources []string, at *field.Path) field.ErrorList {
+	if len(resources) == 0 {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	if len(resources) > 1 && slices.Contains(resources, "*/*") {
+		return field.ErrorList{field.Invalid(at, resources, "if '*/*' is present, must not specify other resources")}
+	}
+	var errs field.ErrorList
+	for i, name := range resources {
+		resource, sub, nested := strings.Cut(name, "/")
+		switch {
+		case name == "":
+			errs = append(errs, field.Required(at.Index(i), ""))
+		case nested && sub != "*" && slices.Contains(resources, resource+"/*"):
+			errs = append(errs, field.Invalid(at.Index(i), name, fmt.Sprintf("if '%s/*' is present, must not specify %s", resource, name)))
+		case nested && resource != "*" && slices.Contains(resources, "*/"+sub):
+			errs = append(errs, field.Invalid(at.Index(i), name, fmt.Sprintf("if '*/%s' is present, must not specify %s", sub, name)))
+		case !nested && name != "*" && slices.Contains(resources, "*"):
+			errs = append(errs, field.Invalid(at, resources, "if '*' is present, must not specify other resources without subresources"))
+		}
+	}
+	return errs
 }
 
 func validateClient(c *admissionregistrationv1.WebhookClientConfig, at *field.Path) field.ErrorList {
@@ -187,38 +189,5 @@ func defaultWebhook(failure **admissionregistrationv1.FailurePolicyType, match *
 	}
 	if client.Service != nil {
 		set.Pointer(&client.Service.Port, int32(443))
-	}
-}
-
-func defaultValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPolicy) {
-	set.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
-	defaultMatch(p.Spec.MatchConstraints)
-}
-
-func defaultValidatingPolicyBinding(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) {
-	defaultMatch(b.Spec.MatchResources)
-}
-
-func defaultMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy) {
-	set.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
-	set.Default(&p.Spec.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)
-	defaultMatch(p.Spec.MatchConstraints)
-}
-
-func defaultMutatingPolicyBinding(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) {
-	defaultMatch(b.Spec.MatchResources)
-}
-
-func defaultMatch(m *admissionregistrationv1.MatchResources) {
-	if m == nil {
-		return
-	}
-	set.Pointer(&m.MatchPolicy, admissionregistrationv1.Equivalent)
-	set.Pointer(&m.NamespaceSelector, metav1.LabelSelector{})
-	set.Pointer(&m.ObjectSelector, metav1.LabelSelector{})
-	for _, rules := range [][]admissionregistrationv1.NamedRuleWithOperations{m.ResourceRules, m.ExcludeResourceRules} {
-		for i := range rules {
-			set.Pointer(&rules[i].Scope, admissionregistrationv1.AllScopes)
-		}
 	}
 }
