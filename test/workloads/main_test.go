@@ -20,9 +20,11 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -41,6 +43,7 @@ import (
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
+	"knarr.dev/knarr/workloads/resourcequota"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
@@ -50,6 +53,9 @@ import (
 
 // api is the administrator's client; every story uses it.
 var api client.WithWatch
+
+// control is the controllers under test.
+var control process
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -82,16 +88,37 @@ func run(m *testing.M) (code int, err error) {
 	if api, err = client.NewWithWatch(server.Admin(), client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 1, err
 	}
-	mgr, err := controllers(server, log)
-	if err != nil {
+	control = process{server: server, log: log}
+	if err := control.start(); err != nil {
 		return 1, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- mgr.Start(ctx) }()
 	code = m.Run()
-	cancel()
-	return code, <-ended
+	return code, control.stop()
+}
+
+// process is all controllers, as if they were a process of their own: what it remembers goes with it.
+type process struct {
+	server *servertest.Server
+	log    *slog.Logger
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+func (p *process) start() error {
+	mgr, err := controllers(p.server, p.log)
+	if err != nil {
+		return err
+	}
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(context.Background())
+	p.ended = make(chan error, 1)
+	go func() { p.ended <- mgr.Start(ctx) }()
+	return nil
+}
+
+func (p *process) stop() error {
+	p.cancel()
+	return <-p.ended
 }
 
 func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, error) {
@@ -100,7 +127,12 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
+		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // a restarted one has the same names
 	})
+	if err != nil {
+		return nil, err
+	}
+	quotas, err := resourcequota.Register(mgr)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +147,7 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		deployment.Register(mgr),
 		endpointslice.Register(mgr),
 		namespace.Register(mgr),
-		garbagecollector.Register(mgr, begin, log),
+		garbagecollector.Register(mgr, begin, log, quotas.Gone),
 		serviceaccount.Register(mgr),
 		rootca.Register(mgr, server.PKI.ClusterCA.CertPEM),
 		nodeipam.Register(mgr, netip.MustParsePrefix("10.42.0.0/16")),

@@ -16,7 +16,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -58,6 +57,7 @@ func Register(mgr manager.Manager) error {
 		For(&appsv1.StatefulSet{}, builder.WithPredicates(r.forgetDeleted())).
 		Owns(&appsv1.ControllerRevision{}).
 		Watches(&corev1.Pod{}, podcontrol.Follow(kind, expected, r.wanting)).
+		Watches(&corev1.Pod{}, followNames()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
 		Complete(r)
 	if err != nil {
@@ -214,24 +214,6 @@ func (r *Reconciler) report(ctx context.Context, set *appsv1.StatefulSet, status
 		return nil // our view was old; the newer object queues its own pass
 	}
 	return fmt.Errorf("update its status: %w", err)
-}
-
-// wanting lists the StatefulSets that would have a pod nobody owns.
-func (r *Reconciler) wanting(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
-	var sets appsv1.StatefulSetList
-	if err := r.client.List(ctx, &sets, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is closing
-	}
-	var requests []reconcile.Request
-	for i := range sets.Items {
-		set := &sets.Items[i]
-		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		_, member := ordinalOf(set, pod.Name)
-		if err == nil && member && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(set)})
-		}
-	}
-	return requests
 }
 
 func (r *Reconciler) forgetDeleted() predicate.Funcs {
