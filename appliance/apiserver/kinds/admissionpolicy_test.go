@@ -107,17 +107,17 @@ func TestMutatingAdmissionPolicy(t *testing.T) {
 	}
 	type spec = admissionregistrationv1.MutatingAdmissionPolicySpec
 	tests := map[string]change[*spec]{
-		"a policy may be as it is":         {to: func(*spec) {}},
-		"an apply needs an object":         {to: func(s *spec) { s.Mutations[0].ApplyConfiguration.Expression = "{}" }, want: "spec.mutations[0].applyConfiguration.expression: Invalid value: \"{}\": must evaluate to Object"},
-		"a patch needs a list of patches":  {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "Object{}" }, want: "spec.mutations[1].jsonPatch.expression: Invalid value"},
-		"an expression is needed":          {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "" }, want: "spec.mutations[1].jsonPatch.expression: Required value"},
-		"the patch's type decides":         {to: func(s *spec) { s.Mutations[0].PatchType = "JSONPatch" }, want: "spec.mutations[0].jsonPatch: Required value"},
-		"one mutation has one patch":       {to: func(s *spec) { s.Mutations[0].JSONPatch = s.Mutations[1].JSONPatch }, want: "spec.mutations[0].jsonPatch: Forbidden"},
-		"there are two types of patches":   {to: func(s *spec) { s.Mutations[0].PatchType = "Merge" }, want: "spec.mutations[0].patchType: Unsupported value"},
-		"a policy does something":          {to: func(s *spec) { s.Mutations = nil }, want: "spec.mutations: Required value"},
-		"what goes cannot be changed":      {to: func(s *spec) { s.MatchConstraints = matchDeployments(admissionregistrationv1.Delete) }, want: "spec.matchConstraints.resourceRules[0].operations[0]: Unsupported value"},
-		"a policy is called again or not":  {to: func(s *spec) { s.ReinvocationPolicy = "Always" }, want: "spec.reinvocationPolicy: Unsupported value"},
-		"variables are not patches": {to: func(s *spec) { s.Variables[0].Expression = "JSONPatch{}" }, want: "spec.variables[0].expression: Invalid value"},
+		"a policy may be as it is":        {to: func(*spec) {}},
+		"an apply needs an object":        {to: func(s *spec) { s.Mutations[0].ApplyConfiguration.Expression = "{}" }, want: "spec.mutations[0].applyConfiguration.expression: Invalid value: \"{}\": must evaluate to Object"},
+		"a patch needs a list of patches": {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "Object{}" }, want: "spec.mutations[1].jsonPatch.expression: Invalid value"},
+		"an expression is needed":         {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "" }, want: "spec.mutations[1].jsonPatch.expression: Required value"},
+		"the patch's type decides":        {to: func(s *spec) { s.Mutations[0].PatchType = "JSONPatch" }, want: "spec.mutations[0].jsonPatch: Required value"},
+		"one mutation has one patch":      {to: func(s *spec) { s.Mutations[0].JSONPatch = s.Mutations[1].JSONPatch }, want: "spec.mutations[0].jsonPatch: Forbidden"},
+		"there are two types of patches":  {to: func(s *spec) { s.Mutations[0].PatchType = "Merge" }, want: "spec.mutations[0].patchType: Unsupported value"},
+		"a policy does something":         {to: func(s *spec) { s.Mutations = nil }, want: "spec.mutations: Required value"},
+		"what goes cannot be changed":     {to: func(s *spec) { s.MatchConstraints = matchDeployments(admissionregistrationv1.Delete) }, want: "spec.matchConstraints.resourceRules[0].operations[0]: Unsupported value"},
+		"a policy is called again or not": {to: func(s *spec) { s.ReinvocationPolicy = "Always" }, want: "spec.reinvocationPolicy: Unsupported value"},
+		"variables are not patches":       {to: func(s *spec) { s.Variables[0].Expression = "JSONPatch{}" }, want: "spec.variables[0].expression: Invalid value"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
