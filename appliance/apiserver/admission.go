@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 
+	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/options"
@@ -38,9 +39,11 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 		plugins.Plugins.Register(plugin.Name, plugin.Factory())
 		order = append(order, plugin.Name)
 	}
-	plugins.RecommendedPluginOrder = append(order, plugins.RecommendedPluginOrder[1:]...)
+	// Quotas come last: what somebody else refuses must not be counted.
+	resourcequota.Register(plugins.Plugins)
+	plugins.RecommendedPluginOrder = append(append(order, plugins.RecommendedPluginOrder[1:]...), resourcequota.PluginName)
 	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
-		webhookinit.NewPluginInitializer(wrapper, resolver)); err != nil {
+		webhookinit.NewPluginInitializer(wrapper, resolver), quotaRules{}); err != nil {
 		return fmt.Errorf("make admission plugins: %w", err)
 	}
 	return nil
