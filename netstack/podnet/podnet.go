@@ -48,7 +48,25 @@ type Config struct {
 	ClusterRange netip.Prefix // the pods of all nodes
 	ClusterDNS   netip.Addr   // an address of the bridge, for netstack/dns to listen on; may be unset
 	Overhead     int          // bytes the overlay adds to each packet
+	Policy       Policy       // nil lets everybody talk to everybody
 }
+
+// Policy decides who may talk to whom. A pod gets its link when its rules are in force.
+type Policy interface {
+	// Assign tells which pods (namespace/name) have which addresses; the first call, all that there are.
+	Assign(pods map[netip.Addr]string)
+	// Enforce returns when what every assigned address may do is in force.
+	Enforce(ctx context.Context) error
+	// Release tells that an address is free again.
+	Release(address netip.Addr)
+}
+
+// anybody is the Policy that has none.
+type anybody struct{}
+
+func (anybody) Assign(map[netip.Addr]string)  {}
+func (anybody) Enforce(context.Context) error { return nil }
+func (anybody) Release(netip.Addr)            {}
 
 // Validate says what is missing.
 func (c Config) Validate() error {
@@ -87,6 +105,9 @@ func New(cfg Config, nodes Nodes, log *slog.Logger) (*Network, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Policy == nil {
+		cfg.Policy = anybody{}
+	}
 	return &Network{cfg: cfg, nodes: nodes, log: log, ranges: make(chan netip.Prefix, 1), kick: make(chan struct{}, 1)}, nil
 }
 
@@ -106,6 +127,11 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	n.leases = held
+	pods := map[netip.Addr]string{}
+	for _, lease := range held.all() {
+		pods[lease.Address] = lease.Pod
+	}
+	n.cfg.Policy.Assign(pods)
 	known, err := loadRange(n.rangeFile())
 	if err != nil {
 		return err
@@ -280,6 +306,7 @@ func (n *Network) release(gone []Lease) error {
 		if err := n.leases.drop(lease); err != nil {
 			return err
 		}
+		n.cfg.Policy.Release(lease.Address)
 		n.log.Info("address of a vanished pod taken back", "address", lease.Address, "pod", lease.Pod)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 // after the other anyway.
 
 // Add connects a pod. Asked again for the same container, it builds the link anew with the same address.
-func (n *Network) Add(_ context.Context, r cni.Request, conf cni.NetConf) (*cni.Result, error) {
+func (n *Network) Add(ctx context.Context, r cni.Request, conf cni.NetConf) (*cni.Result, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.available(); err != nil {
@@ -23,12 +23,18 @@ func (n *Network) Add(_ context.Context, r cni.Request, conf cni.NetConf) (*cni.
 		return nil, err
 	}
 	w := n.wire(lease)
-	err = connect(w)
+	n.cfg.Policy.Assign(map[netip.Addr]string{lease.Address: lease.Pod})
+	err = n.cfg.Policy.Enforce(ctx) // before the link: no packet comes before its rules
+	if err == nil {
+		err = connect(w)
+	}
 	if err == nil && len(lease.Ports) > 0 {
 		err = n.openPorts(lease)
 	}
 	if err != nil {
-		return nil, errors.Join(err, removeLink(w.host), n.leases.drop(lease))
+		err = errors.Join(err, removeLink(w.host), n.leases.drop(lease))
+		n.cfg.Policy.Release(lease.Address)
+		return nil, err
 	}
 	return &cni.Result{
 		Interfaces: []cni.Interface{
@@ -97,6 +103,7 @@ func (n *Network) Del(_ context.Context, r cni.Request, _ cni.NetConf) error {
 	if err := n.leases.drop(lease); err != nil {
 		return err
 	}
+	n.cfg.Policy.Release(lease.Address)
 	if len(lease.Ports) > 0 && n.podRange.IsValid() {
 		return n.openPorts(lease)
 	}

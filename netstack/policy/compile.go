@@ -310,7 +310,7 @@ func (b *builder) set(namespace string, peer networkingv1.NetworkPolicyPeer, por
 	if peer.NamespaceSelector != nil || peer.PodSelector == nil {
 		key.Namespace = "" // it does not matter who asks
 	}
-	name := "peers-" + digest(key)
+	name := "peers-" + digest(key) + "-v" // and the family
 	if _, made := b.rules.Sets[name]; made {
 		return name
 	}

@@ -123,6 +123,9 @@ func (k *kernel) frame() error {
 				nft.Verdict(expr.VerdictAccept, ""),
 			})
 			for _, f := range k.families {
+				if f.V6 {
+					k.rule(name, neighbourDiscovery(f))
+				}
 				k.rule(name, nft.Join(nft.Only(f), []expr.Any{
 					nft.Source(f, regMember), nft.Destination(f, regMember+f.Words),
 					&expr.Lookup{SourceRegister: regMember, SetName: selfSet + f.Suffix},
@@ -136,6 +139,17 @@ func (k *kernel) frame() error {
 		}
 	}
 	return nil
+}
+
+// neighbourDiscovery lets the messages pass by which neighbours find each other: IPv6's ARP.
+func neighbourDiscovery(f nft.Family) []expr.Any {
+	return nft.Join(nft.Only(f), []expr.Any{
+		nft.Protocol(regA), &expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: []byte{unix.IPPROTO_ICMPV6}},
+		&expr.Payload{DestRegister: regA, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: regA, Data: []byte{133}}, // router solicitation
+		&expr.Cmp{Op: expr.CmpOpLte, Register: regA, Data: []byte{137}}, // redirect
+		nft.Verdict(expr.VerdictAccept, ""),
+	})
 }
 
 // render adds the difference to the transaction. What is referred to must be there before, and what goes must not be
@@ -327,7 +341,11 @@ func transport(s Step) []expr.Any {
 	if s.Protocol != 0 {
 		exprs = append(exprs, nft.Protocol(regA), &expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: []byte{s.Protocol}})
 	}
-	if s.To != 0 {
+	switch {
+	case s.To == 0:
+	case s.To == s.From:
+		exprs = append(exprs, nft.DestinationPort(regA), &expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: binary.BigEndian.AppendUint16(nil, s.To)})
+	default:
 		exprs = append(exprs, nft.DestinationPort(regA),
 			&expr.Cmp{Op: expr.CmpOpGte, Register: regA, Data: binary.BigEndian.AppendUint16(nil, s.From)},
 			&expr.Cmp{Op: expr.CmpOpLte, Register: regA, Data: binary.BigEndian.AppendUint16(nil, s.To)})

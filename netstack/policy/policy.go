@@ -92,6 +92,8 @@ type Policy struct {
 	kernel   *kernel
 	port     atomic.Uint32 // of the kernel's connection
 	wake     chan struct{}
+	told     chan struct{} // closed when podnet has said which pods there are
+	tell     func()
 	known    chan struct{} // closed when the rules are in force for the first time
 	late     chan struct{} // closed when patience is over
 
@@ -110,7 +112,9 @@ func New(cfg Config, own Own, everyone Everyone) (*Policy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	told := make(chan struct{})
 	return &Policy{
+		told: told, tell: sync.OnceFunc(func() { close(told) }),
 		cfg: cfg, own: own, everyone: everyone,
 		wake: make(chan struct{}, 1), known: make(chan struct{}), late: make(chan struct{}),
 		policies: map[types.NamespacedName]*networkingv1.NetworkPolicy{},
@@ -161,10 +165,12 @@ func (p *Policy) follow(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer stop()
-	select {
-	case <-synced:
-	case <-ctx.Done():
-		return nil
+	for _, wait := range []<-chan struct{}{p.told, synced} {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	defer p.close()
 	first := true
@@ -247,12 +253,16 @@ func (p *Policy) close() {
 	}
 }
 
-// Assign notes that a local pod (namespace/name) has an address.
-func (p *Policy) Assign(pod string, address netip.Addr) {
-	namespace, name, _ := strings.Cut(pod, "/")
+// Assign notes which local pod (namespace/name) has an address. The first call is to tell all there are: no rule is
+// changed before.
+func (p *Policy) Assign(pods map[netip.Addr]string) {
 	p.mu.Lock()
-	p.assigned[address] = types.NamespacedName{Namespace: namespace, Name: name}
+	for address, pod := range pods {
+		namespace, name, _ := strings.Cut(pod, "/")
+		p.assigned[address] = types.NamespacedName{Namespace: namespace, Name: name}
+	}
 	p.mu.Unlock()
+	p.tell()
 }
 
 // Enforce returns when what every assigned address may do is in force.

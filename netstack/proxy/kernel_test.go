@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
+	"knarr.dev/knarr/netstack/netlab"
 )
 
 // svc is a Service named web with one TCP and one UDP port, 80, whose endpoints listen on 8080.
@@ -82,11 +83,11 @@ func sliceOf(list ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
 }
 
 // answers asks n times and counts who answered.
-func answers(t *testing.T, from *host, network, to string, n int) map[string]int {
+func answers(t *testing.T, from *netlab.Host, network, to string, n int) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
 	for range n {
-		name, _, err := from.ask(network, to)
+		name, _, err := from.Ask(network, to)
 		if err != nil {
 			t.Fatalf("%s to %s: %v", network, to, err)
 		}
@@ -98,8 +99,8 @@ func answers(t *testing.T, from *host, network, to string, n int) map[string]int
 func TestClusterAddressReachesEveryEndpoint(t *testing.T) {
 	needKernel(t)
 	client, one, two := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
-	one.serve("one", 8080)
-	two.serve("two", 8080)
+	one.Serve("one", 8080)
+	two.Serve("two", 8080)
 	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here"), ep("10.42.0.12", "here")))
 	start(t, view)
 
@@ -108,7 +109,7 @@ func TestClusterAddressReachesEveryEndpoint(t *testing.T) {
 		if counts["one"] < 60 || counts["two"] < 60 {
 			t.Errorf("%s from a pod: answers %v of 200, want about half each", network, counts)
 		}
-		if _, seen, _ := client.ask(network, "10.43.0.80:80"); seen != "10.42.0.9" {
+		if _, seen, _ := client.Ask(network, "10.43.0.80:80"); seen != "10.42.0.9" {
 			t.Errorf("%s: the endpoint saw %s, want the pod itself", network, seen)
 		}
 		if counts := answers(t, theNode, network, "10.43.0.80:80", 20); len(counts) != 2 {
@@ -120,8 +121,8 @@ func TestClusterAddressReachesEveryEndpoint(t *testing.T) {
 func TestTheOtherFamily(t *testing.T) {
 	needKernel(t)
 	client, one, two := pod(t, "client", "fd00:42::9"), pod(t, "one", "fd00:42::11"), pod(t, "two", "fd00:42::12")
-	one.serve("one", 8080)
-	two.serve("two", 8080)
+	one.Serve("one", 8080)
+	two.Serve("two", 8080)
 	long := func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00:43::80", []string{"fd00:43::80"} }
 	slice := sliceOf(ep("fd00:42::11", "here"), ep("fd00:42::12", "here"))
 	slice.AddressType = discoveryv1.AddressTypeIPv6
@@ -138,13 +139,13 @@ func TestTheOtherFamily(t *testing.T) {
 				if counts := answers(t, client, network, "[fd00:43::80]:80", 30); len(counts) != want {
 					t.Errorf("%s from a pod: answers %v, want from %d", network, counts, want)
 				}
-				if _, seen, err := one.ask(network, "[fd00:43::80]:80"); err != nil || seen != "fd00:42::1" && seen != "fd00:42::11" {
+				if _, seen, err := one.Ask(network, "[fd00:43::80]:80"); err != nil || seen != "fd00:42::1" && seen != "fd00:42::11" {
 					t.Errorf("%s from an endpoint, seen as %s, %v", network, seen, err)
 				}
 				answers(t, theNode, network, "[fd00:43::80]:80", 5)
 				answers(t, client, network, "[fd00:42::1]:30080", 5)
 			}
-			if _, _, err := client.ask("tcp", "[fd00:43::80]:81"); !isRefused(err) {
+			if _, _, err := client.Ask("tcp", "[fd00:43::80]:81"); !isRefused(err) {
 				t.Errorf("a port the service does not have = %v, want connection refused", err)
 			}
 		})
@@ -154,11 +155,11 @@ func TestTheOtherFamily(t *testing.T) {
 func TestPodReachesItselfThroughItsService(t *testing.T) {
 	needKernel(t)
 	one := pod(t, "one", "10.42.0.11")
-	one.serve("one", 8080)
+	one.Serve("one", 8080)
 	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
 	start(t, view)
 	for _, network := range []string{"tcp", "udp"} {
-		if name, seen, err := one.ask(network, "10.43.0.80:80"); err != nil || name != "one" || seen != "10.42.0.1" {
+		if name, seen, err := one.Ask(network, "10.43.0.80:80"); err != nil || name != "one" || seen != "10.42.0.1" {
 			t.Errorf("%s = %q, seen as %q, %v; want itself, seen as the gateway", network, name, seen, err)
 		}
 	}
@@ -168,8 +169,8 @@ func TestNodePort(t *testing.T) {
 	needKernel(t)
 	outside, client := outsider(t, "outside", "192.168.9.2"), pod(t, "client", "10.42.0.9")
 	one, away := pod(t, "one", "10.42.0.11"), pod(t, "away", "10.42.7.12") // "away" stands for another node's pod
-	one.serve("one", 8080)
-	away.serve("away", 8080)
+	one.Serve("one", 8080)
+	away.Serve("away", 8080)
 	both := sliceOf(ep("10.42.0.11", "here"), ep("10.42.7.12", "elsewhere"))
 
 	t.Run("goes to every endpoint and hides the sender", func(t *testing.T) {
@@ -179,7 +180,7 @@ func TestNodePort(t *testing.T) {
 			if counts := answers(t, outside, network, "192.168.9.1:30080", 30); len(counts) != 2 {
 				t.Errorf("%s: answers %v, want both", network, counts)
 			}
-			if _, seen, _ := outside.ask(network, "192.168.9.1:30080"); seen != "10.42.0.1" {
+			if _, seen, _ := outside.Ask(network, "192.168.9.1:30080"); seen != "10.42.0.1" {
 				t.Errorf("%s: the endpoint saw %s, want the gateway", network, seen)
 			}
 		}
@@ -194,7 +195,7 @@ func TestNodePort(t *testing.T) {
 		_, view := endpointstest.Running(t, svc(nodePort, externalLocal), both)
 		defer start(t, view)()
 		for range 20 {
-			if name, seen, err := outside.ask("tcp", "192.168.9.1:30080"); err != nil || name != "one" || seen != "192.168.9.2" {
+			if name, seen, err := outside.Ask("tcp", "192.168.9.1:30080"); err != nil || name != "one" || seen != "192.168.9.2" {
 				t.Fatalf("from outside = %q, seen as %q, %v; want one, seen as 192.168.9.2", name, seen, err)
 			}
 		}
@@ -205,10 +206,10 @@ func TestNodePort(t *testing.T) {
 	t.Run("with the Local policy and nobody here drops", func(t *testing.T) {
 		_, view := endpointstest.Running(t, svc(nodePort, externalLocal), sliceOf(ep("10.42.7.12", "elsewhere")))
 		defer start(t, view)()
-		if _, _, err := outside.ask("udp", "192.168.9.1:30080"); !isTimeout(err) {
+		if _, _, err := outside.Ask("udp", "192.168.9.1:30080"); !isTimeout(err) {
 			t.Errorf("from outside = %v, want no answer at all", err)
 		}
-		if name, _, err := theNode.ask("tcp", "192.168.9.1:30080"); err != nil || name != "away" {
+		if name, _, err := theNode.Ask("tcp", "192.168.9.1:30080"); err != nil || name != "away" {
 			t.Errorf("from the node = %q, %v; want away", name, err)
 		}
 	})
@@ -218,7 +219,7 @@ func TestExternalAndBalancerAddresses(t *testing.T) {
 	needKernel(t)
 	outside, banned := outsider(t, "outside", "192.168.9.2"), outsider(t, "banned", "192.168.9.66")
 	one := pod(t, "one", "10.42.0.11")
-	one.serve("one", 8080)
+	one.Serve("one", 8080)
 	balanced := func(s *corev1.Service) {
 		s.Spec.Type = corev1.ServiceTypeLoadBalancer
 		s.Spec.ExternalIPs = []string{"203.0.113.1"}
@@ -228,14 +229,14 @@ func TestExternalAndBalancerAddresses(t *testing.T) {
 	_, view := endpointstest.Running(t, svc(balanced), sliceOf(ep("10.42.0.11", "here")))
 	start(t, view)
 	for _, to := range []string{"203.0.113.1:80", "203.0.113.2:80"} {
-		if name, _, err := outside.ask("tcp", to); err != nil || name != "one" {
+		if name, _, err := outside.Ask("tcp", to); err != nil || name != "one" {
 			t.Errorf("%s = %q, %v; want one", to, name, err)
 		}
 	}
-	if _, _, err := banned.ask("udp", "203.0.113.2:80"); !isTimeout(err) {
+	if _, _, err := banned.Ask("udp", "203.0.113.2:80"); !isTimeout(err) {
 		t.Errorf("from outside the source ranges = %v, want no answer", err)
 	}
-	if name, _, err := banned.ask("udp", "203.0.113.1:80"); err != nil || name != "one" {
+	if name, _, err := banned.Ask("udp", "203.0.113.1:80"); err != nil || name != "one" {
 		t.Errorf("an external address = %q, %v; source ranges are not about it", name, err)
 	}
 }
@@ -244,8 +245,8 @@ func TestInternalTrafficPolicyLocalStaysHere(t *testing.T) {
 	needKernel(t)
 	client := pod(t, "client", "10.42.0.9")
 	one, away := pod(t, "one", "10.42.0.11"), pod(t, "away", "10.42.7.12")
-	one.serve("one", 8080)
-	away.serve("away", 8080)
+	one.Serve("one", 8080)
+	away.Serve("away", 8080)
 	_, view := endpointstest.Running(t, svc(internalLocal), sliceOf(ep("10.42.0.11", "here"), ep("10.42.7.12", "elsewhere")))
 	start(t, view)
 	if counts := answers(t, client, "tcp", "10.43.0.80:80", 20); counts["one"] != 20 {
@@ -259,7 +260,7 @@ func TestNoEndpointsIsSaidAtOnce(t *testing.T) {
 	_, view := endpointstest.Running(t, svc(nodePort))
 	start(t, view)
 	cases := map[string]struct {
-		from *host
+		from *netlab.Host
 		to   string
 	}{
 		"a pod to a service without endpoints":      {client, "10.43.0.80:80"},
@@ -271,7 +272,7 @@ func TestNoEndpointsIsSaidAtOnce(t *testing.T) {
 	for name, tc := range cases {
 		for _, network := range []string{"tcp", "udp"} {
 			t.Run(name+" by "+network, func(t *testing.T) {
-				_, _, err := tc.from.ask(network, tc.to)
+				_, _, err := tc.from.Ask(network, tc.to)
 				// The kernel tells a program on this machine that its packet was refused before it left.
 				refusedHere := tc.from == theNode && errors.Is(err, syscall.EPERM)
 				if !isRefused(err) && !refusedHere {
@@ -284,13 +285,13 @@ func TestNoEndpointsIsSaidAtOnce(t *testing.T) {
 
 func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 	needKernel(t)
-	var clients []*host
+	var clients []*netlab.Host
 	for i := range 6 {
 		clients = append(clients, pod(t, fmt.Sprintf("client%d", i), fmt.Sprintf("10.42.1.%d", 10+i)))
 	}
 	one, two := pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
-	one.serve("one", 8080)
-	two.serve("two", 8080)
+	one.Serve("one", 8080)
+	two.Serve("two", 8080)
 	first, second := ep("10.42.0.11", "here"), ep("10.42.0.12", "here")
 	_, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
 	stop := start(t, view)
@@ -318,9 +319,9 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 	cluster, view := endpointstest.Running(t, svc(sticky), sliceOf(first, second))
 	start(t, view)
 	cluster.Put(sliceOf(second))
-	eventually(t, "all clients move to the endpoint that is left", func() bool {
+	netlab.Eventually(t, "all clients move to the endpoint that is left", func() bool {
 		for _, client := range clients {
-			if name, _, err := client.ask("tcp", "10.43.0.80:80"); err != nil || name != "two" {
+			if name, _, err := client.Ask("tcp", "10.43.0.80:80"); err != nil || name != "two" {
 				return false
 			}
 		}
@@ -337,47 +338,47 @@ func TestStickyClientsKeepTheirEndpoint(t *testing.T) {
 func TestRemovedEndpoint(t *testing.T) {
 	needKernel(t)
 	client, one, two := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11"), pod(t, "two", "10.42.0.12")
-	one.serve("one", 8080)
-	two.serve("two", 8080)
+	one.Serve("one", 8080)
+	two.Serve("two", 8080)
 	cluster, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
 	start(t, view)
-	stream, err := client.dial("tcp", "10.43.0.80:80")
-	check(t, err)
+	stream, err := client.Dial("tcp", "10.43.0.80:80")
+	netlab.Check(t, err)
 	defer stream.Close()
-	flow, err := client.dial("udp", "10.43.0.80:80")
-	check(t, err)
+	flow, err := client.Dial("udp", "10.43.0.80:80")
+	netlab.Check(t, err)
 	defer flow.Close()
-	if name, _, err := question(stream); err != nil || name != "one" {
+	if name, _, err := netlab.Question(stream); err != nil || name != "one" {
 		t.Fatalf("before: %q, %v", name, err)
 	}
-	if name, _, err := question(flow); err != nil || name != "one" {
+	if name, _, err := netlab.Question(flow); err != nil || name != "one" {
 		t.Fatalf("before: %q, %v", name, err)
 	}
 
 	cluster.Put(sliceOf(ep("10.42.0.11", "here", leaving), ep("10.42.0.12", "here")))
-	eventually(t, "new connections avoid the endpoint that leaves", func() bool {
+	netlab.Eventually(t, "new connections avoid the endpoint that leaves", func() bool {
 		return answers(t, client, "tcp", "10.43.0.80:80", 8)["two"] == 8
 	})
-	eventually(t, "a UDP client that never fell silent moves on", func() bool {
-		name, _, err := question(flow)
+	netlab.Eventually(t, "a UDP client that never fell silent moves on", func() bool {
+		name, _, err := netlab.Question(flow)
 		return err == nil && name == "two"
 	})
 	// The connection it had lives on.
-	check(t, stream.SetDeadline(time.Now().Add(2*time.Second)))
+	netlab.Check(t, stream.SetDeadline(time.Now().Add(2*time.Second)))
 	_, err = stream.Write([]byte("still there?"))
-	check(t, err)
+	netlab.Check(t, err)
 	if n, err := stream.Read(make([]byte, 64)); err != nil || n == 0 {
 		t.Errorf("an established connection broke: %v", err)
 	}
 
 	cluster.Put(sliceOf(ep("10.42.0.11", "here", leaving)))
-	eventually(t, "the endpoint that leaves serves when it is the last", func() bool {
-		name, _, err := client.ask("tcp", "10.43.0.80:80")
+	netlab.Eventually(t, "the endpoint that leaves serves when it is the last", func() bool {
+		name, _, err := client.Ask("tcp", "10.43.0.80:80")
 		return err == nil && name == "one"
 	})
 	cluster.Delete(svc())
-	eventually(t, "a deleted service is refused", func() bool {
-		_, _, err := client.ask("tcp", "10.43.0.80:80")
+	netlab.Eventually(t, "a deleted service is refused", func() bool {
+		_, _, err := client.Ask("tcp", "10.43.0.80:80")
 		return isRefused(err)
 	})
 }
@@ -385,18 +386,18 @@ func TestRemovedEndpoint(t *testing.T) {
 func TestFirstEndpointFreesWaitingClients(t *testing.T) {
 	needKernel(t)
 	outside, one := outsider(t, "outside", "192.168.9.2"), pod(t, "one", "10.42.0.11")
-	one.serve("one", 8080)
+	one.Serve("one", 8080)
 	cluster, view := endpointstest.Running(t, svc(nodePort, externalLocal), sliceOf(ep("10.42.0.11", "here", notReady)))
 	start(t, view)
-	flow, err := outside.dial("udp", "192.168.9.1:30080")
-	check(t, err)
+	flow, err := outside.Dial("udp", "192.168.9.1:30080")
+	netlab.Check(t, err)
 	defer flow.Close()
-	if _, _, err := question(flow); err == nil {
+	if _, _, err := netlab.Question(flow); err == nil {
 		t.Fatal("an endpoint that is not ready answered")
 	}
 	cluster.Put(sliceOf(ep("10.42.0.11", "here")))
-	eventually(t, "the same flow reaches the first endpoint", func() bool {
-		name, _, err := question(flow)
+	netlab.Eventually(t, "the same flow reaches the first endpoint", func() bool {
+		name, _, err := netlab.Question(flow)
 		return err == nil && name == "one"
 	})
 }
@@ -404,12 +405,12 @@ func TestFirstEndpointFreesWaitingClients(t *testing.T) {
 func TestTamperingIsHealed(t *testing.T) {
 	needKernel(t)
 	client, one := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11")
-	one.serve("one", 8080)
+	one.Serve("one", 8080)
 	_, view := endpointstest.Running(t, svc(), sliceOf(ep("10.42.0.11", "here")))
 	start(t, view)
 
 	conn, err := nftables.New()
-	check(t, err)
+	netlab.Check(t, err)
 	ours := &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 	cases := map[string]func(){
 		"the whole ruleset is flushed": func() { conn.FlushRuleset() },
@@ -423,10 +424,10 @@ func TestTamperingIsHealed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			harm()
-			check(t, conn.Flush())
-			eventually(t, "the service answers again", func() bool {
+			netlab.Check(t, conn.Flush())
+			netlab.Eventually(t, "the service answers again", func() bool {
 				// Less than a second, after which TCP would try again by itself.
-				conn, err := client.dialWithin(100*time.Millisecond, "tcp", "10.43.0.80:80")
+				conn, err := client.DialWithin(100*time.Millisecond, "tcp", "10.43.0.80:80")
 				if err == nil {
 					conn.Close()
 				}
@@ -467,12 +468,12 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	needKernel(t)
 	_, view := endpointstest.Running(t, svc(sticky, nodePort), sliceOf(ep("10.42.0.11", "here")))
 	start(t, view)()
-	check(t, Remove())
-	check(t, Remove()) // nothing there is fine
+	netlab.Check(t, Remove())
+	netlab.Check(t, Remove()) // nothing there is fine
 	conn, err := nftables.New()
-	check(t, err)
+	netlab.Check(t, err)
 	tables, err := conn.ListTables()
-	check(t, err)
+	netlab.Check(t, err)
 	if len(tables) != 0 {
 		t.Errorf("tables left: %v", tables)
 	}

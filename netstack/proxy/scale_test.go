@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
+	"knarr.dev/knarr/netstack/netlab"
 )
 
 // crowd is n Services of ten endpoints each, all on other nodes.
@@ -37,7 +38,7 @@ func crowd(n int) []client.Object {
 func TestOneServiceWithThousandsOfEndpoints(t *testing.T) {
 	needKernel(t)
 	client, one := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11")
-	one.serve("one", 8080)
+	one.Serve("one", 8080)
 	cluster, view := endpointstest.Running(t, svc())
 	start(t, view)
 	var many []discoveryv1.Endpoint // more than fit into one netlink attribute
@@ -45,13 +46,13 @@ func TestOneServiceWithThousandsOfEndpoints(t *testing.T) {
 		many = append(many, ep(netip.AddrFrom4([4]byte{10, 42, byte(20 + i/250), byte(1 + i%250)}).String(), "elsewhere"))
 	}
 	cluster.Put(sliceOf(many...))
-	eventually(t, "the service is not refused any more", func() bool {
-		_, err := client.dial("tcp", "10.43.0.80:80")
+	netlab.Eventually(t, "the service is not refused any more", func() bool {
+		_, err := client.Dial("tcp", "10.43.0.80:80")
 		return err == nil || !isRefused(err)
 	})
 	cluster.Put(sliceOf(ep("10.42.0.11", "here")))
-	eventually(t, "the service is back at its one endpoint", func() bool {
-		name, _, err := client.ask("tcp", "10.43.0.80:80")
+	netlab.Eventually(t, "the service is back at its one endpoint", func() bool {
+		name, _, err := client.Ask("tcp", "10.43.0.80:80")
 		return err == nil && name == "one"
 	})
 }
@@ -63,8 +64,8 @@ func BenchmarkChange(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			needKernel(b)
 			client, one, two := pod(b, "client", "10.42.0.9"), pod(b, "one", "10.42.0.11"), pod(b, "two", "10.42.0.12")
-			one.serve("one", 8080)
-			two.serve("two", 8080)
+			one.Serve("one", 8080)
+			two.Serve("two", 8080)
 			cluster, view := endpointstest.Running(b, append(crowd(n), svc(onlyTCP), sliceOf(ep("10.42.0.11", "here")))...)
 			began := time.Now()
 			start(b, view)
@@ -75,8 +76,8 @@ func BenchmarkChange(b *testing.B) {
 			for b.Loop() {
 				i++
 				cluster.Put(slices[i%2])
-				eventually(b, "the change is seen", func() bool {
-					name, _, err := client.ask("tcp", "10.43.0.80:80")
+				netlab.Eventually(b, "the change is seen", func() bool {
+					name, _, err := client.Ask("tcp", "10.43.0.80:80")
 					return err == nil && name == names[i%2]
 				})
 			}
