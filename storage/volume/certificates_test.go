@@ -143,3 +143,14 @@ func TestACertificateIsKeptWhileItsSignerIsAway(t *testing.T) {
 		t.Error("the certificate went with its signer")
 	}
 }
+
+func TestAnOptionalBundleThatIsMissingTrustsNobody(t *testing.T) {
+	m, _ := newManager(t)
+	name, optional := "missing", true
+	pod := podWith(corev1.Volume{Name: "trust", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: &name, Path: "anchors.pem", Optional: &optional}}},
+	}}})
+	if got := read(t, mountAll(t, m, pod)["trust"], "anchors.pem"); got != "" {
+		t.Errorf("trusts %q", got)
+	}
+}

@@ -172,16 +172,15 @@ func (m *Manager) trustBundle(ctx context.Context, source *corev1.ClusterTrustBu
 	switch {
 	case source.Name != nil:
 		bundle, err := client.Get(ctx, *source.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			if mayMiss {
-				return files{}, nil
-			}
+		switch {
+		case apierrors.IsNotFound(err) && mayMiss: // the file is there all the same, and trusts nobody
+		case apierrors.IsNotFound(err):
 			return nil, fmt.Errorf("clustertrustbundle %q not found: create it, or make the projection optional", *source.Name)
-		}
-		if err != nil {
+		case err != nil:
 			return nil, fmt.Errorf("read clustertrustbundle %q: %w", *source.Name, err)
+		default:
+			bundles = append(bundles, bundle.Spec.TrustBundle)
 		}
-		bundles = append(bundles, bundle.Spec.TrustBundle)
 	case source.SignerName != nil:
 		selector, err := metav1.LabelSelectorAsSelector(source.LabelSelector)
 		if err != nil {
