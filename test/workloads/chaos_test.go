@@ -23,15 +23,19 @@ var (
 	operations = flag.Int("operations", 200, "how many random operations")
 )
 
-// most is the largest size chaos asks for.
-const most = 5
+const (
+	most    = 5  // the largest size chaos asks for
+	asNodes = -1 // the size of a DaemonSet
+)
+
+var owners = []string{"ordered", "parallel", "daemon", "surging", "old", "rolled"}
 
 // chaos does to a few owners what users and machines do, in an order the seed decides.
 type chaos struct {
 	t      *testing.T
 	ns     string
 	random *rand.Rand
-	size   map[string]int    // by owner; a DaemonSet has none
+	size   map[string]int    // by owner
 	image  map[string]string // by owner
 	nodes  []string
 }
@@ -41,7 +45,7 @@ func (c *chaos) object(name string) client.Object {
 	switch name {
 	case "rolled":
 		return &appsv1.Deployment{ObjectMeta: meta}
-	case "daemon":
+	case "daemon", "surging":
 		return &appsv1.DaemonSet{ObjectMeta: meta}
 	case "old":
 		return &corev1.ReplicationController{ObjectMeta: meta}
@@ -75,25 +79,28 @@ func (c *chaos) begin() {
 	parallel.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: new(intstr.FromInt32(2))}
 	daemon := newDaemonSet(c.ns, "daemon")
 	daemon.Spec.Template.Spec.NodeSelector = map[string]string{"story": c.t.Name()}
+	surging := newDaemonSet(c.ns, "surging")
+	surging.Spec.Template.Spec.NodeSelector = daemon.Spec.Template.Spec.NodeSelector
+	surging.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxSurge: new(intstr.FromInt32(1)), MaxUnavailable: new(intstr.FromInt32(0))}
 	old := &corev1.ReplicationController{
 		ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "old"},
 		Spec:       corev1.ReplicationControllerSpec{Replicas: new(int32(3)), Template: &newDeployment(c.ns, "old", "app:1", 0).Spec.Template},
 	}
-	create(c.t, ordered, parallel, daemon, old, newDeployment(c.ns, "rolled", "app:1", 3))
-	for _, name := range []string{"ordered", "parallel", "daemon", "old", "rolled"} {
+	create(c.t, ordered, parallel, daemon, surging, old, newDeployment(c.ns, "rolled", "app:1", 3))
+	for _, name := range owners {
 		c.image[name] = "app:1"
-		if name != "daemon" {
-			c.size[name] = 3
+		c.size[name] = 3
+		if _, daemons := c.object(name).(*appsv1.DaemonSet); daemons {
+			c.size[name] = asNodes
 		}
 	}
 }
 
 // disturb does one thing.
 func (c *chaos) disturb(i int) {
-	owners := []string{"ordered", "parallel", "daemon", "old", "rolled"}
 	owner := owners[c.random.IntN(len(owners))]
 	switch n := c.random.IntN(100); {
-	case n < 25 && owner != "daemon":
+	case n < 25 && c.size[owner] != asNodes:
 		c.size[owner] = c.random.IntN(most + 1)
 		c.patch(c.object(owner), fmt.Sprintf(`{"spec":{"replicas":%d}}`, c.size[owner]))
 	case n < 45:
@@ -172,8 +179,8 @@ func (c *chaos) settle() {
 // unsettled says whose pods are not those it was told to have.
 func (c *chaos) unsettled() (complaints []string) {
 	for owner, image := range c.image {
-		want, sized := c.size[owner]
-		if !sized {
+		want := c.size[owner]
+		if want == asNodes {
 			want = len(c.nodes)
 		}
 		good := 0
@@ -236,7 +243,7 @@ func place(pod *corev1.Pod) string {
 	case owner == nil:
 		return ""
 	case owner.Kind == "DaemonSet":
-		return "daemon on " + pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
+		return owner.Name + " on " + pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchFields[0].Values[0]
 	case owner.Kind == "ReplicaSet":
 		return "rolled"
 	}
@@ -245,8 +252,10 @@ func place(pod *corev1.Pod) string {
 
 func allowance(key string) int {
 	switch {
-	case strings.HasPrefix(key, "daemon"):
+	case strings.HasPrefix(key, "daemon on "):
 		return 1
+	case strings.HasPrefix(key, "surging on "):
+		return 2
 	case key == "rolled":
 		return most + 2 // a surge of a quarter, rounded up
 	}
