@@ -11,7 +11,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -138,15 +140,44 @@ func answer(csr *certificatesv1.CertificateSigningRequest) (cert []byte, done bo
 	return nil, false, nil
 }
 
-// storePair writes the key first: a certificate is asked for again when it does not fit.
+// nextPair ends the name of a file that holds a key and its certificate until both are in their own files.
+const nextPair = ".next"
+
+// storePair replaces a key and its certificate. They are two files, and a node whose client certificate does not fit its
+// key would need a token again: so both are safe in one file before the first of the two changes.
 func storePair(dir, file string, key crypto.Signer, cert []byte) error {
 	content, err := pki.MarshalKey(key)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, file)
-	if err := durable.Write(path+".key", content, 0o600); err != nil {
+	if err := durable.Write(filepath.Join(dir, file+nextPair), append(content, cert...), 0o600); err != nil {
 		return err
 	}
-	return durable.Write(path+".crt", cert, 0o600)
+	return finishPair(dir, file)
+}
+
+// finishPair ends what storePair began, now or before a power cut.
+func finishPair(dir, file string) error {
+	path := filepath.Join(dir, file)
+	content, err := os.ReadFile(path + nextPair)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the new key: %w", err)
+	}
+	key, cert := pem.Decode(content)
+	if key == nil {
+		return fmt.Errorf("%s is damaged: delete it and start again", path+nextPair)
+	}
+	if err := durable.Write(path+".key", pem.EncodeToMemory(key), 0o600); err != nil {
+		return err
+	}
+	if err := durable.Write(path+".crt", cert, 0o600); err != nil {
+		return err
+	}
+	if err := os.Remove(path + nextPair); err != nil {
+		return fmt.Errorf("remove what is stored elsewhere: %w", err)
+	}
+	return nil
 }

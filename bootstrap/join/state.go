@@ -19,7 +19,10 @@ type state struct {
 	Settings Settings `json:"settings"`
 }
 
-func (m *Member) statePath() string { return filepath.Join(m.dir, "cluster.json") }
+// StateFile lies in the folder of keys of a machine that joined a cluster.
+const StateFile = "cluster.json"
+
+func (m *Member) statePath() string { return filepath.Join(m.dir, StateFile) }
 
 func (m *Member) storeState() error {
 	content, err := json.MarshalIndent(state{m.Server, m.Settings}, "", "  ")
@@ -41,6 +44,11 @@ func (m *Member) load(now time.Time) (bool, error) {
 	var s state
 	if err := json.Unmarshal(content, &s); err != nil {
 		return false, fmt.Errorf("%s is damaged (%w): delete it and start with a join token", m.statePath(), err)
+	}
+	for _, file := range []string{pki.NodeClientFile, pki.NodeServerFile} {
+		if err := finishPair(m.dir, file); err != nil {
+			return false, err
+		}
 	}
 	client := filepath.Join(m.dir, pki.NodeClientFile)
 	pair, err := pki.LoadPair(client+".crt", client+".key")
