@@ -102,7 +102,7 @@ func (w *writer) write(a *actor, namespace, name string) {
 				a.poke()
 			}
 			continue
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err) && w.replaced(a, namespace, name):
 			// The pod is gone, or another one has its name: this one is to be wound down.
 			a.mu.Lock()
 			a.gone = true
@@ -126,6 +126,15 @@ func (w *writer) write(a *actor, namespace, name string) {
 		}
 		delay = min(2*delay, slowestWrites)
 	}
+}
+
+// replaced tells whether another pod has the name of a's now, or none. A conflict can also mean that others wrote often
+// enough meanwhile to make the API give up, and then the pod is as wanted as before.
+func (w *writer) replaced(a *actor, namespace, name string) bool {
+	ctx, cancel := context.WithTimeout(w.m.ctx, writeTimeout)
+	defer cancel()
+	pod, err := w.m.conf.Client.Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err) || err == nil && pod.UID != a.uid
 }
 
 // settle waits while a pod is on its way.
@@ -173,7 +182,7 @@ func (w *writer) patch(ctx context.Context, namespace, name string, uid types.UI
 
 // ourConditions are those only the node writes.
 var ourConditions = []corev1.PodConditionType{
-	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady,
+	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady, corev1.PodResizeInProgress,
 }
 
 // statusPatch is the difference between two statuses, nil when there is none. Conditions of other writers are taken
