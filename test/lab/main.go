@@ -124,7 +124,11 @@ func show(l *lab.Lab) {
 
 // run passes everything on: input, output, and by its exit code what came of it.
 func run(ctx context.Context, m *lab.Machine, args []string) error {
-	cmd := m.Command(ctx, args[0], args[1:]...)
+	return pass(m.Command(ctx, args[0], args[1:]...))
+}
+
+// pass connects a program with who called us.
+func pass(cmd *lab.Cmd) error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	return cmd.Run()
@@ -135,5 +139,7 @@ func runKnarr(ctx context.Context, m *lab.Machine, args []string) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, m, append([]string{binary}, m.KnarrArgs(args[0], args[1:]...)...))
+	cmd := m.Command(ctx, binary, m.KnarrArgs(args[0], args[1:]...)...)
+	cmd.Env = lab.WithoutSettings(os.Environ())
+	return pass(cmd)
 }

@@ -73,7 +73,7 @@ func (k *Knarr) Start() error {
 	}
 	defer log.Close()
 	k.cmd = k.machine.Command(context.Background(), binary, k.args...)
-	k.cmd.Env = withoutSettings(os.Environ())
+	k.cmd.Env = WithoutSettings(os.Environ())
 	k.cmd.Stdout, k.cmd.Stderr = log, log
 	if err := k.cmd.Start(); err != nil {
 		return fmt.Errorf("start knarr: %w", err)
@@ -86,8 +86,8 @@ func (k *Knarr) Start() error {
 	return nil
 }
 
-// withoutSettings leaves out KNARR_... variables: they are settings of a knarr, and those of this shell are not meant.
-func withoutSettings(environ []string) []string {
+// WithoutSettings leaves out KNARR_... variables: they are settings of a knarr, and those of this shell are not meant.
+func WithoutSettings(environ []string) []string {
 	return slices.DeleteFunc(environ, func(entry string) bool { return strings.HasPrefix(entry, "KNARR_") })
 }
 
