@@ -218,6 +218,9 @@ func (d *decision) explain() string {
 	}
 	counts := map[string]int{}
 	for _, r := range d.refusals {
+		if r.Anywhere {
+			return fmt.Sprintf("0/%d nodes are available: %s.", d.total, strings.Join(r.Reasons, ", "))
+		}
 		for _, reason := range r.Reasons {
 			counts[reason]++
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,26 +24,11 @@ func (s *Scheduler) follow(ctx context.Context) (synced []cache.DoneChecker, sto
 		}
 	}
 	subscribe := func(object client.Object, set func(any), remove func(any)) error {
-		informer, err := s.cache.GetInformer(ctx, object)
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", object, err)
+		done, end, err := s.subscribe(ctx, object, set, remove)
+		if err == nil {
+			synced, undo = append(synced, done), append(undo, end)
 		}
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(o any) { s.inbox.put(func() { set(o) }) },
-			UpdateFunc: func(_, o any) { s.inbox.put(func() { set(o) }) },
-			DeleteFunc: func(o any) {
-				if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
-					o = last.Obj
-				}
-				s.inbox.put(func() { remove(o) })
-			},
-		})
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", object, err)
-		}
-		synced = append(synced, registration.HasSyncedChecker())
-		undo = append(undo, func() { _ = informer.RemoveEventHandler(registration) }) // the informer may be gone first
-		return nil
+		return err
 	}
 	err = subscribe(&corev1.Namespace{},
 		func(o any) { s.changed(s.snapshot.SetNamespace(o.(*corev1.Namespace))) },
@@ -66,6 +52,76 @@ func (s *Scheduler) follow(ctx context.Context) (synced []cache.DoneChecker, sto
 		stop()
 	}
 	return synced, stop, err
+}
+
+// followVolumes subscribes to what claims depend on, once a pod has one: most clusters are spared three watches.
+// Until all that existed is known, pods with claims are tried again a little later.
+func (s *Scheduler) followVolumes(ctx context.Context) {
+	if s.volumes != unfollowed {
+		return
+	}
+	s.volumes = following
+	s.writing.Go(func() {
+		var synced []cache.DoneChecker
+		for _, of := range []struct {
+			object      client.Object
+			set, remove func(any)
+		}{
+			{
+				&corev1.PersistentVolumeClaim{},
+				func(o any) { s.changed(s.snapshot.SetClaim(o.(*corev1.PersistentVolumeClaim))) },
+				func(o any) { s.snapshot.RemoveClaim(o.(*corev1.PersistentVolumeClaim)) },
+			},
+			{
+				&corev1.PersistentVolume{},
+				func(o any) { s.changed(s.snapshot.SetVolume(o.(*corev1.PersistentVolume))) },
+				func(o any) { s.snapshot.RemoveVolume(o.(*corev1.PersistentVolume)) },
+			},
+			{
+				&storagev1.StorageClass{},
+				func(o any) { s.changed(s.snapshot.SetClass(o.(*storagev1.StorageClass))) },
+				func(o any) { s.snapshot.RemoveClass(o.(*storagev1.StorageClass)) },
+			},
+		} {
+			done, end, err := s.subscribe(ctx, of.object, of.set, of.remove)
+			if err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("volumes not known, pods with claims wait", "err", err)
+				}
+				s.inbox.put(func() { s.volumes = unfollowed })
+				return
+			}
+			defer end()
+			synced = append(synced, done)
+		}
+		if cache.WaitFor(ctx, "", synced...) {
+			s.inbox.put(func() { s.volumes = followed })
+			<-ctx.Done()
+		}
+	})
+}
+
+// subscribe hands over what the cache tells about a kind until it is ended; done when all that existed is handed over.
+func (s *Scheduler) subscribe(ctx context.Context, object client.Object, set, remove func(any)) (done cache.DoneChecker, end func(), err error) {
+	informer, err := s.cache.GetInformer(ctx, object)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch %T: %w", object, err)
+	}
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { s.inbox.put(func() { set(o) }) },
+		UpdateFunc: func(_, o any) { s.inbox.put(func() { set(o) }) },
+		DeleteFunc: func(o any) {
+			if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = last.Obj
+			}
+			s.inbox.put(func() { remove(o) })
+		},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch %T: %w", object, err)
+	}
+	end = func() { _ = informer.RemoveEventHandler(registration) } // the informer may be gone first
+	return registration.HasSyncedChecker(), end, nil
 }
 
 // podSeen sorts a pod to where it belongs: on its node, in the queue, or nowhere.

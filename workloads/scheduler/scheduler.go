@@ -1,13 +1,7 @@
 // Package scheduler gives every pod a node.
 //
-// In:       unplaced pods that name default-scheduler, nodes, placed pods and namespaces; from the shared cache.
-//
-//	Disruption budgets, from the first time on that a pod might be sent away.
-//
-// Out:      bindings; for pods no node would take, a PodScheduled condition and an Event that say why; deletions of
-//
-//	less important pods that stand in the way.
-//
+// In:       unplaced pods that name default-scheduler, and what decisions depend on; from the shared cache.
+// Out:      bindings; why a pod has no node, as condition and Event; deletions of less important pods in the way.
 // Promise:  a node's room is never promised twice; a pod that waits is tried again when a change may help it.
 // Not here: the rules (scheduler/plugins), the cluster's picture (scheduler/snapshot), the order (scheduler/queue).
 package scheduler
@@ -56,11 +50,21 @@ type Scheduler struct {
 	inbox    *inbox
 	queue    *queue.Queue
 	snapshot *snapshot.Snapshot
+	volumes  knowledge
 	leaving  map[types.UID]bool // pods being sent away, which the cache may not show yet
 	start    int                // the node the next decision starts at
 	slots    chan struct{}
 	writing  sync.WaitGroup
 }
+
+// knowledge is how far what claims depend on is known.
+type knowledge int
+
+const (
+	unfollowed knowledge = iota // no pod has asked for it
+	following
+	followed
+)
 
 // Register adds the scheduler to a manager.
 func Register(mgr manager.Manager, log *slog.Logger) error {
@@ -124,6 +128,11 @@ func (s *Scheduler) Start(ctx context.Context) error {
 
 // place decides about one pod and sends the decision on its way.
 func (s *Scheduler) place(ctx context.Context, e *queue.Entry) {
+	if len(e.Pod.Claims) > 0 && s.volumes != followed {
+		s.followVolumes(ctx)
+		s.queue.Retry(e, s.clock.Now())
+		return
+	}
 	d := decide(e.Pod, s.snapshot, s.rules, s.start, rand.IntN)
 	if d.total > 0 {
 		s.start = (s.start + d.looked) % d.total

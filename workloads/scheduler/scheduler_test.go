@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -45,6 +46,15 @@ func (c *cluster) GetInformer(ctx context.Context, object client.Object, _ ...ca
 		list = &corev1.PodList{}
 	case *corev1.Node:
 		list = &corev1.NodeList{}
+	case *corev1.PersistentVolumeClaim:
+		c.watching.Add(1) // only asked for when a pod has claims
+		list = &corev1.PersistentVolumeClaimList{}
+	case *corev1.PersistentVolume:
+		c.watching.Add(1)
+		list = &corev1.PersistentVolumeList{}
+	case *storagev1.StorageClass:
+		c.watching.Add(1)
+		list = &storagev1.StorageClassList{}
 	case *corev1.Service:
 		list = &corev1.ServiceList{}
 	case *corev1.Namespace:

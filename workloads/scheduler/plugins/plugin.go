@@ -15,6 +15,8 @@ const MaxScore = 100
 type Refusal struct {
 	Reasons []string
 	Final   bool // also if pods left the node
+	// Anywhere says that the pod itself is the reason, whatever the node.
+	Anywhere bool
 }
 
 // Filter judges one node, or a trial of one, for the pod it was made for; nil lets the pod pass. Many goroutines may
@@ -45,7 +47,7 @@ type Scorer interface {
 
 // Filters are the rules in the order they are asked: cheap ones, and ones that refuse for good, first.
 func Filters() []Filterer {
-	return []Filterer{Unschedulable{}, NodeName{}, Taints{}, NodeAffinity{}, Ports{}, Resources{}, Spread{}, PodAffinity{}}
+	return []Filterer{Claims{}, Unschedulable{}, NodeName{}, Taints{}, NodeAffinity{}, Ports{}, Resources{}, Volumes{}, Spread{}, PodAffinity{}}
 }
 
 // Scorers are the preferences, with upstream's weights.

@@ -24,6 +24,8 @@ const (
 	PodGone
 	// NamespaceChanged: a namespace is new or has other labels.
 	NamespaceChanged
+	// StorageChanged: Claim, or if nil a volume or storage class, is new or has news.
+	StorageChanged
 )
 
 // Change is one change of the cluster, for the plugins to say whether it helps a pod they refused.
@@ -31,4 +33,5 @@ type Change struct {
 	Kind             Kind
 	Node, NodeBefore *corev1.Node
 	Pod, PodBefore   *corev1.Pod
+	Claim            *corev1.PersistentVolumeClaim
 }

@@ -15,6 +15,7 @@ type Pod struct {
 	Requests Resources
 	Assumed  Resources // Requests with a guess for containers that name none
 	Ports    []HostPort
+	Claims   []Claim
 
 	Affinity, AntiAffinity             []Term // required
 	PreferAffinity, PreferAntiAffinity []Term
@@ -48,7 +49,7 @@ func (t *Term) Matches(pod *corev1.Pod, namespace labels.Set) bool {
 func NewPod(pod *corev1.Pod) *Pod {
 	p := &Pod{Object: pod, Priority: corev1helper.PodPriority(pod)}
 	p.Requests, p.Assumed = requestsOf(pod)
-	p.Ports = portsOf(pod)
+	p.Ports, p.Claims = portsOf(pod), claimsOf(pod)
 	if affinity := pod.Spec.Affinity; affinity != nil {
 		if a := affinity.PodAffinity; a != nil {
 			p.Affinity = terms(pod, a.RequiredDuringSchedulingIgnoredDuringExecution)

@@ -1,9 +1,6 @@
 // Package snapshot is the cluster as the scheduler sees it.
 //
-// In:       nodes, placed pods, namespaces and services as the shared cache shows them; decisions not yet shown by it; which
-//
-//	pods wait for room on which node.
-//
+// In:       nodes, placed pods and what else counts as the shared cache shows them; decisions it does not show yet.
 // Out:      nodes with their pods and sums, kept current by what changed, and a Change for each change.
 // Promise:  a pod counts on exactly one node, from its decision until it is gone or the decision is taken back.
 // Not here: locks. One goroutine owns a Snapshot; others may read while that one waits for them.
@@ -29,6 +26,7 @@ type Snapshot struct {
 	fond       map[string]*Node                      // those with pods that have any affinity term that scores
 	holders    map[string]int                        // nodes that have an image
 	services   map[string]map[string]labels.Selector // by namespace and name
+	storage    volumes
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
 }
@@ -43,7 +41,7 @@ func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
 		fond: map[string]*Node{}, holders: map[string]int{},
-		services: map[string]map[string]labels.Selector{}, nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
+		services: map[string]map[string]labels.Selector{}, storage: newVolumes(), nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
 
