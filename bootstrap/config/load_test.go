@@ -90,6 +90,7 @@ func TestLoad(t *testing.T) {
 				t.Fatal(err)
 			}
 			fill := func(text string) string { return strings.ReplaceAll(text, "{file}", file) }
+			forget(t)
 			for key, value := range tc.env {
 				t.Setenv(key, fill(value))
 			}
@@ -148,7 +149,21 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// forget takes the variables of the shell that runs the tests away until the test ends.
+func forget(t *testing.T) {
+	t.Helper()
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, envPrefix) {
+			t.Setenv(name, "") // so that it comes back
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestLoadFindsThisMachine(t *testing.T) {
+	forget(t)
 	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	Flags(flags, Server)
 	config, err := Load(flags, Server)

@@ -199,6 +199,15 @@ func timeToEnd(c *cluster) {
 	for _, p := range []*corev1.Pod{polite, stubborn} {
 		c.create(p)
 		c.awaitPod(p.Name, "to be ready", podReady)
+		if p.Name == "stubborn" { // a program that has only just begun dies of SIGTERM like any other
+			c.eventually("it stops listening", func() error {
+				out, err := c.tryKubectl("logs", "stubborn")
+				if err == nil && !strings.Contains(out, "not going anywhere") {
+					err = fmt.Errorf("it has said %q", out)
+				}
+				return err
+			})
+		}
 		begin := time.Now()
 		if err := c.client.CoreV1().Pods("default").Delete(c.t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
 			c.t.Fatal(err)
