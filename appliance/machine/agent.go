@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -13,6 +14,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/netstack/policy"
 	"knarr.dev/knarr/workloads/indexes"
 )
 
@@ -33,7 +35,7 @@ func (b *builder) agent(ctx context.Context) ([]Stage, error) {
 	}
 	serving := filepath.Join(b.cfg.Paths().PKI(), pki.NodeServerFile)
 	parts, err := b.node(ctx, nodeInput{
-		ranges: r, cache: view.cache, api: member.RESTConfig(),
+		ranges: r, cache: view.cache, everyone: view.everyone, api: member.RESTConfig(),
 		clientCA: member.ClientCAFile(), servingCert: serving + ".crt", servingKey: serving + ".key",
 	})
 	if err != nil {
@@ -46,8 +48,9 @@ func (b *builder) agent(ctx context.Context) ([]Stage, error) {
 	}, nil
 }
 
-// view is the shared cache of a node without a control plane: its own pods, and what its network needs.
-type view struct{ cache cache.Cache }
+// view is the shared cache of a node without a control plane: its own pods, and what its network needs. Everyone's pods
+// are in a cache of their own, which holds nothing until there is a network policy.
+type view struct{ cache, everyone cache.Cache }
 
 func newView(ctx context.Context, member *join.Member, node string) (*view, error) {
 	c, err := cache.New(member.RESTConfig(), cache.Options{
@@ -64,7 +67,15 @@ func newView(ctx context.Context, member *join.Member, node string) (*view, erro
 	if err := indexes.Register(ctx, c); err != nil {
 		return nil, err
 	}
-	return &view{c}, nil
+	everyone, err := cache.New(member.RESTConfig(), cache.Options{
+		Scheme:           scheme.Scheme,
+		Mapper:           builtinMapper(),
+		DefaultTransform: policy.Strip,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of everyone's pods: %w", err)
+	}
+	return &view{c, everyone}, nil
 }
 
 func (v *view) Name() string { return "cache" }
@@ -72,5 +83,8 @@ func (v *view) Name() string { return "cache" }
 // Run is ready at once: a node serves what it remembers until the API server is back.
 func (v *view) Run(ctx context.Context, ready func()) error {
 	ready()
-	return v.cache.Start(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return v.cache.Start(ctx) })
+	group.Go(func() error { return v.everyone.Start(ctx) })
+	return group.Wait()
 }

@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
+	"knarr.dev/knarr/netstack/policy"
 	"knarr.dev/knarr/netstack/proxy"
 	"knarr.dev/knarr/storage/volume"
 	"knarr.dev/knarr/workloads/agent"
@@ -29,8 +30,9 @@ import (
 type nodeInput struct {
 	ranges     ranges
 	cache      cache.Cache
-	api        *rest.Config // with the node's own identity
-	privileged *rest.Config // on servers: may give the node its role
+	everyone   policy.Everyone // the pods of all nodes, where cache does not have them
+	api        *rest.Config    // with the node's own identity
+	privileged *rest.Config    // on servers: may give the node its role
 
 	clientCA, servingCert, servingKey string // files
 }
@@ -114,15 +116,22 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 // network is what lets pods, services and names be reached from this machine.
 func (b *builder) network(in nodeInput) ([]Component, error) {
 	paths := b.cfg.Paths()
+	rules, err := policy.New(policy.Config{
+		Paths: paths, Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, DNS: in.ranges.dns, Log: b.log,
+	}, in.cache, in.everyone)
+	if err != nil {
+		return nil, err
+	}
 	pods, err := podnet.New(podnet.Config{
 		Paths: paths, NodeName: b.cfg.NodeName, NodeIP: in.ranges.node, ClusterRange: in.ranges.pods,
-		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.node),
+		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.node), Policy: rules,
 	}, in.cache, b.log.With("component", "podnet"))
 	if err != nil {
 		return nil, err
 	}
 	view := endpoints.New(in.cache)
 	return []Component{
+		rules,
 		pods,
 		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
 		view,

@@ -18,6 +18,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
+	"knarr.dev/knarr/netstack/policy"
 	"knarr.dev/knarr/netstack/proxy"
 )
 
@@ -45,6 +46,7 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		{"stop containers", func() error { return killAll(ctx, paths, pods) }, true},
 		{"unmount", func() error { return unmountBelow(cfg.DataDir, cfg.RunDir) }, true},
 		{"remove service rules", proxy.Remove, false},
+		{"remove network policies", policy.Remove, false},
 		{"remove overlay", overlay.Remove, false},
 		{"remove pod network", func() error { return podnet.Remove(paths) }, false},
 		{"remove cgroups", func() error { return removeCgroups(cfg.CgroupRoot, pods) }, false},

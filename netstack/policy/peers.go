@@ -189,6 +189,25 @@ func describe(pod *corev1.Pod) Pod {
 	return d
 }
 
+// Strip leaves of a cached pod what rules are made from: a cache for policies alone need not hold more.
+func Strip(object any) (any, error) {
+	pod, isPod := object.(*corev1.Pod)
+	if !isPod {
+		return object, nil
+	}
+	small := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion, Labels: pod.Labels},
+		Spec:       corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork},
+		Status:     corev1.PodStatus{Phase: pod.Status.Phase, PodIPs: pod.Status.PodIPs},
+	}
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			small.Spec.Containers = append(small.Spec.Containers, corev1.Container{Ports: containers[i].Ports})
+		}
+	}
+	return small, nil
+}
+
 // setPod says whether anything changed that rules could follow from. A pod that has ended keeps its address in the API
 // when another one has it already; one on its node's network has no address of its own.
 func (p *peers) setPod(pod *corev1.Pod) bool {
