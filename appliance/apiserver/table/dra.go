@@ -12,8 +12,8 @@ func dra() []resource.Row {
 	return []resource.Row{
 		{In: v1, Object: &resourcev1.ResourceClaim{}, List: &resourcev1.ResourceClaimList{}, Plural: "resourceclaims", Hooks: resource.Erase(kinds.ResourceClaim), Namespaced: true, Status: true},
 		{In: v1, Object: &resourcev1.ResourceClaimTemplate{}, List: &resourcev1.ResourceClaimTemplateList{}, Plural: "resourceclaimtemplates", Namespaced: true},
-		{In: v1, Object: &resourcev1.ResourceSlice{}, List: &resourcev1.ResourceSliceList{}, Plural: "resourceslices", Generation: true},
-		{In: v1, Object: &resourcev1.DeviceClass{}, List: &resourcev1.DeviceClassList{}, Plural: "deviceclasses", Generation: true},
+		{In: v1, Object: &resourcev1.ResourceSlice{}, List: &resourcev1.ResourceSliceList{}, Plural: "resourceslices", Hooks: resource.Erase(kinds.ResourceSlice), Generation: true},
+		{In: v1, Object: &resourcev1.DeviceClass{}, List: &resourcev1.DeviceClassList{}, Plural: "deviceclasses", Hooks: resource.Erase(kinds.DeviceClass), Generation: true},
 		{In: v1, Object: &resourcev1.DeviceTaintRule{}, List: &resourcev1.DeviceTaintRuleList{}, Plural: "devicetaintrules", Status: true, Generation: true},
 	}
 }

@@ -1,0 +1,79 @@
+package kinds
+
+import (
+	"encoding/json"
+	"strings"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/resource"
+)
+
+// DeviceClass says which devices claims may get by its name, and how those are set up.
+var DeviceClass = resource.Hooks[*resourcev1.DeviceClass]{
+	Validate: always(func(c *resourcev1.DeviceClass) field.ErrorList {
+		errs := validateDeviceSelectors(c.Spec.Selectors, specPath.Child("selectors"))
+		config := specPath.Child("config")
+		if count := len(c.Spec.Config); count > resourcev1.DeviceConfigMaxSize {
+			errs = append(errs, field.TooMany(config, count, resourcev1.DeviceConfigMaxSize))
+		}
+		for i := range c.Spec.Config {
+			errs = append(errs, validateDeviceConfiguration(&c.Spec.Config[i].DeviceConfiguration, config.Index(i))...)
+		}
+		if name := c.Spec.ExtendedResourceName; name != nil {
+			errs = append(errs, validateExtendedResource(*name, specPath.Child("extendedResourceName"))...)
+		}
+		return errs
+	}),
+}
+
+func validateDeviceSelectors(selectors []resourcev1.DeviceSelector, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if count := len(selectors); count > resourcev1.DeviceSelectorsMaxSize {
+		errs = append(errs, field.TooMany(at, count, resourcev1.DeviceSelectorsMaxSize))
+	}
+	for i, selector := range selectors {
+		cel := at.Index(i).Child("cel")
+		switch {
+		case selector.CEL == nil:
+			errs = append(errs, field.Required(cel, ""))
+		case selector.CEL.Expression == "":
+			errs = append(errs, field.Required(cel.Child("expression"), ""))
+		case len(selector.CEL.Expression) > resourcev1.CELSelectorExpressionMaxLength:
+			errs = append(errs, field.TooLong(cel.Child("expression"), "", resourcev1.CELSelectorExpressionMaxLength))
+		}
+	}
+	return errs
+}
+
+func validateDeviceConfiguration(c *resourcev1.DeviceConfiguration, at *field.Path) field.ErrorList {
+	at = at.Child("opaque")
+	if c.Opaque == nil {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	errs := validateDriverName(c.Opaque.Driver, at.Child("driver"))
+	var object map[string]any
+	parameters := at.Child("parameters")
+	switch raw := c.Opaque.Parameters.Raw; {
+	case len(raw) == 0:
+		errs = append(errs, field.Required(parameters, ""))
+	case len(raw) > resourcev1.OpaqueParametersMaxLength:
+		errs = append(errs, field.TooLong(parameters, "", resourcev1.OpaqueParametersMaxLength))
+	case json.Unmarshal(raw, &object) != nil:
+		errs = append(errs, field.Invalid(parameters, "<value omitted>", "parameters must be a valid JSON object"))
+	}
+	return errs
+}
+
+// validateExtendedResource wants a name that containers can ask for and that is not Kubernetes' own.
+func validateExtendedResource(name string, at *field.Path) field.ErrorList {
+	domain, _, qualified := strings.Cut(name, "/")
+	if !qualified || domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io") || strings.HasPrefix(name, "requests.") {
+		return field.ErrorList{field.Invalid(at, name, "must be the name of an extended resource, such as example.com/device, outside of kubernetes.io")}
+	}
+	// A quota counts it with this prefix, which has to fit as well.
+	return check.Text(at, "requests."+name, validation.IsQualifiedName)
+}
