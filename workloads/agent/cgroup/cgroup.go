@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/cgroups/v3"
@@ -79,6 +80,30 @@ func (t *Tree) Init(memory int64) error {
 func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
 	group := t.Pod(QOS(pod), pod.UID)
 	return group, t.ensure(group, PodResources(pod))
+}
+
+// Fits says why a container cannot be held to so many bytes: on cgroup v2 the kernel makes room for a smaller bound by
+// killing, where it refuses on v1.
+func (t *Tree) Fits(pod *corev1.Pod, container string, memory int64) error {
+	if !t.unified || memory <= 0 {
+		return nil
+	}
+	file := filepath.Join(mountpoint, t.Pod(QOS(pod), pod.UID), container, "memory.current")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at the container's memory: %w", err)
+	}
+	used, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return fmt.Errorf("look at the container's memory: %w", err)
+	}
+	if used > memory {
+		return fmt.Errorf("it uses %d bytes of memory, and is to have %d", used, memory)
+	}
+	return nil
 }
 
 // Remove deletes a pod's group, in whichever class it is. The groups of its containers must be gone.

@@ -64,6 +64,7 @@ type Container struct {
 	Reason, Message            string
 	MessageFile, LogPath       string
 	User                       *runtimeapi.LinuxContainerUser
+	Bounds                     translate.Bounds // as they were when it was first seen; a resize changes them
 }
 
 // Sandbox is the newest one, nil when there is none.
@@ -238,6 +239,7 @@ func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 		MessageFile: notes[translate.NoteMessageFile],
 		LogPath:     s.LogPath,
 		User:        s.GetUser().GetLinux(),
+		Bounds:      translate.BoundsOf(s.GetResources().GetLinux()),
 	}
 	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
 		out.Attempt = uint32(n)

@@ -41,6 +41,7 @@ type actor struct {
 	runtime   observed.Pod
 	mounted   bool
 	relabeled bool // since its volumes were written
+	resized   bool // since the kernel was told what it may use
 	volumes   map[string]string
 	stopped   map[string]bool
 	cleaned   bool
@@ -48,6 +49,9 @@ type actor struct {
 	ready     map[string]bool
 	unhealthy map[string]string
 	probed    map[string]bool // container IDs the prober knows
+
+	bounds      map[string]translate.Bounds // by container ID: what a resize set
+	resizeError string
 
 	status   corev1.PodStatus // as last computed
 	reported bool             // the API has the last one
@@ -70,7 +74,7 @@ func newActor(m *Manager, uid types.UID) *actor {
 		busy: map[string]*running{}, notBefore: map[string]time.Time{}, tries: map[string]int{},
 		waiting: map[string]status.Waiting{}, backoff: map[string]Backoff{}, stopped: map[string]bool{},
 		started: map[string]bool{}, ready: map[string]bool{}, unhealthy: map[string]string{}, probed: map[string]bool{}, told: map[string]uint32{},
-		news: make(chan struct{}, 1),
+		bounds: map[string]translate.Bounds{}, news: make(chan struct{}, 1),
 	}
 }
 
@@ -135,6 +139,7 @@ func (a *actor) pass(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	a.runtime = rt
+	a.knowBounds()
 	now := a.m.now()
 	end := ending(a.pod, a.gone, a.evicted, now)
 	if end != nil {
@@ -171,7 +176,7 @@ func (a *actor) view(end *Ending, now time.Time) View {
 	}
 	return View{
 		Pod: a.pod, Runtime: a.runtime, Ending: end,
-		Mounted: a.mounted, Relabeled: a.relabeled, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported,
+		Mounted: a.mounted, Relabeled: a.relabeled, Resized: a.resized, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported,
 		Busy: busy, NotBefore: maps.Clone(a.notBefore), Backoff: maps.Clone(a.backoff),
 		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now,
 	}
@@ -180,6 +185,7 @@ func (a *actor) view(end *Ending, now time.Time) View {
 func (a *actor) statusInput(end *Ending, p Plan, now time.Time) status.Input {
 	in := status.Input{
 		Pod: a.pod, Runtime: a.runtime, Waiting: maps.Clone(a.waiting), Started: a.started, Ready: a.ready,
+		Resizing: p.Resizing, ResizeError: a.resizeError,
 		HostIPs: a.m.conf.Node.IPs, Stopped: p.Over, Stopping: end != nil, Now: metav1.NewTime(now.Truncate(time.Second)),
 	}
 	for name, w := range p.Waiting {

@@ -3,11 +3,14 @@ package pod
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -130,6 +133,39 @@ func TestLifecycle(t *testing.T) {
 		if log := m.log(got, "app", 0); !strings.Contains(log, "FROM_MAP=yes") {
 			t.Errorf("environment = %q, want FROM_MAP=yes", log)
 		}
+	})
+
+	t.Run("other resources reach a container while it runs", func(t *testing.T) {
+		m.on(t)
+		of := func(memory string) corev1.ResourceRequirements {
+			list := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory), corev1.ResourceCPU: resource.MustParse("100m")}
+			return corev1.ResourceRequirements{Requests: list, Limits: list}
+		}
+		pod := named("grows", app("sleep"))
+		pod.Generation = 1
+		pod.Spec.Containers[0].Resources = of("64Mi")
+		m.create(pod)
+		before := m.await("grows", "ready", isReady).Status.ContainerStatuses[0]
+		for i, size := range []string{"128Mi", "32Mi"} {
+			next := of(size)
+			m.edit("grows", func(p *corev1.Pod) { p.Generation++; p.Spec.Containers[0].Resources = next })
+			got := m.await("grows", "resized to "+size, func(p *corev1.Pod) bool {
+				return p != nil && p.Status.ObservedGeneration == int64(i)+2 &&
+					!slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress })
+			}).Status.ContainerStatuses[0]
+			if got.ContainerID != before.ContainerID || !apiequality.Semantic.DeepEqual(*got.Resources, next) {
+				t.Errorf("container %s with %v; want %s with %v", got.ContainerID, got.Resources, before.ContainerID, next)
+			}
+			want := next.Limits.Memory().Value()
+			id := strings.TrimPrefix(got.ContainerID, "containerd://")
+			for _, group := range []string{"pod" + string(pod.UID), "pod" + string(pod.UID) + "/" + id} {
+				if limit := m.memoryLimit(group); limit != want {
+					t.Errorf("the kernel holds %s to %d bytes, want %d", group, limit, want)
+				}
+			}
+		}
+		m.deletePod("grows", 0)
+		m.await("grows", "gone", isGone)
 	})
 
 	t.Run("an image is a volume", func(t *testing.T) {

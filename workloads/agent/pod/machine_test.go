@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -372,6 +373,37 @@ func (m *machine) create(pod *corev1.Pod) *corev1.Pod {
 		m.t.Fatal(err)
 	}
 	return created
+}
+
+// edit changes what a pod asks for, as the API server lets one do.
+func (m *machine) edit(name string, change func(*corev1.Pod)) {
+	m.t.Helper()
+	m.writes.Lock()
+	defer m.writes.Unlock()
+	pod, err := m.api.CoreV1().Pods("default").Get(m.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	change(pod)
+	if err := m.api.Tracker().Update(schema.GroupVersionResource{Version: "v1", Resource: "pods"}, pod, "default"); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// memoryLimit is what the kernel holds a guaranteed pod's group to.
+func (m *machine) memoryLimit(group string) int64 {
+	m.t.Helper()
+	for _, file := range []string{"/sys/fs/cgroup/memory" + m.cgroups + "/kubepods/" + group + "/memory.limit_in_bytes", "/sys/fs/cgroup" + m.cgroups + "/kubepods/" + group + "/memory.max"} {
+		if text, err := os.ReadFile(file); err == nil {
+			limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			return limit
+		}
+	}
+	m.t.Fatalf("the group %s has no limit of memory", group)
+	return 0
 }
 
 // remove marks a pod as deleted, as the API server does before its node lets it go.

@@ -255,6 +255,7 @@ func (m *Manager) update(pod *corev1.Pod) {
 		clear(a.tries)
 	}
 	a.relabeled = a.relabeled || relabeled(a.pod, pod)
+	a.resized = a.resized || resized(a.pod, pod)
 	save := changed && a.mounted
 	a.pod = pod
 	a.mu.Unlock()

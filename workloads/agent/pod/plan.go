@@ -20,6 +20,7 @@ type View struct {
 
 	Mounted   bool            // its volumes are ready
 	Relabeled bool            // its volumes may show labels and annotations it had before
+	Resized   bool            // its resources changed since the kernel was told
 	Stopped   map[string]bool // by sandbox ID: its network is gone
 	Cleaned   bool            // volumes, cgroup and files are gone
 	Reported  bool            // the API has the pod's last status
@@ -48,6 +49,7 @@ type Action string
 const (
 	Mount           Action = "mount"   // the pod's volumes
 	Refresh         Action = "refresh" // the volumes that show labels and annotations
+	Resize          Action = "resize"  // the bounds of running containers and of the pod
 	CreateSandbox   Action = "sandbox"
 	StartContainer  Action = "start"
 	KillContainer   Action = "kill"
@@ -83,10 +85,11 @@ func startKey(container string) string { return string(StartContainer) + "/" + c
 
 // Plan is what to do now and when to look again.
 type Plan struct {
-	Steps   []Step
-	Look    time.Time                 // zero: not before something happens
-	Waiting map[string]status.Waiting // containers that wait for a restart, by name
-	Over    bool                      // nothing of the pod runs and nothing will be started
+	Steps    []Step
+	Look     time.Time                 // zero: not before something happens
+	Waiting  map[string]status.Waiting // containers that wait for a restart, by name
+	Resizing bool                      // not all of the pod is held to what it asks for now
+	Over     bool                      // nothing of the pod runs and nothing will be started
 }
 
 // plan decides; it changes nothing.
@@ -141,10 +144,10 @@ func (p *planner) lookAt(t time.Time) {
 	}
 }
 
-// do adds a step unless it runs already or has to wait after a failure.
+// do adds a step unless it is planned or runs already, or has to wait after a failure.
 func (p *planner) do(s Step) {
 	key := s.Key()
-	if p.Busy[key] {
+	if p.Busy[key] || slices.ContainsFunc(p.Steps, func(other Step) bool { return other.Key() == key }) {
 		return
 	}
 	if t := p.NotBefore[key]; p.Now.Before(t) {
@@ -174,6 +177,7 @@ func (p *planner) run() {
 		p.mainContainers(sandbox)
 		p.ephemeralContainers(sandbox)
 	}
+	p.resize()
 	p.collect(1)
 }
 
@@ -337,6 +341,36 @@ func (p *planner) checkRunning(c *corev1.Container, latest *observed.Container) 
 		}
 		p.do(Step{Do: KillContainer, ID: latest.ID, Container: c.Name, Grace: grace, Message: why})
 	}
+}
+
+// resize tells the kernel what running containers ask for now. Some want to be restarted for it.
+func (p *planner) resize() {
+	p.Resizing = p.Resized
+	for name := range p.Runtime.Containers {
+		c, latest := translate.Find(p.Pod, name), p.Runtime.Latest(name)
+		if c == nil || latest.State != observed.Running || latest.Bounds == (translate.Bounds{}) || latest.Bounds == translate.Wanted(c) {
+			continue
+		}
+		p.Resizing = true
+		if restartsFor(c, latest.Bounds, translate.Wanted(c)) {
+			p.do(Step{Do: KillContainer, ID: latest.ID, Container: c.Name, Grace: translate.Grace(p.Pod),
+				Message: fmt.Sprintf("Container %s resize requires restart", c.Name)})
+		}
+	}
+	if p.Resizing {
+		p.do(Step{Do: Resize})
+	}
+}
+
+// restartsFor says whether the container's author wants it restarted for this change.
+func restartsFor(c *corev1.Container, from, to translate.Bounds) bool {
+	return slices.ContainsFunc(c.ResizePolicy, func(r corev1.ContainerResizePolicy) bool {
+		changed := from.Memory != to.Memory
+		if r.ResourceName == corev1.ResourceCPU {
+			changed = from.Shares != to.Shares || from.Quota != to.Quota
+		}
+		return r.RestartPolicy == corev1.RestartContainer && changed
+	})
 }
 
 // collect removes what only takes space: all but the newest ended runs of each container, and sandboxes that were

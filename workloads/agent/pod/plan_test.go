@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -76,6 +77,20 @@ func run(name string, change ...func(*observed.Container)) observed.Container {
 	return c
 }
 
+func asking(container, cpu string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		c := translate.Find(p, container)
+		c.Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	}
+}
+
+// bounded is a container made when it asked for so much.
+func bounded(cpu string) func(*observed.Container) {
+	return func(c *observed.Container) {
+		c.Bounds = translate.Wanted(translate.Find(wantedPod(asking(c.Name, cpu)), c.Name))
+	}
+}
+
 func exited(code int32, when time.Time) func(*observed.Container) {
 	return func(c *observed.Container) { c.State, c.ExitCode, c.Finished = observed.Exited, code, when }
 }
@@ -98,11 +113,12 @@ func TestPlan(t *testing.T) {
 	deleted := &Ending{Grace: 30, Deleted: true}
 	gone := &Ending{Grace: 30, Gone: true}
 	tests := map[string]struct {
-		view    View
-		steps   []Step
-		look    time.Duration // from now; 0 is never
-		waiting map[string]status.Waiting
-		over    bool
+		view     View
+		steps    []Step
+		look     time.Duration // from now; 0 is never
+		waiting  map[string]status.Waiting
+		over     bool
+		resizing bool
 	}{
 		"a new pod gets its volumes and its sandbox side by side": {
 			view:  View{Pod: wantedPod()},
@@ -121,6 +137,21 @@ func TestPlan(t *testing.T) {
 		},
 		"new labels wait for the volumes": {
 			view: View{Pod: wantedPod(), Relabeled: true, Busy: map[string]bool{"mount": true}, Runtime: seen()},
+		},
+		"other resources are given to what runs": {
+			view:     View{Pod: wantedPod(asking("a", "200m")), Mounted: true, Runtime: seen(run("a", bounded("100m")), run("b"))},
+			steps:    []Step{{Do: Resize}},
+			resizing: true,
+		},
+		"a container that wants a restart for them gets that": {
+			view: View{Pod: wantedPod(asking("a", "200m"), func(p *corev1.Pod) {
+				p.Spec.Containers[0].ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: corev1.RestartContainer}}
+			}), Mounted: true, Runtime: seen(run("a", bounded("100m")), run("b"))},
+			steps:    []Step{{Do: KillContainer, ID: "a0", Container: "a", Grace: 30, Message: "Container a resize requires restart"}, {Do: Resize}},
+			resizing: true,
+		},
+		"what has what it asks for is left alone": {
+			view: View{Pod: wantedPod(asking("a", "200m")), Mounted: true, Runtime: seen(run("a", bounded("200m")), run("b"))},
 		},
 		"a failed step is tried again when its time has come": {
 			view:  View{Pod: wantedPod(), NotBefore: map[string]time.Time{"mount": now.Add(time.Second), "sandbox": ago(time.Second)}},
@@ -303,8 +334,8 @@ func TestPlan(t *testing.T) {
 			if diff := cmp.Diff(tc.waiting, got.Waiting); diff != "" {
 				t.Errorf("waiting (-want +got):\n%s", diff)
 			}
-			if got.Over != tc.over {
-				t.Errorf("over = %v, want %v", got.Over, tc.over)
+			if got.Over != tc.over || got.Resizing != tc.resizing {
+				t.Errorf("over = %v, resizing = %v; want %v, %v", got.Over, got.Resizing, tc.over, tc.resizing)
 			}
 			if diff := cmp.Diff(before, tc.view.Pod); diff != "" {
 				t.Errorf("plan() changed the pod (-before +after):\n%s", diff)

@@ -24,6 +24,8 @@ func (m *Manager) step(ctx context.Context, a *actor, pod *corev1.Pod, s Step) e
 		return m.mount(ctx, a, pod)
 	case Refresh:
 		return m.refresh(ctx, a, pod)
+	case Resize:
+		return m.resize(ctx, a, pod)
 	case CreateSandbox:
 		return m.createSandbox(ctx, a, pod, s)
 	case StartContainer:

@@ -9,6 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/workloads/agent/observed"
+	"knarr.dev/knarr/workloads/agent/translate"
 )
 
 // Restartable says whether an init container is a sidecar: it keeps running beside the containers.
@@ -48,7 +49,7 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 		s.Image = latest.Image
 	}
 	s.RestartCount = int32(latest.Attempt)
-	in.resources(&s, c, latest)
+	in.resources(&s, c, before, latest)
 	switch {
 	case latest.State == observed.Running:
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: second(latest.Started)}
@@ -134,9 +135,12 @@ func terminated(c *observed.Container) *corev1.ContainerStateTerminated {
 func second(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
 // resources repeats what the container got, its user and its mounts, as clients of the API expect.
-func (in *Input) resources(s *corev1.ContainerStatus, c *corev1.Container, latest *observed.Container) {
+func (in *Input) resources(s *corev1.ContainerStatus, c *corev1.Container, before *corev1.ContainerStatus, latest *observed.Container) {
 	s.AllocatedResources = c.Resources.Requests.DeepCopy()
-	if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
+	resizing := latest.State == observed.Running && latest.Bounds != (translate.Bounds{}) && latest.Bounds != translate.Wanted(c)
+	if resizing && before != nil && before.Resources != nil {
+		s.Resources = before.Resources.DeepCopy() // what it has, until it has what it asks for now
+	} else if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {
 		s.Resources = &corev1.ResourceRequirements{Requests: c.Resources.Requests.DeepCopy(), Limits: c.Resources.Limits.DeepCopy()}
 	} else {
 		s.Resources = &corev1.ResourceRequirements{}

@@ -32,6 +32,9 @@ type Input struct {
 	Ready   map[string]bool    // by container ID: the readiness probe passes, or there is none
 	HostIPs []string
 
+	Resizing    bool   // not all of it is held to what it asks for now
+	ResizeError string // why the last try failed
+
 	Stopping bool // the pod is being ended; nothing is started any more
 	Stopped  bool // and nothing of it runs any more
 	Reason   string
@@ -284,6 +287,15 @@ func (in *Input) conditions(s *corev1.PodStatus, open []string) []corev1.PodCond
 		ready, reason, message = false, "ReadinessGatesNotReady", gate
 	}
 	set.add(corev1.PodReady, ready, reason, message)
+	if in.Resizing && !in.Stopping {
+		reason := ""
+		if in.ResizeError != "" {
+			reason = corev1.PodReasonError
+		}
+		set.add(corev1.PodResizeInProgress, true, reason, in.ResizeError)
+	} else {
+		set.old = slices.DeleteFunc(slices.Clone(set.old), func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress })
+	}
 	return set.result()
 }
 

@@ -281,3 +281,19 @@ func TestAddresses(t *testing.T) {
 		t.Errorf("a pod on the host's network has address %q", s.PodIP)
 	}
 }
+
+func TestAResizeIsSaidWhileItLasts(t *testing.T) {
+	p := pod("Always", "a")
+	p.Generation = 2
+	conditions := func(in Input) []corev1.PodCondition {
+		s := Of(in)
+		p.Status = s
+		return slices.DeleteFunc(slices.Clone(s.Conditions), func(c corev1.PodCondition) bool { return c.Type != corev1.PodResizeInProgress })
+	}
+	if got := conditions(Input{Pod: p, Runtime: seen(running("a")), Resizing: true, ResizeError: "busy"}); len(got) != 1 || got[0].Reason != corev1.PodReasonError || got[0].Message != "busy" {
+		t.Errorf("while a resize fails: %+v", got)
+	}
+	if got := conditions(Input{Pod: p, Runtime: seen(running("a"))}); len(got) != 0 {
+		t.Errorf("after the resize: %+v", got)
+	}
+}

@@ -138,21 +138,8 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 
 // Resources bound one container.
 func Resources(pod *corev1.Pod, c *corev1.Container, node Node) *runtimeapi.LinuxContainerResources {
-	request, ok := c.Resources.Requests[corev1.ResourceCPU]
-	if !ok {
-		request = c.Resources.Limits[corev1.ResourceCPU]
-	}
-	quota, period := cgroup.Quota(c.Resources.Limits.Cpu().MilliValue())
-	if quota < 0 {
-		quota = 0 // CRI's word for no limit
-	}
-	r := &runtimeapi.LinuxContainerResources{
-		CpuShares:          cgroup.Shares(request.MilliValue()),
-		CpuQuota:           quota,
-		CpuPeriod:          period,
-		MemoryLimitInBytes: c.Resources.Limits.Memory().Value(),
-		OomScoreAdj:        OOMScoreAdj(pod, c, node.MemoryBytes),
-	}
+	r := Wanted(c).Change(Bounds{Quota: unlimited, Memory: unlimited})
+	r.OomScoreAdj = OOMScoreAdj(pod, c, node.MemoryBytes)
 	for name, q := range c.Resources.Limits {
 		if size, ok := cutHugepages(name); ok {
 			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})

@@ -279,3 +279,37 @@ func TestOOMScoreAdj(t *testing.T) {
 		})
 	}
 }
+
+func TestBounds(t *testing.T) {
+	of := func(cpu, limit, memory string) Bounds {
+		c := &corev1.Container{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}, Limits: corev1.ResourceList{}}}
+		if limit != "" {
+			c.Resources.Limits[corev1.ResourceCPU] = resource.MustParse(limit)
+		}
+		if memory != "" {
+			c.Resources.Limits[corev1.ResourceMemory] = resource.MustParse(memory)
+		}
+		return Wanted(c)
+	}
+	const open = 0 // no limit, where none was
+	tests := map[string]struct {
+		from, to Bounds
+		want     *runtimeapi.LinuxContainerResources
+	}{
+		"a share alone":          {of("100m", "", ""), of("1", "", ""), &runtimeapi.LinuxContainerResources{CpuShares: 1024, CpuQuota: open, CpuPeriod: 100000, MemoryLimitInBytes: open}},
+		"limits are added":       {of("100m", "", ""), of("100m", "200m", "1Mi"), &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuQuota: 20000, CpuPeriod: 100000, MemoryLimitInBytes: 1 << 20}},
+		"limits are taken away":  {of("100m", "200m", "1Mi"), of("100m", "", ""), &runtimeapi.LinuxContainerResources{CpuShares: 102, CpuQuota: -1, CpuPeriod: 100000, MemoryLimitInBytes: -1}},
+		"the kernel has a least": {of("1m", "1m", ""), of("2m", "5m", ""), &runtimeapi.LinuxContainerResources{CpuShares: 2, CpuQuota: 1000, CpuPeriod: 100000, MemoryLimitInBytes: open}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := tc.to.Change(tc.from)
+			if got.String() != tc.want.String() {
+				t.Errorf("Change() = %v, want %v", got, tc.want)
+			}
+		})
+	}
+	if made := of("100m", "", "").Change(Bounds{Quota: unlimited, Memory: unlimited}); BoundsOf(made) != of("100m", "", "") {
+		t.Errorf("what is made with %v is said to have %v", made, BoundsOf(made))
+	}
+}
