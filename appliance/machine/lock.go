@@ -10,6 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lockFile is the first thing in a data directory.
+const lockFile = "lock"
+
 // lock keeps a second knarr off a data directory. The kernel lets go of it however this process ends.
 type lock struct{ file *os.File }
 
@@ -17,7 +20,7 @@ func takeLock(dataDir string) (*lock, error) {
 	if err := os.MkdirAll(dataDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	path := filepath.Join(dataDir, "lock")
+	path := filepath.Join(dataDir, lockFile)
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock of data directory: %w", err)
@@ -71,7 +74,7 @@ func (l *lock) release() { _ = l.file.Close() }
 
 // Holder is the pid of the knarr that uses a data directory, 0 when none does.
 func Holder(dataDir string) (int, error) {
-	path := filepath.Join(dataDir, "lock")
+	path := filepath.Join(dataDir, lockFile)
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil

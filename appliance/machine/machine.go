@@ -25,6 +25,12 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	if err != nil {
 		return err
 	}
+	if err := checkRoot(); err != nil {
+		return err
+	}
+	if err := checkRole(cfg); err != nil {
+		return err
+	}
 	lock, err := takeLock(cfg.DataDir)
 	if err != nil {
 		return err
@@ -50,7 +56,6 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	if err := state.write(cfg.Paths()); err != nil {
 		return err
 	}
-	defer os.Remove(stateFile(cfg.Paths()))
 
 	shareMetrics()
 	b := &builder{cfg: cfg, version: version, log: log, begun: make(chan struct{})}

@@ -17,11 +17,15 @@ import (
 // minFree is what a start needs to unpack helpers, open a datastore and write certificates, with room to spare.
 const minFree = 256 << 20
 
-// preflight finds what would stop the machine later with an error that is harder to understand. It changes nothing.
-func preflight(dataDir string, node bool, ports ...int) error {
+func checkRoot() error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed, to run containers and to set up networks; run it with sudo or as a system service")
 	}
+	return nil
+}
+
+// preflight finds what would stop the machine later with an error that is harder to understand. It changes nothing.
+func preflight(dataDir string, node bool, ports ...int) error {
 	var errs []error
 	errs = append(errs, checkSpace(dataDir))
 	for _, port := range ports {

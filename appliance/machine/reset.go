@@ -42,6 +42,9 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		do   func() error
 		must bool // going on without it would pull the ground from under what still runs, or delete through a mount
 	}{
+		{"look at the folders", func() error {
+			return errors.Join(ours(cfg.DataDir, lockFile), ours(cfg.RunDir, stateName))
+		}, true},
 		{"stop knarr", func() error { return stopKnarr(ctx, cfg.DataDir) }, true},
 		{"stop containers", func() error { return killAll(ctx, paths, pods) }, true},
 		{"unmount", func() error { return unmountBelow(cfg.DataDir, cfg.RunDir) }, true},
@@ -51,7 +54,7 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		{"remove pod network", func() error { return podnet.Remove(paths) }, false},
 		{"remove cgroups", func() error { return removeCgroups(cfg.CgroupRoot, pods) }, false},
 		{"remove files", func() error {
-			return errors.Join(removeTree(cfg.RunDir), removeTree(cfg.DataDir), removeFile(cfg.WriteKubeconfig))
+			return errors.Join(removeTree(cfg.RunDir, stateName), removeTree(cfg.DataDir, lockFile), removeFile(cfg.WriteKubeconfig))
 		}, false},
 	}
 	var errs []error
@@ -75,8 +78,37 @@ func removeFile(path string) error {
 	return nil
 }
 
-// removeTree empties a folder and removes it, unless it is a disk of its own.
-func removeTree(dir string) error {
+// ours refuses a folder without the file that every knarr makes in it first: a mistyped --data-dir must not cost somebody
+// else's files.
+func ours(dir, mark string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info, err := os.Lstat(filepath.Join(dir, mark)); err != nil || !info.Mode().IsRegular() {
+		return fmt.Errorf("%s was not made by knarr (it has no file %s); nothing was changed: give the --data-dir and --run-dir knarr was started with", dir, mark)
+	}
+	return nil
+}
+
+// removeTree empties a folder and removes it, unless it is a disk of its own. What shows that it is ours goes last, so
+// that a reset that was interrupted can be repeated.
+func removeTree(dir, mark string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == mark {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
 	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, unix.EBUSY) {
 		return err
 	}

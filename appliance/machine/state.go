@@ -25,7 +25,10 @@ type State struct {
 	Kubeconfig string        `json:"kubeconfig,omitempty"` // the administrator's, on servers
 }
 
-func stateFile(paths config.Paths) string { return filepath.Join(paths.Run, "state.json") }
+// stateName is the first file in a run directory. It stays when knarr ends: ReadState asks the lock whether it counts.
+const stateName = "state.json"
+
+func stateFile(paths config.Paths) string { return filepath.Join(paths.Run, stateName) }
 
 // ReadState of the knarr that runs from these folders; nil when none does.
 func ReadState(paths config.Paths) (*State, error) {
@@ -41,7 +44,7 @@ func ReadState(paths config.Paths) (*State, error) {
 		return nil, fmt.Errorf("read state of this machine in %s: %w", stateFile(paths), err)
 	}
 	if pid, err := Holder(paths.Data); err != nil || pid != s.PID {
-		return nil, err // left by one that was killed
+		return nil, err // left by one that ended
 	}
 	return &s, nil
 }

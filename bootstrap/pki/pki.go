@@ -70,6 +70,9 @@ const (
 	NodeServerFile = "node-server" // .crt and .key
 )
 
+// ClusterCAKeyFile is where servers, and they alone, keep the key of the cluster's authority.
+const ClusterCAKeyFile = "ca.key"
+
 // NodeUser and NodesGroup are a node's identity; the Node authorizer and the signers go by them.
 const (
 	NodeUserPrefix = "system:node:"
