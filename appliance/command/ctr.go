@@ -13,6 +13,7 @@ func ctrCommand() *cobra.Command {
 		Short:              "containerd's client, for this machine's containerd and the namespace of its pods",
 		DisableFlagParsing: true, // they are ctr's
 		RunE: func(cmd *cobra.Command, args []string) error {
+			endAtSignals()
 			for name, value := range map[string]string{
 				"CONTAINERD_ADDRESS":   localPaths().ContainerdSocket(),
 				"CONTAINERD_NAMESPACE": "k8s.io",

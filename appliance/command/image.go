@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"text/tabwriter"
 	"time"
@@ -81,9 +82,15 @@ func imageList(paths *config.Paths) *cobra.Command {
 
 // withContainerd talks to the containerd of the knarr that runs here.
 func withContainerd(socket string, do func(*containerd.Client) error) error {
+	// containerd's client connects when it is first used, and then tries for seconds and says little.
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return fmt.Errorf("reach containerd: %w (does knarr run here? if it has a --run-dir of its own, give it)", err)
+	}
+	_ = conn.Close() // it only had to open
 	client, err := containerd.New(socket, containerd.WithTimeout(5*time.Second))
 	if err != nil {
-		return fmt.Errorf("reach containerd at %s: %w (does knarr run here? if it has a --run-dir of its own, give it)", socket, err)
+		return fmt.Errorf("reach containerd at %s: %w", socket, err)
 	}
 	return errors.Join(do(client), client.Close())
 }

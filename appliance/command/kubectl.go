@@ -3,6 +3,8 @@ package command
 import (
 	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -23,7 +25,12 @@ func kubectlCommand() *cobra.Command {
 	}
 }
 
+// endAtSignals gives SIGINT and SIGTERM back their usual meaning, which main has taken from them: the commands of
+// others either handle signals themselves or count on dying by them, and would run on for ever otherwise.
+func endAtSignals() { signal.Reset(syscall.SIGINT, syscall.SIGTERM) }
+
 func kubectl(ctx context.Context, args []string) error {
+	endAtSignals()
 	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
 		own := localKubeconfig(localPaths())
 		if _, err := os.Stat(own); err == nil {

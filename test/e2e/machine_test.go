@@ -270,13 +270,15 @@ func TestRefusals(t *testing.T) {
 		"a second instance on the same data directory": {c.server, c.server.KnarrArgs("server"), "in use by another knarr"},
 		"a port in use": {c.server, replaced(c.server.KnarrArgs("server"), map[string]string{
 			"--data-dir": c.server.Dir() + "/data2", "--run-dir": c.server.Dir() + "/run2"}), "port 6443 is in use by"},
-		"a full disk":                {other, replaced(other.KnarrArgs("server"), map[string]string{"--data-dir": small}), "MiB free"},
-		"a broken configuration":     {other, other.KnarrArgs("server", "--config", broken), broken},
-		"an unknown key":             {other, other.KnarrArgs("server", "--config", unknown), "node-name"},
-		"ranges that overlap":        {other, other.KnarrArgs("server", "--service-cidr", "10.42.0.0/16", "--cluster-dns", "10.42.0.10"), "overlap"},
-		"an agent without a token":   {other, other.KnarrArgs("agent", "--join", "https://127.0.0.1:1"), "token"},
-		"an agent without a server":  {other, other.KnarrArgs("agent"), "join"},
-		"a flag that does not exist": {other, []string{"server", "--nod-name", "x"}, "nod-name"},
+		"a full disk":                   {other, replaced(other.KnarrArgs("server"), map[string]string{"--data-dir": small}), "MiB free"},
+		"a broken configuration":        {other, other.KnarrArgs("server", "--config", broken), broken},
+		"an unknown key":                {other, other.KnarrArgs("server", "--config", unknown), "node-name"},
+		"ranges that overlap":           {other, other.KnarrArgs("server", "--service-cidr", "10.42.0.0/16", "--cluster-dns", "10.42.0.10"), "overlap"},
+		"an agent without a token":      {other, other.KnarrArgs("agent", "--join", "https://127.0.0.1:1"), "token"},
+		"an agent in a server's folder": {c.server, c.server.KnarrArgs("agent", "--join", "https://127.0.0.1:1"), "a cluster of its own"},
+		"a server that is to join":      {other, other.KnarrArgs("server", "--join", "https://127.0.0.1:1"), "join is for agents"},
+		"an agent without a server":     {other, other.KnarrArgs("agent"), "join"},
+		"a flag that does not exist":    {other, []string{"server", "--nod-name", "x"}, "nod-name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *c
