@@ -2,14 +2,17 @@ package kinds
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
 	"strconv"
+	"strings"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -18,6 +21,12 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
+
+// maxManagedBy is how long the name of a job's controller may be.
+const maxManagedBy = 63
+
+// maxPolicyRules bounds the rules of one policy.
+const maxPolicyRules = 20
 
 // maxIndexedParallelism keeps the status of an indexed job small enough for one object.
 const maxIndexedParallelism = 100000
@@ -145,7 +154,20 @@ func validateJobSpec(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	if spec.MaxFailedIndexes != nil && spec.BackoffLimitPerIndex == nil {
 		errs = append(errs, field.Required(path.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
 	}
+	if most := spec.MaxFailedIndexes; most != nil && spec.Completions != nil && *most > *spec.Completions {
+		errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), *most, "must be less than or equal to completions"))
+	}
 	errs = append(errs, validateFailurePolicy(spec, path.Child("podFailurePolicy"))...)
+	errs = append(errs, validateSuccessPolicy(spec, indexed, path.Child("successPolicy"))...)
+	if by := spec.ManagedBy; by != nil {
+		errs = append(errs, validation.IsDomainPrefixedPath(path.Child("managedBy"), *by)...)
+		if len(*by) > maxManagedBy {
+			errs = append(errs, field.TooLongMaxLength(path.Child("managedBy"), *by, maxManagedBy))
+		}
+	}
+	if policy := spec.PodReplacementPolicy; policy != nil && spec.PodFailurePolicy != nil && *policy != batchv1.Failed {
+		errs = append(errs, field.NotSupported(path.Child("podReplacementPolicy"), *policy, []batchv1.PodReplacementPolicy{batchv1.Failed}))
+	}
 
 	template := path.Child("template")
 	errs = append(errs, podspec.ValidateTemplate(&spec.Template, template)...)
@@ -165,13 +187,16 @@ func validateFailurePolicy(spec *batchv1.JobSpec, path *field.Path) field.ErrorL
 		return nil
 	}
 	var errs field.ErrorList
-	if n := len(spec.PodFailurePolicy.Rules); n > 20 {
-		errs = append(errs, field.TooMany(path.Child("rules"), n, 20))
+	if n := len(spec.PodFailurePolicy.Rules); n > maxPolicyRules {
+		errs = append(errs, field.TooMany(path.Child("rules"), n, maxPolicyRules))
 	}
 	for i, rule := range spec.PodFailurePolicy.Rules {
 		at := path.Child("rules").Index(i)
 		errs = append(errs, check.OneOf(at.Child("action"), rule.Action, batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
 			batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)...)
+		if rule.Action == batchv1.PodFailurePolicyActionFailIndex && spec.BackoffLimitPerIndex == nil {
+			errs = append(errs, field.Invalid(at.Child("action"), rule.Action, "requires the backoffLimitPerIndex to be set"))
+		}
 		if (rule.OnExitCodes == nil) == (len(rule.OnPodConditions) == 0) {
 			errs = append(errs, field.Invalid(at, field.OmitValueType{}, "specifying one of OnExitCodes and OnPodConditions is required"))
 		}
@@ -183,6 +208,70 @@ func validateFailurePolicy(spec *batchv1.JobSpec, path *field.Path) field.ErrorL
 		}
 	}
 	return errs
+}
+
+func validateSuccessPolicy(spec *batchv1.JobSpec, indexed bool, path *field.Path) field.ErrorList {
+	if spec.SuccessPolicy == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if !indexed {
+		errs = append(errs, field.Invalid(path, field.OmitValueType{}, "requires indexed completion mode"))
+	}
+	rules := path.Child("rules")
+	switch n := len(spec.SuccessPolicy.Rules); {
+	case n == 0:
+		errs = append(errs, field.Required(rules, "at least one rules must be specified when the successPolicy is specified"))
+	case n > maxPolicyRules:
+		errs = append(errs, field.TooMany(rules, n, maxPolicyRules))
+	}
+	completions := ptr.Deref(spec.Completions, 0)
+	for i, rule := range spec.SuccessPolicy.Rules {
+		at := rules.Index(i)
+		if rule.SucceededCount == nil && rule.SucceededIndexes == nil {
+			errs = append(errs, field.Required(at, "at least one of succeededCount or succeededIndexes must be specified"))
+		}
+		total := completions
+		if text := rule.SucceededIndexes; text != nil {
+			n, problem := countIndexes(*text, completions)
+			if problem != "" {
+				errs = append(errs, field.Invalid(at.Child("succeededIndexes"), *text, "error parsing succeededIndexes: "+problem))
+				continue
+			}
+			total = n
+		}
+		if count := rule.SucceededCount; count != nil {
+			errs = append(errs, check.Positive(at.Child("succeededCount"), *count)...)
+			if *count > total {
+				errs = append(errs, field.Invalid(at.Child("succeededCount"), *count, fmt.Sprintf("must be less than or equal to %d (the number of indexes)", total)))
+			}
+		}
+	}
+	return errs
+}
+
+// countIndexes counts the indexes of "1,3-5,7", or says what is wrong: they have to grow and to be below completions.
+func countIndexes(text string, completions int32) (n int32, problem string) {
+	next := int64(0)
+	for part := range strings.SplitSeq(text, ",") {
+		from, to, ranged := strings.Cut(part, "-")
+		if !ranged {
+			to = from
+		}
+		first, err := strconv.ParseInt(from, 10, 32)
+		last, err2 := strconv.ParseInt(to, 10, 32)
+		switch {
+		case err != nil || err2 != nil:
+			return 0, fmt.Sprintf("cannot read %q as an index or a range of indexes", part)
+		case first < next || (ranged && last <= first):
+			return 0, fmt.Sprintf("non-increasing order at %q", part)
+		case last >= int64(completions):
+			return 0, fmt.Sprintf("too large index: %q", part)
+		}
+		n += int32(last - first + 1)
+		next = last + 1
+	}
+	return n, ""
 }
 
 // jobStays lets a job grow and pause, and change where its pods go while none runs.
