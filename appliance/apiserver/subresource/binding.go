@@ -91,6 +91,7 @@ func bind(pod *corev1.Pod, b *corev1.Binding) error {
 		return fmt.Errorf("pod %v has non-empty .spec.schedulingGates", pod.Name)
 	}
 	pod.Spec.NodeName = b.Target.Name
+	pod.Status.NominatedNodeName = "" // it waits for no node any more
 	merge(&pod.Annotations, b.Annotations)
 	merge(&pod.Labels, b.Labels)
 	setCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})

@@ -35,6 +35,7 @@ func TestBind(t *testing.T) {
 		refused bool
 	}{
 		"a waiting pod gets its node":        {},
+		"a pod no longer waits for another":  {pod: corev1.Pod{Status: corev1.PodStatus{NominatedNodeName: "one"}}},
 		"a bound pod keeps its node":         {pod: corev1.Pod{Spec: corev1.PodSpec{NodeName: "one"}}, refused: true},
 		"a pod that is deleted gets none":    {pod: corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, refused: true},
 		"a pod at a gate has to wait longer": {pod: corev1.Pod{Spec: corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "g"}}}}, refused: true},
@@ -45,7 +46,7 @@ func TestBind(t *testing.T) {
 			if (err != nil) != tc.refused {
 				t.Fatalf("bind() = %v", err)
 			}
-			if err == nil && (tc.pod.Spec.NodeName != "two" || tc.pod.Annotations["a"] != "b" || tc.pod.Status.Conditions[0].Status != corev1.ConditionTrue) {
+			if err == nil && (tc.pod.Spec.NodeName != "two" || tc.pod.Status.NominatedNodeName != "" || tc.pod.Annotations["a"] != "b" || tc.pod.Status.Conditions[0].Status != corev1.ConditionTrue) {
 				t.Errorf("bound pod: %+v", tc.pod)
 			}
 		})
