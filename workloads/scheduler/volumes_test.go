@@ -44,6 +44,10 @@ func claim(name, class, volume string, changes ...func(*corev1.PersistentVolumeC
 	return c
 }
 
+func sole(c *corev1.PersistentVolumeClaim) {
+	c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+}
+
 // volumeOn is one only that host reaches, or all when it is "".
 func volumeOn(name, host string) *corev1.PersistentVolume {
 	v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -60,6 +64,7 @@ func TestDecideAboutVolumes(t *testing.T) {
 		return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, VolumeBindingMode: ptr.To(mode)}
 	}
 	tests := map[string]struct {
+		there   []*corev1.Pod
 		claims  []*corev1.PersistentVolumeClaim
 		volumes []*corev1.PersistentVolume
 		pod     *corev1.Pod
@@ -78,6 +83,15 @@ func TestDecideAboutVolumes(t *testing.T) {
 			claims:  []*corev1.PersistentVolumeClaim{claim("data", "now", "v"), claim("logs", "now", "w")},
 			volumes: []*corev1.PersistentVolume{volumeOn("v", "a"), volumeOn("w", "b")},
 			pod:     like("p", "1", uses("data"), uses("logs")), why: "0/2 nodes are available: 2 node(s) didn't match PersistentVolume's node affinity.",
+		},
+		"a claim one pod at a time may use is free": {
+			claims: []*corev1.PersistentVolumeClaim{claim("data", "now", "v", sole)}, volumes: []*corev1.PersistentVolume{volumeOn("v", "")},
+			there: []*corev1.Pod{like("q", "1", placed("b"), uses("other"))}, pod: like("p", "1", uses("data")), want: "a",
+		},
+		"a claim one pod at a time may use is taken": {
+			claims: []*corev1.PersistentVolumeClaim{claim("data", "now", "v", sole)}, volumes: []*corev1.PersistentVolume{volumeOn("v", "")},
+			there: []*corev1.Pod{like("q", "1", placed("b"), uses("data"))}, pod: like("p", "1", uses("data")),
+			why: "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.",
 		},
 		"a claim that is not there": {
 			pod: like("p", "1", uses("data")), why: `0/2 nodes are available: persistentvolumeclaim "data" not found.`,
@@ -114,7 +128,7 @@ func TestDecideAboutVolumes(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			snap := world([]*corev1.Node{with("a", "4"), with("b", "2")}, nil)
+			snap := world([]*corev1.Node{with("a", "4"), with("b", "2")}, tc.there)
 			snap.SetClass(class("now", storagev1.VolumeBindingImmediate))
 			snap.SetClass(class("later", storagev1.VolumeBindingWaitForFirstConsumer))
 			for _, c := range tc.claims {
@@ -131,6 +145,19 @@ func TestDecideAboutVolumes(t *testing.T) {
 				t.Errorf("decide() says\n%s\nwant\n%s", d.explain(), tc.why)
 			}
 		})
+	}
+}
+
+func TestPreemptFreesAClaim(t *testing.T) {
+	snap := world([]*corev1.Node{with("a", "4"), with("b", "4")}, []*corev1.Pod{like("q", "1", placed("b"), uses("data")), like("r", "1", placed("b"))})
+	snap.SetClaim(claim("data", "", "v", sole))
+	snap.SetVolume(volumeOn("v", ""))
+	pod := snapshot.NewPod(like("p", "1", uses("data"), priority(10)))
+	d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, 0, nil)
+	open, against := clearable(pod, snap, &d, 0)
+	got := preempt(pod, snap, plugins.Filters(), open, nil, against)
+	if got == nil || got.node != "b" || len(got.victims) != 1 || got.victims[0].Object.Name != "q" {
+		t.Errorf("preempt() = %+v, want the claim's user to leave b", got)
 	}
 }
 

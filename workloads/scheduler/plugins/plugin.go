@@ -47,7 +47,7 @@ type Scorer interface {
 
 // Filters are the rules in the order they are asked: cheap ones, and ones that refuse for good, first.
 func Filters() []Filterer {
-	return []Filterer{Claims{}, Unschedulable{}, NodeName{}, Taints{}, NodeAffinity{}, Ports{}, Resources{}, Volumes{}, Spread{}, PodAffinity{}}
+	return []Filterer{Claims{}, Unschedulable{}, NodeName{}, Taints{}, NodeAffinity{}, Ports{}, Resources{}, SoleUse{}, Volumes{}, Spread{}, PodAffinity{}}
 }
 
 // Scorers are the preferences, with upstream's weights.

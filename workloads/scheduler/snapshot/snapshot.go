@@ -210,6 +210,7 @@ func (s *Snapshot) holds(n *Node, by int) {
 func (s *Snapshot) put(pod *Pod, at place) {
 	n := s.at(at.node)
 	n.add(pod)
+	s.storage.use(pod, 1)
 	s.pods[pod.Object.UID] = at
 	if len(n.Averse) > 0 {
 		s.averse[n.Name] = n
@@ -221,6 +222,7 @@ func (s *Snapshot) put(pod *Pod, at place) {
 
 func (s *Snapshot) take(uid types.UID) {
 	n := s.nodes[s.pods[uid].node]
+	s.storage.use(n.Pods[uid], -1)
 	n.remove(uid)
 	delete(s.pods, uid)
 	s.drop(n)

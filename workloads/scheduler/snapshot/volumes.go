@@ -13,6 +13,7 @@ type volumes struct {
 	claims  map[types.NamespacedName]*corev1.PersistentVolumeClaim
 	volumes map[string]*corev1.PersistentVolume
 	modes   map[string]storagev1.VolumeBindingMode // by storage class
+	users   map[types.NamespacedName]int64         // how many placed pods use a claim
 }
 
 func newVolumes() volumes {
@@ -20,6 +21,7 @@ func newVolumes() volumes {
 		claims:  map[types.NamespacedName]*corev1.PersistentVolumeClaim{},
 		volumes: map[string]*corev1.PersistentVolume{},
 		modes:   map[string]storagev1.VolumeBindingMode{},
+		users:   map[types.NamespacedName]int64{},
 	}
 }
 
@@ -46,6 +48,21 @@ func claimsOf(pod *corev1.Pod) []Claim {
 // Claim finds a volume claim, or nil.
 func (s *Snapshot) Claim(namespace, name string) *corev1.PersistentVolumeClaim {
 	return s.storage.claims[types.NamespacedName{Namespace: namespace, Name: name}]
+}
+
+// Users is how many placed pods use a volume claim.
+func (s *Snapshot) Users(namespace, name string) int64 {
+	return s.storage.users[types.NamespacedName{Namespace: namespace, Name: name}]
+}
+
+// use counts a pod among the users of its claims, or with -1 no more.
+func (v *volumes) use(pod *Pod, by int64) {
+	for _, claim := range pod.Claims {
+		key := types.NamespacedName{Namespace: pod.Object.Namespace, Name: claim.Name}
+		if v.users[key] += by; v.users[key] == 0 {
+			delete(v.users, key)
+		}
+	}
 }
 
 // Volume finds a volume, or nil.
