@@ -137,9 +137,15 @@ func frees(e quota.Evaluator) predicate.Funcs {
 		UpdateFunc: func(u event.UpdateEvent) bool {
 			before, err := e.Usage(u.ObjectOld)
 			now, err2 := e.Usage(u.ObjectNew)
-			return err == nil && err2 == nil && !quota.Equals(before, now)
+			return err == nil && err2 == nil && (!quota.Equals(before, now) || moved(u.ObjectOld, u.ObjectNew))
 		},
 	}
+}
+
+// moved says whether an object may have left a scope: only a pod's deadline ever comes later.
+func moved(before, now client.Object) bool {
+	old, isPod := before.(*corev1.Pod)
+	return isPod && (old.Spec.ActiveDeadlineSeconds == nil) != (now.(*corev1.Pod).Spec.ActiveDeadlineSeconds == nil)
 }
 
 // affected queues the quotas of an object's namespace that bound its kind.

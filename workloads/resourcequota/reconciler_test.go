@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,14 +17,13 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"knarr.dev/knarr/workloads/resourcequota/usage"
 )
@@ -177,9 +177,11 @@ func TestGoneQueuesTheQuotasThatCount(t *testing.T) {
 func TestFreesPassesWhatUsesLess(t *testing.T) {
 	p := frees(usage.Pods(nil))
 	running, ended := &corev1.Pod{}, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}
+	bounded := &corev1.Pod{Spec: corev1.PodSpec{ActiveDeadlineSeconds: ptr.To[int64](5)}}
 	tests := map[string]struct{ got, want bool }{
 		"a new pod was counted by admission": {got: p.Create(event.CreateEvent{Object: running})},
 		"a pod that has ended":               {got: p.Update(event.UpdateEvent{ObjectOld: running, ObjectNew: ended}), want: true},
+		"a pod that gets a deadline":         {got: p.Update(event.UpdateEvent{ObjectOld: running, ObjectNew: bounded}), want: true},
 		"a pod that goes on":                 {got: p.Update(event.UpdateEvent{ObjectOld: running, ObjectNew: running})},
 		"a pod that is gone":                 {got: p.Delete(event.DeleteEvent{Object: running}), want: true},
 	}

@@ -21,7 +21,7 @@ var plain = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, cor
 // Pods measures pods: those that have ended use nothing any more but their place in count/pods.
 func Pods(list List) quota.Evaluator {
 	return &evaluator[*corev1.Pod]{
-		resource: corev1.Resource("pods"), list: list, on: []string{"create", "update/resize"},
+		resource: corev1.Resource("pods"), list: list, on: []string{"create", "update", "update/resize"}, // an update may move a pod to another scope
 		concerns: aboutPods, measure: measurePod, within: podWithin, demand: demandOfPod,
 	}
 }
