@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -290,12 +291,31 @@ func jobStays(job, old *batchv1.Job) field.ErrorList {
 	errs = append(errs, check.Unchanged(specPath.Child("successPolicy"), job.Spec.SuccessPolicy, old.Spec.SuccessPolicy)...)
 
 	template := job.Spec.Template
-	if ptr.Deref(old.Spec.Suspend, false) && old.Status.StartTime == nil {
+	if paused(old) {
 		template = *template.DeepCopy()
 		was := &old.Spec.Template
 		template.Annotations, template.Labels = was.Annotations, was.Labels
 		template.Spec.NodeSelector, template.Spec.Affinity = was.Spec.NodeSelector, was.Spec.Affinity
 		template.Spec.Tolerations, template.Spec.SchedulingGates = was.Spec.Tolerations, was.Spec.SchedulingGates
+		sameResources(template.Spec.Containers, was.Spec.Containers)
+		sameResources(template.Spec.InitContainers, was.Spec.InitContainers)
 	}
 	return append(errs, check.Unchanged(specPath.Child("template"), template, old.Spec.Template)...)
+}
+
+// paused says whether a job has no pods that its template could be said to describe.
+func paused(job *batchv1.Job) bool {
+	if !ptr.Deref(job.Spec.Suspend, false) || job.Status.Active > 0 {
+		return false
+	}
+	suspended := func(c batchv1.JobCondition) bool {
+		return c.Type == batchv1.JobSuspended && c.Status == corev1.ConditionTrue
+	}
+	return job.Status.StartTime == nil || slices.ContainsFunc(job.Status.Conditions, suspended)
+}
+
+func sameResources(containers, was []corev1.Container) {
+	for i := range min(len(containers), len(was)) {
+		containers[i].Resources = was[i].Resources
+	}
 }

@@ -5,6 +5,8 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -51,6 +53,36 @@ func TestJobPolicies(t *testing.T) {
 			defaultJob(job)
 			tc.change(&job.Spec)
 			expect(t, validateJobSpec(&job.Spec, specPath), tc.want)
+		})
+	}
+}
+
+func TestASuspendedJobMayStillChangeWhatItsPodsNeed(t *testing.T) {
+	job := func(suspend bool, status batchv1.JobStatus) *batchv1.Job {
+		j := &batchv1.Job{Spec: batchv1.JobSpec{Suspend: &suspend, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}}}, Status: status}
+		defaultJob(j)
+		return j
+	}
+	begun := ptr.To(metav1.Now())
+	stopped := []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: corev1.ConditionTrue}}
+	const refused = "spec.template: Invalid value"
+	tests := map[string]struct {
+		job  *batchv1.Job
+		want string
+	}{
+		"before it began":                {job: job(true, batchv1.JobStatus{})},
+		"after it was stopped":           {job: job(true, batchv1.JobStatus{StartTime: begun, Conditions: stopped})},
+		"while its pods are being ended": {job: job(true, batchv1.JobStatus{StartTime: begun, Active: 1}), want: refused},
+		"while it runs":                  {job: job(false, batchv1.JobStatus{StartTime: begun}), want: refused},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			next := tc.job.DeepCopy()
+			next.Spec.Template.Spec.NodeSelector = map[string]string{"disk": "fast"}
+			next.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
+			expect(t, jobStays(next, tc.job), tc.want)
+			next.Spec.Template.Spec.Containers[0].Image = "other"
+			expect(t, jobStays(next, tc.job), refused)
 		})
 	}
 }
