@@ -1,7 +1,7 @@
 package job
 
 import (
-	"slices"
+	"maps"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,15 +53,13 @@ func (m *memory) hidden(job types.UID, pods []*corev1.Pod) map[types.UID]bool {
 	if w == nil {
 		return nil
 	}
-	for uid := range w.untracked {
-		if !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return p.UID == uid && hasFinalizer(p) }) {
-			delete(w.untracked, uid)
+	hidden := map[types.UID]bool{}
+	for _, pod := range pods {
+		if w.untracked[pod.UID] && hasFinalizer(pod) {
+			hidden[pod.UID] = true
 		}
 	}
-	hidden := make(map[types.UID]bool, len(w.untracked))
-	for uid := range w.untracked {
-		hidden[uid] = true
-	}
+	w.untracked = maps.Clone(hidden)
 	return hidden
 }
 

@@ -86,7 +86,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("observe job %s: %w", req, err)
 	}
-	if !ours(job) || job.finished() || r.memory.behind(job.UID, job.ResourceVersion) {
+	if !ours(job) || r.memory.behind(job.UID, job.ResourceVersion) {
+		return ctrl.Result{}, nil
+	}
+	if job.finished() {
+		r.memory.forget(job.UID)
 		return ctrl.Result{}, nil
 	}
 	if mode := job.Spec.CompletionMode; mode != nil && *mode != batchv1.IndexedCompletion && *mode != batchv1.NonIndexedCompletion {

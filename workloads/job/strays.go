@@ -19,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"knarr.dev/knarr/workloads/podcontrol"
 )
 
 // strays frees the pods that no job will count any more, which otherwise could never be deleted.
@@ -30,14 +32,17 @@ type strays struct {
 
 func registerStrays(mgr manager.Manager, wanting func(context.Context, *corev1.Pod) []reconcile.Request) error {
 	s := &strays{client: mgr.GetClient(), live: mgr.GetAPIReader(), wanting: wanting}
-	tracked := predicate.NewPredicateFuncs(func(o client.Object) bool { return hasFinalizer(o.(*corev1.Pod)) })
+	suspect := predicate.NewPredicateFuncs(func(o client.Object) bool {
+		pod := o.(*corev1.Pod)
+		return hasFinalizer(pod) && (pod.DeletionTimestamp != nil || podcontrol.Terminal(pod) || metav1.GetControllerOfNoCopy(pod) == nil)
+	})
 	gone := predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(event.UpdateEvent) bool { return false },
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("job-strays").
-		For(&corev1.Pod{}, builder.WithPredicates(tracked)).
+		For(&corev1.Pod{}, builder.WithPredicates(suspect)).
 		Watches(&batchv1.Job{}, handler.EnqueueRequestsFromMapFunc(s.podsOf), builder.WithPredicates(gone)).
 		Complete(s)
 	if err != nil {
