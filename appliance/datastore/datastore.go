@@ -91,7 +91,7 @@ func (d *Datastore) Run(ctx context.Context, ready func()) error {
 		return fmt.Errorf("start etcd in %s: %w (is the disk full? if a file is damaged, move the folder away and restore a snapshot)", d.cfg.Dir, err)
 	}
 	if err := d.serve(ctx, etcd, fatal, ready); err != nil {
-		return fmt.Errorf("serve etcd from %s: %w", d.cfg.Dir, err)
+		return fmt.Errorf("serve etcd from %s: %w (is the disk full? free some space and start again: what was acknowledged is safe)", d.cfg.Dir, err)
 	}
 	etcd.Close() // only when nothing failed: after a fatal error it could wait for ever
 	return nil

@@ -12,10 +12,25 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/bootstrap/config"
 )
 
-// minFree is what a start needs to unpack helpers, open a datastore and write certificates, with room to spare.
-const minFree = 256 << 20
+const (
+	// minFree is what a first start needs to unpack helpers, open a datastore and write certificates, with room to spare.
+	minFree = 256 << 20
+	// minFreeAgain is what etcd needs to open its next file. To ask more of a machine that has all the rest would keep a
+	// cluster down that could run.
+	minFreeAgain = 96 << 20
+)
+
+// spaceNeeded to start from a data directory.
+func spaceNeeded(dataDir string) uint64 {
+	if _, err := os.Stat(config.Paths{Data: dataDir}.PKI()); err == nil {
+		return minFreeAgain
+	}
+	return minFree
+}
 
 func checkRoot() error {
 	if os.Geteuid() != 0 {
@@ -42,8 +57,8 @@ func checkSpace(dir string) error {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("look at the disk of %s: %w", dir, err)
 	}
-	if free := fs.Bavail * uint64(fs.Bsize); free < minFree {
-		return fmt.Errorf("disk of %s has %d MiB free, %d MiB are needed to start; nothing was changed, free some space", dir, free>>20, uint64(minFree)>>20)
+	if free, need := fs.Bavail*uint64(fs.Bsize), spaceNeeded(dir); free < need {
+		return fmt.Errorf("disk of %s has %d MiB free, %d MiB are needed to start; nothing was changed, free some space", dir, free>>20, need>>20)
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"knarr.dev/knarr/bootstrap/config"
 )
 
 func TestCheckCgroups(t *testing.T) {
@@ -86,4 +88,15 @@ func TestASecondInstanceIsKeptOff(t *testing.T) {
 		t.Fatalf("takeLock() after release: %v", err)
 	}
 	again.release()
+}
+
+func TestAStartedMachineNeedsLessSpaceThanANewOne(t *testing.T) {
+	dir := t.TempDir()
+	fresh := spaceNeeded(dir)
+	if err := os.Mkdir(config.Paths{Data: dir}.PKI(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if again := spaceNeeded(dir); again >= fresh || again < 64<<20 { // etcd's files have 64 MiB
+		t.Errorf("a new machine needs %d bytes and one that ran before %d", fresh, again)
+	}
 }
