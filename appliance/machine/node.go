@@ -14,6 +14,7 @@ import (
 
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/netstack/endpoints"
+	"knarr.dev/knarr/netstack/healthcheck"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/policy"
@@ -139,6 +140,7 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 			Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
 			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
 		}, view),
+		healthcheck.New(b.cfg.NodeName, view, b.log),
 		dns.New(dns.Config{
 			Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
 			Ranges: []netip.Prefix{in.ranges.pods, in.ranges.services}, Log: b.log,
