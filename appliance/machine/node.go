@@ -137,7 +137,7 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
 		view,
 		proxy.New(proxy.Config{
-			Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
+			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
 			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),

@@ -68,6 +68,7 @@ type Plan struct {
 // Site is what a plan needs to know about where it is made.
 type Site struct {
 	Node     string
+	Zone     string         // of the node, "" if it has none
 	Pods     []netip.Prefix // addresses of all pods
 	Reserved []netip.Addr   // cluster addresses that something on this node answers itself
 }
@@ -114,8 +115,8 @@ func plan(e endpoints.Entry, site Site) Plan {
 func (p *Plan) addPort(e endpoints.Entry, port *corev1.ServicePort, proto uint8, clusterIP netip.Addr, site Site) {
 	service := e.Service
 	v6 := clusterIP.Is6()
-	behind := backends(e.Slices, port, v6, site.Node)
-	everywhere, here := choose(behind, false), choose(behind, true)
+	behind := backends(e.Slices, port, v6, site)
+	everywhere, here := choose(near(behind), false), choose(behind, true)
 	sticky := stickiness(service)
 	name := func(prefix string) string { return chainName(prefix, service, port, v6) }
 
@@ -188,10 +189,14 @@ type backend struct {
 	here  bool
 	ready bool
 	last  bool // terminating but still serving: better than nobody
+	hints [2]hint
 }
 
+// hint is for which nodes, or for which zones, whoever made the slice meant an endpoint.
+type hint struct{ given, us bool }
+
 // backends collects the endpoints of a port from all slices; one that moves between slices may be in two for a moment.
-func backends(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6 bool, node string) []backend {
+func backends(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6 bool, site Site) []backend {
 	family := discoveryv1.AddressTypeIPv4
 	if v6 {
 		family = discoveryv1.AddressTypeIPv6
@@ -217,10 +222,44 @@ func backends(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6 bo
 			ready := ptr.Deref(endpoint.Conditions.Ready, true)
 			all = append(all, backend{
 				addr:  netip.AddrPortFrom(addr, number),
-				here:  ptr.Deref(endpoint.NodeName, "") == node,
+				here:  ptr.Deref(endpoint.NodeName, "") == site.Node,
 				ready: ready,
 				last:  ptr.Deref(endpoint.Conditions.Serving, ready) && ptr.Deref(endpoint.Conditions.Terminating, false),
+				hints: hintsOf(endpoint.Hints, site),
 			})
+		}
+	}
+	return all
+}
+
+// hintsOf are an endpoint's hints for nodes and for zones: the nearer first.
+func hintsOf(h *discoveryv1.EndpointHints, site Site) [2]hint {
+	if h == nil {
+		return [2]hint{}
+	}
+	return [2]hint{
+		{len(h.ForNodes) > 0, slices.ContainsFunc(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == site.Node })},
+		{len(h.ForZones) > 0, slices.ContainsFunc(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == site.Zone })},
+	}
+}
+
+// near leaves the endpoints that are meant for this node or, if none is, for its zone. Hints count if every ready
+// endpoint has them: else they are just being given, and those without would get nothing.
+func near(all []backend) []backend {
+	for kind := range [2]hint{} {
+		var ours []backend
+		given := true
+		for _, b := range all {
+			if !b.ready {
+				continue
+			}
+			given = given && b.hints[kind].given
+			if b.hints[kind].us {
+				ours = append(ours, b)
+			}
+		}
+		if given && len(ours) > 0 {
+			return ours
 		}
 	}
 	return all

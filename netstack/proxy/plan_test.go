@@ -199,3 +199,57 @@ var same = cmp.Options{
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
+
+func TestNear(t *testing.T) {
+	hinted := func(addr string, nodes, zones []string, change ...func(*discoveryv1.EndpointConditions)) discoveryv1.Endpoint {
+		e := ep(addr, "elsewhere", change...)
+		e.Hints = &discoveryv1.EndpointHints{}
+		for _, n := range nodes {
+			e.Hints.ForNodes = append(e.Hints.ForNodes, discoveryv1.ForNode{Name: n})
+		}
+		for _, z := range zones {
+			e.Hints.ForZones = append(e.Hints.ForZones, discoveryv1.ForZone{Name: z})
+		}
+		return e
+	}
+	type names = []string
+	tests := map[string]struct {
+		endpoints []discoveryv1.Endpoint
+		want      []netip.AddrPort
+	}{
+		"those of our zone": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", nil, names{"ours"}), hinted("10.42.0.2", nil, names{"other"}), hinted("10.42.0.3", nil, names{"other", "ours"})},
+			pool("10.42.0.1:8080", "10.42.0.3:8080"),
+		},
+		"all, when none is for our zone": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", nil, names{"other"}), hinted("10.42.0.2", nil, names{"third"})},
+			pool("10.42.0.1:8080", "10.42.0.2:8080"),
+		},
+		"all, when one has no hint": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", nil, names{"ours"}), ep("10.42.0.2", "elsewhere")},
+			pool("10.42.0.1:8080", "10.42.0.2:8080"),
+		},
+		"an unready one counts neither for nor against": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", nil, names{"ours"}), hinted("10.42.0.2", nil, names{"other"}), ep("10.42.0.3", "elsewhere", notReady)},
+			pool("10.42.0.1:8080"),
+		},
+		"our node before our zone": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", names{"here"}, names{"ours"}), hinted("10.42.0.2", names{"elsewhere"}, names{"ours"})},
+			pool("10.42.0.1:8080"),
+		},
+		"our zone, when none is for our node": {
+			[]discoveryv1.Endpoint{hinted("10.42.0.1", names{"elsewhere"}, names{"ours"}), hinted("10.42.0.2", names{"elsewhere"}, names{"other"})},
+			pool("10.42.0.1:8080"),
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			zoned := site
+			zoned.Zone = "ours"
+			got := plan(endpoints.Entry{Service: svc(onlyTCP), Slices: []*discoveryv1.EndpointSlice{sliceOf(tc.endpoints...)}}, zoned)
+			if diff := cmp.Diff(tc.want, got.Chains["any4/shop/web/TCP/80"].Pool, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+				t.Errorf("pool (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -43,7 +43,11 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/nft"
@@ -52,10 +56,16 @@ import (
 // Config says where the proxy works.
 type Config struct {
 	Node          string
+	Nodes         Nodes          // tells this node's zone; nil is no zone
 	PodRanges     []netip.Prefix // addresses of all pods of the cluster
 	ServiceRanges []netip.Prefix // addresses of all Services
 	Reserved      []netip.Addr   // cluster addresses that this node answers itself: DNS
 	Log           *slog.Logger
+}
+
+// Nodes is what is needed of the shared cache.
+type Nodes interface {
+	GetInformer(ctx context.Context, obj client.Object, opts ...cache.InformerGetOption) (cache.Informer, error)
 }
 
 // Validate says what is missing.
@@ -82,6 +92,7 @@ type Proxy struct {
 
 	tampered, unsure atomic.Bool
 	port             atomic.Uint32
+	zone             atomic.Value // string
 }
 
 // New is a proxy for the Services in view.
@@ -116,6 +127,9 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 		return events.Run(ctx, p.changed, func() { p.flag(&p.unsure) })
 	})
 	group.Go(func() error { return p.follow(ctx, ready) })
+	if p.cfg.Nodes != nil {
+		group.Go(func() error { return p.watchZone(ctx) })
+	}
 	return group.Wait()
 }
 
@@ -200,12 +214,45 @@ func (p *Proxy) forget(c Change) {
 }
 
 func (p *Proxy) open() (*kernel, error) {
-	k, err := openKernel(Site{Node: p.cfg.Node, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}, p.cfg.ServiceRanges)
+	k, err := openKernel(p.site(), p.cfg.ServiceRanges)
 	if err != nil {
 		return nil, explain(err)
 	}
 	p.port.Store(k.port)
 	return k, nil
+}
+
+func (p *Proxy) site() Site {
+	zone, _ := p.zone.Load().(string)
+	return Site{Node: p.cfg.Node, Zone: zone, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}
+}
+
+// watchZone plans all Services anew when this node's zone becomes known, or another.
+func (p *Proxy) watchZone(ctx context.Context) error {
+	informer, err := p.cfg.Nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	observe := func(object any) {
+		node, ok := object.(*corev1.Node)
+		if !ok || node.Name != p.cfg.Node {
+			return
+		}
+		zone := node.Labels[corev1.LabelTopologyZone]
+		if before, _ := p.zone.Swap(zone).(string); before != zone {
+			p.view.Subscribe(p.mark)() // for those there are
+		}
+	}
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    observe,
+		UpdateFunc: func(_, object any) { observe(object) },
+	})
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	<-ctx.Done()
+	_ = informer.RemoveEventHandler(registration)
+	return nil
 }
 
 func (p *Proxy) mark(key types.NamespacedName) {
@@ -240,7 +287,7 @@ func (p *Proxy) takeDirty() map[types.NamespacedName]Plan {
 	dirty := p.dirty
 	p.dirty = map[types.NamespacedName]bool{}
 	p.mu.Unlock()
-	site := Site{Node: p.cfg.Node, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}
+	site := p.site()
 	plans := make(map[types.NamespacedName]Plan, len(dirty))
 	for key := range dirty {
 		plans[key] = plan(p.view.Get(key), site)
