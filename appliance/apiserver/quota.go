@@ -19,7 +19,7 @@ func (quotaRules) Initialize(plugin admission.Interface) {
 	if !ok {
 		return
 	}
-	evaluators := usage.Evaluators(nil, nil, nil)
+	evaluators := usage.Evaluators(nil, nil, nil, nil)
 	for alias, kind := range usage.Aliases {
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(kind, nil, alias))
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -44,6 +45,9 @@ func (m *meter) measure(ctx context.Context, q *corev1.ResourceQuota) (corev1.Re
 		},
 		func(ns string) ([]runtime.Object, error) {
 			return list(ctx, m.live, ns, &corev1.PersistentVolumeClaimList{})
+		},
+		func(ns string) ([]runtime.Object, error) {
+			return list(ctx, m.live, ns, &resourcev1.ResourceClaimList{})
 		},
 	)
 	used, err := quota.CalculateUsage(q.Namespace, q.Spec.Scopes, q.Spec.Hard, generic.NewRegistry(evaluators), q.Spec.ScopeSelector)

@@ -163,10 +163,16 @@ func (c *Controller) Gone(kind schema.GroupResource, namespace string) {
 	if namespace == "" || queue == nil {
 		return
 	}
-	claims := usage.Claims(nil)
 	requests := c.quotas(context.Background(), namespace, func(name corev1.ResourceName) bool {
-		counted, is := usage.Counted(name)
-		return (is && counted == kind) || (claims.GroupResource() == kind && len(claims.MatchingResources([]corev1.ResourceName{name})) > 0)
+		if counted, is := usage.Counted(name); is {
+			return counted == kind
+		}
+		for _, e := range []quota.Evaluator{usage.Claims(nil), usage.Devices(nil)} {
+			if e.GroupResource() == kind && len(e.MatchingResources([]corev1.ResourceName{name})) > 0 {
+				return true
+			}
+		}
+		return false
 	})
 	for _, request := range requests {
 		(*queue).Add(request)

@@ -1,6 +1,6 @@
 // Package usage measures what objects use of a quota.
 //
-// In:       pods, services, claims; and for sums, functions that list a namespace's.
+// In:       pods, services, claims to volumes and devices; and for sums, functions that list a namespace's.
 // Out:      quota evaluators of k8s.io/apiserver, for the controller that sums up and the admission that refuses.
 // Promise:  both measure by the same rule, so that neither corrects the other for ever.
 // Not here: counting objects of which nothing matters but that they exist (generic evaluators of k8s.io/apiserver).
@@ -26,8 +26,8 @@ import (
 type List = generic.ListFuncByNamespace
 
 // Evaluators measure the kinds of which more counts than their number.
-func Evaluators(pods, services, claims List) []quota.Evaluator {
-	return []quota.Evaluator{Pods(pods), Services(services), Claims(claims)}
+func Evaluators(pods, services, claims, devices List) []quota.Evaluator {
+	return []quota.Evaluator{Pods(pods), Services(services), Claims(claims), Devices(devices)}
 }
 
 // Aliases are the names that count objects from the time before count/RESOURCE.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -59,6 +60,11 @@ func TestUsage(t *testing.T) {
 		}
 		return c
 	}
+	devices := &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+		{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2}},
+		{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "tin", AllocationMode: resourcev1.DeviceAllocationModeAll}},
+		{FirstAvailable: []resourcev1.DeviceSubRequest{{DeviceClassName: "gold", Count: 1}, {DeviceClassName: "gold", Count: 3}, {DeviceClassName: "lead", Count: 4}}},
+	}}}}
 	tests := map[string]struct {
 		by   quota.Evaluator
 		of   runtime.Object
@@ -75,7 +81,10 @@ func TestUsage(t *testing.T) {
 		"a service on node ports":                      {by: Services(nil), of: service(corev1.ServiceTypeNodePort, nil), want: resources("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "0")},
 		"a load balancer":                              {by: Services(nil), of: service(corev1.ServiceTypeLoadBalancer, nil), want: resources("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "1")},
 		"a load balancer of few node ports":            {by: Services(nil), of: service(corev1.ServiceTypeLoadBalancer, ptr.To(false)), want: resources("count/services", "1", "services", "1", "services.nodeports", "1", "services.loadbalancers", "1")},
-		"a claim":                                      {by: Claims(nil), of: claim(nil, ""), want: resources("count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "10Gi")},
+		"a claim to devices": {by: Devices(nil), of: devices, want: resources("count/resourceclaims.resource.k8s.io", "1",
+			"gold.deviceclass.resource.k8s.io/devices", "5", "tin.deviceclass.resource.k8s.io/devices", "32", "lead.deviceclass.resource.k8s.io/devices", "4",
+		)},
+		"a claim": {by: Claims(nil), of: claim(nil, ""), want: resources("count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "10Gi")},
 		"a claim of a class that grows": {by: Claims(nil), of: claim(ptr.To("gold"), "20Gi"), want: resources(
 			"count/persistentvolumeclaims", "1", "persistentvolumeclaims", "1", "requests.storage", "20Gi",
 			"gold.storageclass.storage.k8s.io/persistentvolumeclaims", "1", "gold.storageclass.storage.k8s.io/requests.storage", "20Gi",
