@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/go-logr/logr"
+	"github.com/gorilla/websocket"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -53,7 +54,7 @@ func hungUp(r slog.Record) (is bool) {
 	r.Attrs(func(a slog.Attr) bool {
 		if err, ok := a.Value.Any().(error); ok {
 			is = is || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) ||
-				errors.Is(err, io.ErrUnexpectedEOF)
+				errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, new(*websocket.CloseError))
 		}
 		return !is
 	})

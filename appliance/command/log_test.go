@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/gorilla/websocket"
 )
 
 func TestLibrariesAreLowered(t *testing.T) {
@@ -25,6 +27,7 @@ func TestLibrariesAreLowered(t *testing.T) {
 		"the end of a connection is no error": {level: slog.LevelError, err: fmt.Errorf("read: %w", net.ErrClosed)},
 		"nor is a client that went away while it was written to": {level: slog.LevelError, err: &net.OpError{Op: "write", Err: syscall.EPIPE}},
 		"nor one whose last message was cut short":               {level: slog.LevelError, err: fmt.Errorf("websocket: %w", io.ErrUnexpectedEOF)},
+		"nor one whose websocket ended without a farewell":       {level: slog.LevelError, err: &websocket.CloseError{Code: websocket.CloseAbnormalClosure}},
 		"a connection that could not be made is still an error":  {level: slog.LevelError, err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, shown: true},
 	}
 	for name, tc := range tests {

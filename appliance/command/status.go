@@ -21,7 +21,7 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "what runs on this machine and how the cluster is",
-		Long:  "What runs on this machine and how the cluster is. The exit code is 0 when this machine serves and its node is Ready.",
+		Long:  "What runs on this machine and how the cluster is. The exit code is 0 when this machine serves and, on a server, its node is Ready.",
 		Args:  cobra.NoArgs,
 	}
 	wait := cmd.Flags().Duration("wait", 0, "wait this long until this machine serves and its node is Ready")

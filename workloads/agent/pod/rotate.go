@@ -68,18 +68,19 @@ func (m *Manager) rotate(ctx context.Context, c observed.Container) error {
 		return err
 	}
 	slices.Sort(old)
+	// The oldest goes first: on a full disk compressing fails, and the space it needs must not depend on it.
+	for len(old) > maxLogFiles-2 {
+		if err := errors.Join(ignoreMissing(os.Remove(old[0])), ignoreMissing(os.Remove(old[0]+".gz"))); err != nil {
+			return err
+		}
+		old = old[1:]
+	}
 	for _, path := range old {
 		if filepath.Ext(path) != ".gz" {
 			if err := compress(path); err != nil {
 				return err
 			}
 		}
-	}
-	for len(old) > maxLogFiles-2 {
-		if err := errors.Join(ignoreMissing(os.Remove(old[0])), ignoreMissing(os.Remove(old[0]+".gz"))); err != nil {
-			return err
-		}
-		old = old[1:]
 	}
 	aside := c.LogPath + "." + m.now().UTC().Format("20060102-150405")
 	if err := os.Rename(c.LogPath, aside); err != nil {
