@@ -8,8 +8,10 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,14 +38,21 @@ const (
 // shared are the kinds the shared cache holds anyhow; for all others the graph has watches of its own, which keep
 // nothing but the graph.
 var shared = map[schema.GroupVersionKind]client.Object{
-	corev1.SchemeGroupVersion.WithKind("Pod"):                &corev1.Pod{},
-	corev1.SchemeGroupVersion.WithKind("Service"):            &corev1.Service{},
-	corev1.SchemeGroupVersion.WithKind("Node"):               &corev1.Node{},
-	corev1.SchemeGroupVersion.WithKind("Namespace"):          &corev1.Namespace{},
-	corev1.SchemeGroupVersion.WithKind("ServiceAccount"):     &corev1.ServiceAccount{},
-	appsv1.SchemeGroupVersion.WithKind("ReplicaSet"):         &appsv1.ReplicaSet{},
-	appsv1.SchemeGroupVersion.WithKind("Deployment"):         &appsv1.Deployment{},
-	discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"): &discoveryv1.EndpointSlice{},
+	corev1.SchemeGroupVersion.WithKind("Pod"):                   &corev1.Pod{},
+	corev1.SchemeGroupVersion.WithKind("Service"):               &corev1.Service{},
+	corev1.SchemeGroupVersion.WithKind("Node"):                  &corev1.Node{},
+	corev1.SchemeGroupVersion.WithKind("Namespace"):             &corev1.Namespace{},
+	corev1.SchemeGroupVersion.WithKind("ServiceAccount"):        &corev1.ServiceAccount{},
+	appsv1.SchemeGroupVersion.WithKind("ReplicaSet"):            &appsv1.ReplicaSet{},
+	appsv1.SchemeGroupVersion.WithKind("Deployment"):            &appsv1.Deployment{},
+	appsv1.SchemeGroupVersion.WithKind("StatefulSet"):           &appsv1.StatefulSet{},
+	appsv1.SchemeGroupVersion.WithKind("DaemonSet"):             &appsv1.DaemonSet{},
+	corev1.SchemeGroupVersion.WithKind("ReplicationController"): &corev1.ReplicationController{},
+	corev1.SchemeGroupVersion.WithKind("ResourceQuota"):         &corev1.ResourceQuota{},
+	batchv1.SchemeGroupVersion.WithKind("Job"):                  &batchv1.Job{},
+	batchv1.SchemeGroupVersion.WithKind("CronJob"):              &batchv1.CronJob{},
+	policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"): &policyv1.PodDisruptionBudget{},
+	discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"):    &discoveryv1.EndpointSlice{},
 }
 
 // kinds is what discovery knows.
