@@ -8,11 +8,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,9 +42,10 @@ type heldCertificate struct {
 	refresh time.Time
 	ends    time.Time
 
-	pending string // name of the request that is not answered yet
-	nextKey []byte
-	refused error // the signer said no; it is not asked again for this pod
+	pending  string // name of the request that is not answered yet
+	nextKey  []byte
+	refused  error // the signer said no
+	askAgain time.Time
 }
 
 // certificates asks signers for pods' certificates and remembers them until it is time for the next. The keys are made
@@ -56,21 +60,30 @@ type certificates struct {
 	held map[certificateKey]*heldCertificate
 }
 
-// patienceWithSigner bounds one wait for an answer. The volume is tried again after it, with the same request.
-const patienceWithSigner = 20 * time.Second
+const (
+	// patienceWithSigner bounds one wait for an answer. The volume is tried again after it, with the same request.
+	patienceWithSigner = 20 * time.Second
+	// afterNo is how long a signer that said no is left alone. It may be mended or told better, so it is asked again.
+	afterNo = 10 * time.Minute
+)
 
-// get returns a certificate with enough life left. It waits for the first one if told to; the next ones are taken when
-// they are there.
-func (c *certificates) get(ctx context.Context, pod *corev1.Pod, source *corev1.PodCertificateProjection, wait bool) (*heldCertificate, error) {
-	key := certificateKey{pod: pod.UID, signer: source.SignerName, file: source.CredentialBundlePath + "\x00" + source.KeyPath + "\x00" + source.CertificateChainPath}
+// entry finds or begins what is held for one projection of a pod.
+func (c *certificates) entry(pod types.UID, source *corev1.PodCertificateProjection) *heldCertificate {
+	key := certificateKey{pod: pod, signer: source.SignerName, file: source.CredentialBundlePath + "\x00" + source.KeyPath + "\x00" + source.CertificateChainPath}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	held := c.held[key]
 	if held == nil {
 		held = &heldCertificate{}
 		c.held[key] = held
 	}
-	c.mu.Unlock()
+	return held
+}
 
+// get returns a certificate with enough life left. It waits for the first one if told to; the next ones are taken when
+// they are there.
+func (c *certificates) get(ctx context.Context, pod *corev1.Pod, source *corev1.PodCertificateProjection, wait bool) (*heldCertificate, error) {
+	held := c.entry(pod.UID, source)
 	held.mu.Lock()
 	defer held.mu.Unlock()
 	now := c.now()
@@ -78,10 +91,13 @@ func (c *certificates) get(ctx context.Context, pod *corev1.Pod, source *corev1.
 	if valid && now.Before(held.refresh) {
 		return held, nil
 	}
-	err := held.refused
-	if err == nil {
-		err = c.renew(ctx, pod, source, held, wait && !valid)
+	if held.refused != nil && now.Before(held.askAgain) {
+		if valid {
+			return held, nil // the log has it
+		}
+		return nil, held.refused
 	}
+	err := c.renew(ctx, pod, source, held, wait && !valid)
 	if err != nil && valid {
 		c.log.Warn("keep a pod's certificate that is due: its signer gave no other", "pod", pod.Namespace+"/"+pod.Name, "signer", source.SignerName, "until", held.ends, "err", err)
 		return held, nil
@@ -89,7 +105,52 @@ func (c *certificates) get(ctx context.Context, pod *corev1.Pod, source *corev1.
 	if err == nil && held.chain == nil {
 		err = fmt.Errorf("signer %q has not answered PodCertificateRequest %s yet: check that it runs", source.SignerName, held.pending)
 	}
-	return held, err
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
+}
+
+// adopt takes over the certificate that an earlier process of this node left in a volume, so that after a restart pods
+// go on with theirs and no signer has to answer for all of them at once. When to ask for the next is not written there:
+// the usual part of its life has to do.
+func (c *certificates) adopt(pod types.UID, source *corev1.PodCertificateProjection, folder string) {
+	held := c.entry(pod, source)
+	held.mu.Lock()
+	defer held.mu.Unlock()
+	if held.chain != nil || held.pending != "" || held.refused != nil {
+		return
+	}
+	key, chain := inVolume(source, folder)
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil || pair.Leaf == nil || !c.now().Before(pair.Leaf.NotAfter) {
+		return // nothing there, or nothing of use
+	}
+	held.key, held.chain, held.ends = key, chain, pair.Leaf.NotAfter
+	held.refresh = pair.Leaf.NotBefore.Add(pair.Leaf.NotAfter.Sub(pair.Leaf.NotBefore) * 8 / 10)
+}
+
+// inVolume is the key and the chain that a volume holds, nil where it does not.
+func inVolume(source *corev1.PodCertificateProjection, folder string) (key, chain []byte) {
+	at := func(path string) []byte {
+		if path == "" {
+			return nil
+		}
+		content, err := os.ReadFile(filepath.Join(folder, dataLink, filepath.Clean(path)))
+		if err != nil {
+			return nil // not written yet
+		}
+		return content
+	}
+	if source.CredentialBundlePath == "" {
+		return at(source.KeyPath), at(source.CertificateChainPath)
+	}
+	bundle := at(source.CredentialBundlePath)
+	block, rest := pem.Decode(bundle)
+	if block == nil {
+		return nil, nil
+	}
+	return bundle[:len(bundle)-len(rest)], rest
 }
 
 // renew asks, unless that was done before, and takes the answer.
@@ -111,23 +172,25 @@ func (c *certificates) renew(ctx context.Context, pod *corev1.Pod, source *corev
 		return fmt.Errorf("wait for signer %q: %w", source.SignerName, err)
 	}
 	if answer == nil {
-		held.pending = "" // nobody answered within its life: the next try asks anew
-		return nil
+		err := fmt.Errorf("signer %q did not answer PodCertificateRequest %s while it lived: check that it runs", source.SignerName, held.pending)
+		held.pending, held.nextKey = "", nil // the next try asks anew
+		return err
 	}
-	return held.take(answer)
+	return held.take(answer, c.now())
 }
 
 // take learns from a request how it was answered, if it was.
-func (h *heldCertificate) take(answer *certificatesv1.PodCertificateRequest) error {
+func (h *heldCertificate) take(answer *certificatesv1.PodCertificateRequest, now time.Time) error {
 	for _, condition := range answer.Status.Conditions {
 		switch condition.Type {
 		case certificatesv1.PodCertificateRequestConditionTypeIssued:
 			h.key, h.chain = h.nextKey, onlyBlocks(answer.Status.CertificateChain)
 			h.refresh, h.ends = answer.Status.BeginRefreshAt.Time, answer.Status.NotAfter.Time
-			h.pending, h.nextKey = "", nil
+			h.pending, h.nextKey, h.refused = "", nil, nil
 		case certificatesv1.PodCertificateRequestConditionTypeDenied, certificatesv1.PodCertificateRequestConditionTypeFailed:
 			h.pending, h.nextKey = "", nil
-			h.refused = fmt.Errorf("signer %q answered PodCertificateRequest %s with %s: %s: %s; what it wants has to be changed in the pod, which then is made anew",
+			h.askAgain = now.Add(afterNo)
+			h.refused = fmt.Errorf("signer %q answered PodCertificateRequest %s with %s: %s: %s; mend the signer, or make the pod anew as it wants it",
 				answer.Spec.SignerName, answer.Name, condition.Type, condition.Reason, condition.Message)
 			return h.refused
 		}
@@ -143,10 +206,11 @@ func (c *certificates) answer(ctx context.Context, requests certificatesclient.P
 	if err != nil {
 		return nil, err
 	}
-	if len(list.Items) == 0 {
+	i := slices.IndexFunc(list.Items, func(r certificatesv1.PodCertificateRequest) bool { return r.Name == name })
+	if i < 0 {
 		return nil, nil
 	}
-	request := &list.Items[0]
+	request := &list.Items[i]
 	if !wait || len(request.Status.Conditions) > 0 {
 		return request, nil
 	}
@@ -159,7 +223,7 @@ func (c *certificates) answer(ctx context.Context, requests certificatesclient.P
 	}
 	defer watch.Stop()
 	for event := range watch.ResultChan() {
-		if newer, ok := event.Object.(*certificatesv1.PodCertificateRequest); ok && len(newer.Status.Conditions) > 0 {
+		if newer, ok := event.Object.(*certificatesv1.PodCertificateRequest); ok && newer.Name == name && len(newer.Status.Conditions) > 0 {
 			return newer, nil
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -112,11 +113,14 @@ func TestAPodGetsACertificateOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestASignerThatSaysNoIsNotAskedAgain(t *testing.T) {
+func TestASignerThatSaysNoIsLeftAloneForAWhile(t *testing.T) {
 	m, client := newManager(t, whoAndWhere()...)
-	asked := signer(t, client, func(r *certificatesv1.PodCertificateRequest) {
+	now := time.Now().Truncate(time.Second)
+	m.certificates.now = func() time.Time { return now }
+	reply := func(r *certificatesv1.PodCertificateRequest) {
 		r.Status.Conditions = []metav1.Condition{{Type: certificatesv1.PodCertificateRequestConditionTypeDenied, Status: metav1.ConditionTrue, Reason: "UnsupportedKeyType", Message: "use RSA3072"}}
-	})
+	}
+	asked := signer(t, client, func(r *certificatesv1.PodCertificateRequest) { reply(r) })
 	for range 2 {
 		if _, err := m.Mount(t.Context(), certified()); err == nil || !strings.Contains(err.Error(), "use RSA3072") {
 			t.Errorf("Mount() = %v, want the signer's words", err)
@@ -124,6 +128,60 @@ func TestASignerThatSaysNoIsNotAskedAgain(t *testing.T) {
 	}
 	if *asked != 1 {
 		t.Errorf("asked %d times", *asked)
+	}
+	now = now.Add(afterNo)
+	reply = issued(t, now, now.Add(24*time.Hour))
+	mountAll(t, m, certified())
+	if *asked != 2 {
+		t.Errorf("asked %d times, want again after a while", *asked)
+	}
+}
+
+func TestTheFirstCertificateIsWaitedFor(t *testing.T) {
+	m, client := newManager(t, whoAndWhere()...)
+	now := time.Now().Truncate(time.Second)
+	asked := signer(t, client, func(*certificatesv1.PodCertificateRequest) {}) // no answer yet
+	client.PrependWatchReactor("podcertificaterequests", func(clienttesting.Action) (bool, watch.Interface, error) {
+		stored, err := client.Tracker().Get(certificatesv1.SchemeGroupVersion.WithResource("podcertificaterequests"), "shop", "req-b")
+		if err != nil {
+			return true, nil, err
+		}
+		request := stored.(*certificatesv1.PodCertificateRequest)
+		issued(t, now, now.Add(24*time.Hour))(request)
+		answers := watch.NewFakeWithOptions(watch.FakeOptions{ChannelSize: 1})
+		answers.Modify(request)
+		return true, answers, nil
+	})
+	folder := mountAll(t, m, certified())["identity"]
+	if bundle := read(t, folder, "bundle.pem"); *asked != 1 || !strings.Contains(bundle, "CERTIFICATE") {
+		t.Errorf("asked %d times; the bundle lacks its certificate", *asked)
+	}
+}
+
+func TestARestartKeepsCertificates(t *testing.T) {
+	apart := *identity.DeepCopy()
+	apart.Projected.Sources[0].PodCertificate.CredentialBundlePath = ""
+	for name, volume := range map[string]corev1.Volume{"in a bundle": identity, "apart": apart} {
+		t.Run(name, func(t *testing.T) {
+			m, client := newManager(t, whoAndWhere()...)
+			now := time.Now().Truncate(time.Second)
+			asked := signer(t, client, issued(t, now, now.Add(24*time.Hour)))
+			pod := podWith(volume)
+			pod.Spec.ServiceAccountName = "shopkeeper"
+			chain := read(t, mountAll(t, m, pod)["identity"], "chain.pem")
+
+			restarted := New(m.config) // a new process knows nothing but the volume
+			restarted.certificates.now = func() time.Time { return now }
+			folder := mountAll(t, restarted, pod)["identity"]
+			if *asked != 1 || read(t, folder, "chain.pem") != chain {
+				t.Errorf("asked %d times, want no one after a restart", *asked)
+			}
+			now = now.Add(20 * time.Hour)
+			restarted.refresh(t.Context())
+			if *asked != 2 || read(t, folder, "chain.pem") == chain {
+				t.Errorf("asked %d times, want again before the certificate ends", *asked)
+			}
+		})
 	}
 }
 

@@ -20,6 +20,13 @@ import (
 // setUpFiles makes a volume of files: what it should hold is computed first, then written as a whole.
 func (m *Manager) setUpFiles(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (string, error) {
 	folder := m.path(pod.UID, plugin(v), v.Name)
+	if v.Projected != nil {
+		for i := range v.Projected.Sources {
+			if source := v.Projected.Sources[i].PodCertificate; source != nil {
+				m.certificates.adopt(pod.UID, source, folder)
+			}
+		}
+	}
 	want, err := m.content(ctx, pod, v, false)
 	if err != nil {
 		// A restart of this node while the API is away must not fail pods whose files are there already.
