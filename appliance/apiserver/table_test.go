@@ -135,7 +135,8 @@ func smallest(t *testing.T, row resource.Row, gv schema.GroupVersion) *unstructu
 		t.Fatal(err)
 	}
 	certificates := map[string]string{
-		"CSR": base64.StdEncoding.EncodeToString(signingRequest(t)),
+		"CSR": base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: signingRequest(t)})),
+		"DER": base64.StdEncoding.EncodeToString(signingRequest(t)),
 		"CA":  strings.ReplaceAll(string(server.PKI.ClusterCA.CertPEM), "\n", "\\n"),
 	}
 	for _, document := range strings.Split(os.Expand(string(content), func(name string) string { return certificates[name] }), "\n---\n") {
@@ -161,7 +162,7 @@ func signingRequest(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request})
+	return request
 }
 
 func expect(t *testing.T, events watch.Interface, want watch.EventType) {

@@ -55,3 +55,13 @@ func (c Client) Volume(ctx context.Context, name string) (*corev1.PersistentVolu
 func (c Client) Attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
 	return c.Interface.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
 }
+
+// Account looks a service account up, for the admission plugin that checks whom a node speaks for.
+func (c Client) Account(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
+	return c.Interface.CoreV1().ServiceAccounts(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// Node looks a node up.
+func (c Client) Node(ctx context.Context, name string) (*corev1.Node, error) {
+	return c.Interface.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+}

@@ -37,9 +37,16 @@ import (
 // PluginName is how the API server's list of admission plugins calls Plugin.
 const PluginName = "NodeRestriction"
 
+// Objects are what runs on nodes, and who: signers believe what a request says of both.
+type Objects interface {
+	node.Objects
+	Account(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+	Node(ctx context.Context, name string) (*corev1.Node, error)
+}
+
 // Plugin checks objects as they would be stored, after everything that could still change them.
 type Plugin struct {
-	objects   node.Objects
+	objects   Objects
 	audiences []string
 }
 
@@ -47,7 +54,7 @@ var _ admission.ValidationInterface = (*Plugin)(nil)
 
 // New looks pods up where a request names one without bringing it along. audiences are the API server's own, for which
 // every pod may have a token.
-func New(objects node.Objects, audiences []string) *Plugin {
+func New(objects Objects, audiences []string) *Plugin {
 	return &Plugin{objects: objects, audiences: audiences}
 }
 
@@ -73,6 +80,8 @@ func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, _ admissi
 	if a.GetSubresource() != "" {
 		resource = a.GetResource().Resource + "/" + a.GetSubresource()
 	}
+	w.account = func(name string) (*corev1.ServiceAccount, error) { return p.objects.Account(ctx, w.namespace, name) }
+	w.itsNode = func() (*corev1.Node, error) { return p.objects.Node(ctx, w.node) }
 	w.onThisNode = func(namespace, name string) (*corev1.Pod, error) {
 		pods, err := p.objects.PodsOn(ctx, w.node, true)
 		if err != nil {
@@ -102,6 +111,8 @@ type write struct {
 	operation       admission.Operation
 	object, old     runtime.Object
 	onThisNode      func(namespace, name string) (*corev1.Pod, error)
+	account         func(name string) (*corev1.ServiceAccount, error)
+	itsNode         func() (*corev1.Node, error)
 }
 
 // judge returns why a write is refused, "" when it is not.
@@ -355,6 +366,19 @@ func (w *write) podCertificate() (string, error) {
 		return fmt.Sprintf("may not request a certificate for service account %s, which pod %s does not run as", request.Spec.ServiceAccountName, pod.Name), nil
 	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
 		return "may not request certificates for mirror pods", nil
+	}
+	account, err := w.account(request.Spec.ServiceAccountName)
+	if err != nil {
+		return "", err
+	}
+	itself, err := w.itsNode()
+	switch {
+	case err != nil:
+		return "", err
+	case account.UID != request.Spec.ServiceAccountUID:
+		return fmt.Sprintf("requested a certificate for service account %s, but another took that name", account.Name), nil
+	case itself.UID != request.Spec.NodeUID:
+		return "requested a certificate for a node of its name that is gone", nil
 	}
 	return "", nil
 }

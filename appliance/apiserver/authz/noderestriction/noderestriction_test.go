@@ -31,7 +31,7 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/authz/node"
 )
 
-// pods on nodes are all the plugin looks up.
+// pods on nodes are nearly all the plugin looks up.
 type pods struct {
 	node.Objects
 	all []*corev1.Pod
@@ -45,6 +45,15 @@ func (p pods) PodsOn(_ context.Context, node string, _ bool) ([]*corev1.Pod, err
 		}
 	}
 	return out, nil
+}
+
+// Account and Node have UIDs that tell what they are.
+func (p pods) Account(_ context.Context, _, name string) (*corev1.ServiceAccount, error) {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("account-" + name)}}, nil
+}
+
+func (p pods) Node(_ context.Context, name string) (*corev1.Node, error) {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("node-" + name)}}, nil
 }
 
 func podOn(node, name string, change func(*corev1.Pod)) *corev1.Pod {
@@ -87,7 +96,15 @@ func tokenFor(pod string, uid types.UID, audiences ...string) *authenticationv1.
 }
 
 func podCertificateFor(node types.NodeName, pod string, uid types.UID, account string) *certificatesv1.PodCertificateRequest {
-	return &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{NodeName: node, PodName: pod, PodUID: uid, ServiceAccountName: account}}
+	return &certificatesv1.PodCertificateRequest{Spec: certificatesv1.PodCertificateRequestSpec{
+		NodeName: node, NodeUID: types.UID("node-" + node), PodName: pod, PodUID: uid, ServiceAccountName: account, ServiceAccountUID: types.UID("account-" + account),
+	}}
+}
+
+func podCertificateWith(change func(*certificatesv1.PodCertificateRequestSpec)) *certificatesv1.PodCertificateRequest {
+	request := podCertificateFor("alpha", "web", "web", "")
+	change(&request.Spec)
+	return request
 }
 
 func claim(change func(*corev1.PersistentVolumeClaim)) *corev1.PersistentVolumeClaim {
@@ -208,8 +225,12 @@ func TestValidate(t *testing.T) {
 		"asks signers for no other node's":  {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("beta", "web", "web", ""), err: "pods on itself"},
 		"asks signers for no pod of before": {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "old", ""), err: "another took that name"},
 		"asks signers in no other's name":   {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", "boss"), err: "which pod web does not run as"},
-		"answers for no signer":             {operation: update, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", ""), err: "may only create"},
-		"asks other signers anything":       {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, "example.com/x", "system:node:beta")},
+		"asks signers for no account of before": {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop",
+			object: podCertificateWith(func(s *certificatesv1.PodCertificateRequestSpec) { s.ServiceAccountUID = "old" }), err: "service account , but another took that name"},
+		"asks signers for no node of before": {operation: create, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop",
+			object: podCertificateWith(func(s *certificatesv1.PodCertificateRequestSpec) { s.NodeUID = "old" }), err: "a node of its name that is gone"},
+		"answers for no signer":       {operation: update, resource: "podcertificaterequests.certificates.k8s.io", namespace: "shop", object: podCertificateFor("alpha", "web", "web", ""), err: "may only create"},
+		"asks other signers anything": {operation: create, resource: "certificatesigningrequests.certificates.k8s.io", object: certificateFor(t, "example.com/x", "system:node:beta")},
 	}
 	plugin := New(pods{all: []*corev1.Pod{
 		podOn("alpha", "web", func(pod *corev1.Pod) {
