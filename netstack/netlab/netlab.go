@@ -28,10 +28,11 @@ import (
 
 const inNode = "KNARR_TEST_IN_NODE"
 
-// Main runs a package's tests in a network namespace of their own: it is the node, and nothing outside sees it.
-func Main(m *testing.M) {
+// Main runs a package's tests in a network namespace of their own, which is the node and which nothing outside sees,
+// and returns their exit code.
+func Main(m *testing.M) int {
 	if os.Getuid() != 0 || os.Getenv(inNode) != "" {
-		os.Exit(m.Run())
+		return m.Run()
 	}
 	again := exec.Command("/proc/self/exe", os.Args[1:]...)
 	again.Env = append(os.Environ(), inNode+"=1")
@@ -40,12 +41,13 @@ func Main(m *testing.M) {
 	err := again.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
+		return exit.ExitCode()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "run the tests in a network namespace:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // Host is a network namespace with one address, wired to the node: a pod, or a machine outside.

@@ -30,7 +30,7 @@ import (
 	"knarr.dev/knarr/netstack/netlab"
 )
 
-func TestMain(m *testing.M) { netlab.Main(m) }
+func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
 
 // api is a small API server with its cache.
 type api struct {

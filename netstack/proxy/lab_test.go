@@ -3,6 +3,7 @@ package proxy
 import (
 	"log/slog"
 	"net/netip"
+	"os"
 	"testing"
 
 	"knarr.dev/knarr/netstack/endpoints"
@@ -10,7 +11,7 @@ import (
 	"knarr.dev/knarr/netstack/netlab"
 )
 
-func TestMain(m *testing.M) { netlab.Main(m) }
+func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
 
 // The node's own addresses, and the ranges of the cluster it is in.
 var (
