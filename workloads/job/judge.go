@@ -104,11 +104,9 @@ func succeeded(job batchJob, t tally, done indexSet) int {
 
 // surplus are the pods too many, and in an indexed job those without an index of their own.
 func surplus(job batchJob, t tally, p plan, now time.Time) []*corev1.Pod {
-	var misfits, rest []*corev1.Pod
+	var misfits []*corev1.Pod
 	taken := map[int]bool{}
-	for _, pod := range podcontrol.DeletionOrder(t.active, nil, now) {
-		rest = append(rest, pod)
-	}
+	rest := slices.Clone(podcontrol.DeletionOrder(t.active, nil, now))
 	if job.indexed() {
 		slices.Reverse(rest) // of two with one index the one stays whose loss would cost more
 		rest = slices.DeleteFunc(rest, func(pod *corev1.Pod) bool {
