@@ -9,12 +9,14 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -137,6 +139,29 @@ func TestNodeReadsWhatItsPodsNeed(t *testing.T) {
 			t.Errorf("%s: %v; want it forbidden", what, err)
 		}
 	}
+}
+
+func TestNodesSeeAllPodsWhileThereAreNetworkPolicies(t *testing.T) {
+	ns := namespace(t, "policies")
+	node := as(t, "system:node:guard", "system:nodes", "system:authenticated")
+	all := func() error {
+		_, err := node.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{})
+		return err
+	}
+	if err := all(); !apierrors.IsForbidden(err) {
+		t.Errorf("without a policy: %v; want it forbidden", err)
+	}
+	policies := admin.NetworkingV1().NetworkPolicies(ns)
+	_, err := policies.Create(t.Context(), &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}, metav1.CreateOptions{})
+	must(t, err)
+	must(t, all()) // at once: pods wait for their policies
+	must(t, policies.Delete(t.Context(), "deny", metav1.DeleteOptions{}))
+	eventually(t, "all pods are forbidden again", func() error {
+		if err := all(); !apierrors.IsForbidden(err) {
+			return fmt.Errorf("without a policy: %v; want it forbidden", err)
+		}
+		return nil
+	})
 }
 
 func TestNobodyGivesMoreThanTheyHave(t *testing.T) {

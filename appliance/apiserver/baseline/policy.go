@@ -142,9 +142,9 @@ func clusterRoles() []*rbacv1.ClusterRole {
 			verbs{"*"}.on(core, "nodes/configz", "nodes/healthz", "nodes/log", "nodes/metrics", "nodes/pods", "nodes/proxy", "nodes/stats"),
 		}),
 		// The reads of our service network, which runs with the node's identity. Network policies are about pods
-		// anywhere; nodes read them all only while there is a policy.
+		// anywhere; authz/node lets nodes read them all while there is a policy.
 		clusterRole("knarr:node-network", rules{
-			read.on(core, "endpoints", "namespaces", "nodes", "pods", "services"),
+			read.on(core, "endpoints", "namespaces", "nodes", "services"),
 			read.on(discovery, "endpointslices"),
 			read.on(networking, "networkpolicies", "servicecidrs"),
 		}),

@@ -150,6 +150,9 @@ type related func(ctx context.Context, objects Objects, node string, fresh bool)
 func relation(request authorizer.Attributes) related {
 	verb, namespace, name := request.GetVerb(), request.GetNamespace(), request.GetName()
 	if name == "" {
+		if what(request) == "pods" && (verb == "list" || verb == "watch") {
+			return whilePolicies
+		}
 		return nil
 	}
 	reads := verb == "get" || verb == "list" || verb == "watch"
@@ -202,6 +205,12 @@ func relation(request authorizer.Attributes) related {
 		}
 	}
 	return nil
+}
+
+// whilePolicies lets a node see the pods of others as long as there are network policies, which are about pods
+// anywhere and are enforced on every node. A cluster without them tells its nodes less.
+func whilePolicies(ctx context.Context, objects Objects, _ string, fresh bool) (bool, error) {
+	return objects.AnyNetworkPolicy(ctx, fresh)
 }
 
 func either(first, second related) related {

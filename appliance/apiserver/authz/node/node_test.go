@@ -22,8 +22,11 @@ type cluster struct {
 	claims        []*corev1.PersistentVolumeClaim
 	volumes       []*corev1.PersistentVolume
 	attachments   []*storagev1.VolumeAttachment
+	policies      bool // there are network policies
 	err           error
 }
+
+func (c *cluster) AnyNetworkPolicy(context.Context, bool) (bool, error) { return c.policies, c.err }
 
 func (c *cluster) PodsOn(_ context.Context, node string, fresh bool) ([]*corev1.Pod, error) {
 	pods := c.pods

@@ -18,6 +18,8 @@ type Objects interface {
 	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
 	Volume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	Attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error)
+	// AnyNetworkPolicy reports whether there is one, of any namespace.
+	AnyNetworkPolicy(ctx context.Context, fresh bool) (bool, error)
 }
 
 // Client looks through the API server's own connection: at its watch cache, or at the datastore when fresh.
@@ -54,6 +56,19 @@ func (c Client) Volume(ctx context.Context, name string) (*corev1.PersistentVolu
 // Attachment implements Objects.
 func (c Client) Attachment(ctx context.Context, name string) (*storagev1.VolumeAttachment, error) {
 	return c.Interface.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
+}
+
+// AnyNetworkPolicy implements Objects.
+func (c Client) AnyNetworkPolicy(ctx context.Context, fresh bool) (bool, error) {
+	options := metav1.ListOptions{ResourceVersion: "0"}
+	if fresh {
+		options = metav1.ListOptions{Limit: 1}
+	}
+	list, err := c.Interface.NetworkingV1().NetworkPolicies(metav1.NamespaceAll).List(ctx, options)
+	if err != nil {
+		return false, fmt.Errorf("look for network policies: %w", err)
+	}
+	return len(list.Items) > 0, nil
 }
 
 // Account looks a service account up, for the admission plugin that checks whom a node speaks for.
