@@ -37,6 +37,30 @@ func TestManyPodsAtOnce(t *testing.T) {
 	t.Logf("%d pods are gone after %v", many, time.Since(began))
 }
 
+// A pod that goes while it is still on its way leaves no process: a shim that was not told how it started would stay.
+func TestPodsThatGoOnTheirWayLeaveNoShim(t *testing.T) {
+	m := newMachine(t)
+	var pods []*corev1.Pod
+	for i := range 24 {
+		pods = append(pods, m.create(named(fmt.Sprintf("hasty-%d", i), app("sleep"))))
+		for range i { // each a little further on its way
+			m.tick()
+		}
+		m.deletePod(pods[i].Name, 0)
+	}
+	for _, pod := range pods {
+		m.await(pod.Name, "gone", isGone)
+		m.traceless(pod)
+	}
+	left := m.shims()
+	for end := time.Now().Add(5 * time.Second); len(left) > 0 && time.Now().Before(end); left = m.shims() {
+		m.tick() // the last ones take a moment to end
+	}
+	if len(left) > 0 {
+		t.Errorf("shims left: %v", left)
+	}
+}
+
 // busy says whether any actor has a pass, a step, a write or a timer.
 func (m *machine) busy() bool {
 	m.manager.mu.Lock()

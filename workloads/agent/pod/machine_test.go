@@ -190,8 +190,9 @@ func (m *machine) remove() {
 	}
 }
 
-// killShims ends what a failed test left running: every process with the machine's folder in its command line.
-func (m *machine) killShims() {
+// shims are the processes beside this one with the machine's folder in their command lines.
+func (m *machine) shims() map[int]string {
+	found := map[int]string{}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
 		line, err := os.ReadFile(p)
@@ -200,10 +201,18 @@ func (m *machine) killShims() {
 		}
 		var pid int
 		if _, err := fmt.Sscanf(p, "/proc/%d/cmdline", &pid); err == nil && pid != os.Getpid() {
-			m.t.Logf("left running: %s", strings.ReplaceAll(string(line), "\x00", " "))
-			if proc, err := os.FindProcess(pid); err == nil {
-				_ = proc.Kill()
-			}
+			found[pid] = strings.ReplaceAll(string(line), "\x00", " ")
+		}
+	}
+	return found
+}
+
+// killShims ends what a failed test left running.
+func (m *machine) killShims() {
+	for pid, line := range m.shims() {
+		m.t.Logf("left running: %s", line)
+		if proc, err := os.FindProcess(pid); err == nil {
+			_ = proc.Kill()
 		}
 	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + m.cgroups + "/kubepods")

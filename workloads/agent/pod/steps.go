@@ -93,6 +93,9 @@ func (m *Manager) createSandbox(ctx context.Context, a *actor, pod *corev1.Pod, 
 	return err
 }
 
+// sandboxPatience is far beyond what a sandbox takes on a machine that works at all.
+const sandboxPatience = time.Minute
+
 func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) error {
 	parent, err := m.conf.Cgroups.EnsurePod(pod)
 	if err != nil {
@@ -105,6 +108,9 @@ func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err := os.MkdirAll(conf.LogDirectory, 0o755); err != nil {
 		return fmt.Errorf("make the pod's log folder: %w", err)
 	}
+	// Not to be cut short: a shim that is interrupted while it starts is known to nobody, and stays for ever.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sandboxPatience)
+	defer cancel()
 	if _, err := m.conf.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf}); err != nil {
 		return err
 	}
