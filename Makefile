@@ -36,7 +36,7 @@ lint:
 	$(STATICCHECK) ./...
 
 bench: build                         ## one table: start, memory, idle CPU, pods, API, size
-	KNARR_BIN=$(CURDIR)/bin/knarr go run ./test/bench
+	go run ./test/bench -knarr bin/knarr
 
 generate:
 	go generate ./...

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -54,6 +56,11 @@ func (m *machine) flags() []string {
 	return []string{"--data-dir", m.data(), "--run-dir", filepath.Join(m.dir, "run"), "--cgroup-root", "/knarr-bench"}
 }
 
+// environment is this shell's without KNARR_... variables, which are settings and not meant for what is measured.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KNARR_") })
+}
+
 func (m *machine) start() error {
 	log, err := os.OpenFile(filepath.Join(m.dir, "knarr.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -61,7 +68,7 @@ func (m *machine) start() error {
 	}
 	defer log.Close()
 	m.server = exec.Command(m.binary, append([]string{"server"}, m.flags()...)...)
-	m.server.Stderr = log
+	m.server.Stderr, m.server.Env = log, environment()
 	return m.server.Start()
 }
 
@@ -81,7 +88,9 @@ func (m *machine) stop() error {
 // clear stops knarr and removes all it made.
 func (m *machine) clear() error {
 	err := m.stop()
-	out, failed := exec.Command(m.binary, append([]string{"reset", "--yes"}, m.flags()...)...).CombinedOutput()
+	reset := exec.Command(m.binary, append([]string{"reset", "--yes"}, m.flags()...)...)
+	reset.Env = environment()
+	out, failed := reset.CombinedOutput()
 	if failed != nil {
 		err = errors.Join(err, fmt.Errorf("reset: %w\n%s", failed, out))
 	}
