@@ -20,16 +20,12 @@ const (
 	grain = 64
 )
 
-// rules are the filters and preferences decisions are made with.
-type rules struct {
-	filters []plugins.Filterer
-	scorers []plugins.Scorer
-}
-
 // decision is where a pod goes, or why it goes nowhere.
 type decision struct {
 	node     string
-	refusals map[string]refusal // by node, when node is ""
+	anywhere *refusal           // of all nodes, for the pod itself
+	refusals map[string]refusal // by node, when node is "" and it was not anywhere
+	err      error              // a rule could not judge: there is no decision
 	total    int                // nodes there are
 	looked   int                // nodes looked at, for the next pod to start behind
 }
@@ -40,25 +36,44 @@ type refusal struct {
 	plugins.Refusal
 }
 
+// refused is why a node will not do.
+func (d *decision) refused(node string) refusal {
+	if d.anywhere != nil {
+		return *d.anywhere
+	}
+	return d.refusals[node]
+}
+
 // decide chooses a node for a pod. It starts at the start-th node, so that early stops do not favour the first
 // ones; pick breaks ties among n equals.
-func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by rules, start int, pick func(n int) int) decision {
+func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by *profile, start int, pick func(n int) int) decision {
 	nodes := snap.Nodes()
 	d := decision{total: len(nodes)}
 	if len(nodes) == 0 {
 		return d
 	}
+	ready, refused := prepare(pod, snap, by.filters)
+	if refused != nil {
+		d.anywhere, d.err = refused, refused.Err
+		return d
+	}
 	if n := snap.Node(snap.Nomination(pod.Object.UID)); n != nil { // others left it for this pod
-		if _, ok := judge(pod, n, snap, prepare(pod, snap, by.filters)); ok {
+		if _, ok := judge(pod, n, snap, ready); ok {
 			d.node = n.Name
 			return d
 		}
 	}
-	fit, refused, looked := filter(pod, snap, by.filters, start)
+	fit, refusals, looked := filter(pod, snap, ready, start)
 	d.looked = looked
+	for _, r := range refusals {
+		if r.Err != nil {
+			d.err = fmt.Errorf("%s: %w", r.plugin, r.Err)
+			return d
+		}
+	}
 	switch len(fit) {
 	case 0:
-		d.refusals = refused
+		d.refusals = refusals
 	case 1:
 		d.node = fit[0].Name
 	default:
@@ -73,14 +88,19 @@ type prepared struct {
 	filter plugins.Filter
 }
 
-func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer) []prepared {
-	var ready []prepared
+// prepare makes the filters of a pod. A refusal is one of all nodes.
+func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer) ([]prepared, *refusal) {
+	ready := make([]prepared, 0, len(filters))
 	for _, f := range filters {
-		if filter := f.Filter(pod, snap); filter != nil {
+		filter, refused := f.Filter(pod, snap)
+		if refused != nil {
+			return nil, &refusal{f.Name(), *refused}
+		}
+		if filter != nil {
 			ready = append(ready, prepared{f.Name(), filter})
 		}
 	}
-	return ready
+	return ready, nil
 }
 
 // judge asks the filters about one node, and when pods that matter at least as much wait for room there, about the
@@ -120,9 +140,8 @@ func withExpected(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) 
 }
 
 // filter finds nodes that would do, enough of them, from the start-th on and around.
-func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer, start int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
+func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
 	nodes := snap.Nodes()
-	ready := prepare(pod, snap, filters)
 	wanted := int64(wantedOf(len(nodes)))
 	results := make([]refusal, len(nodes))
 	passed := make([]bool, len(nodes))
@@ -154,7 +173,7 @@ func wantedOf(n int) int {
 }
 
 // score adds up the weighted preferences.
-func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []plugins.Scorer, nodes []*snapshot.Node) []int64 {
+func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []weighed, nodes []*snapshot.Node) []int64 {
 	totals := make([]int64, len(nodes))
 	scores := make([]int64, len(nodes))
 	for _, s := range scorers {
@@ -165,7 +184,7 @@ func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []plugins.Scorer,
 		inParallel(len(nodes), func(i int) bool { scores[i] = rate(nodes[i]); return true })
 		s.Normalize(scores)
 		for i := range totals {
-			totals[i] += scores[i] * s.Weight()
+			totals[i] += scores[i] * s.weight
 		}
 	}
 	return totals
@@ -216,11 +235,11 @@ func (d *decision) explain() string {
 	if d.total == 0 {
 		return "no nodes available to schedule pods"
 	}
+	if d.anywhere != nil {
+		return fmt.Sprintf("0/%d nodes are available: %s.", d.total, strings.Join(d.anywhere.Reasons, ", "))
+	}
 	counts := map[string]int{}
 	for _, r := range d.refusals {
-		if r.Anywhere {
-			return fmt.Sprintf("0/%d nodes are available: %s.", d.total, strings.Join(r.Reasons, ", "))
-		}
 		for _, reason := range r.Reasons {
 			counts[reason]++
 		}
@@ -241,6 +260,9 @@ func tally(total int, counts map[string]int) string {
 // refusedBy is the set of rules that refused at least one node.
 func (d *decision) refusedBy() map[string]bool {
 	by := map[string]bool{}
+	if d.anywhere != nil {
+		by[d.anywhere.plugin] = true
+	}
 	for _, r := range d.refusals {
 		by[r.plugin] = true
 	}

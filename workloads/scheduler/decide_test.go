@@ -15,6 +15,24 @@ import (
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
+// ordinary is the profile nobody configured.
+func ordinary() *profile {
+	p, err := standard()
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func ready(pod *snapshot.Pod, snap *snapshot.Snapshot) []prepared {
+	filters, refused := prepare(pod, snap, ordinary().filters)
+	if refused != nil {
+		no := refused.Refusal
+		return []prepared{{refused.plugin, func(*snapshot.Node) *plugins.Refusal { return &no }}}
+	}
+	return filters
+}
+
 type nodeChange func(*corev1.Node)
 type podChange func(*corev1.Pod)
 
@@ -308,7 +326,7 @@ func TestDecide(t *testing.T) {
 				snap.SetService(tc.service)
 			}
 			for start := range max(len(tc.nodes), 1) { // wherever the walk begins
-				d := decide(snapshot.NewPod(tc.pod), snap, rules{plugins.Filters(), plugins.Scorers()}, start, func(n int) int { return n - 1 })
+				d := decide(snapshot.NewPod(tc.pod), snap, ordinary(), start, func(n int) int { return n - 1 })
 				if d.node != tc.want {
 					t.Fatalf("decide() = %q (%s), want %q", d.node, d.explain(), tc.want)
 				}
@@ -329,7 +347,7 @@ func TestDecideLooksAtEnoughNodesAndStartsWhereTheLastOneEnded(t *testing.T) {
 	used := map[string]bool{}
 	for i := range 300 {
 		p := snapshot.NewPod(like(fmt.Sprint(i), "1"))
-		d := decide(p, snap, rules{plugins.Filters(), plugins.Scorers()}, start, func(int) int { return 0 })
+		d := decide(p, snap, ordinary(), start, func(int) int { return 0 })
 		if d.node == "" {
 			t.Fatal(d.explain())
 		}
@@ -353,7 +371,7 @@ func BenchmarkDecideOn5000Nodes(b *testing.B) {
 		p := like(fmt.Sprint(i), "10m")
 		p.UID = types.UID(fmt.Sprint(i))
 		entry := snapshot.NewPod(p)
-		d := decide(entry, snap, rules{plugins.Filters(), plugins.Scorers()}, start, func(int) int { return 0 })
+		d := decide(entry, snap, ordinary(), start, func(int) int { return 0 })
 		start = (start + d.looked) % d.total
 		snap.Assume(entry, d.node)
 	}
@@ -363,7 +381,7 @@ func TestRefusedByNamesTheRules(t *testing.T) {
 	snap := snapshot.New()
 	snap.SetNode(with("a", "1"))
 	snap.SetNode(with("b", "4", cordon))
-	d := decide(snapshot.NewPod(like("p", "2")), snap, rules{plugins.Filters(), nil}, 0, nil)
+	d := decide(snapshot.NewPod(like("p", "2")), snap, ordinary(), 0, nil)
 	var names []string
 	for name := range d.refusedBy() {
 		names = append(names, name)

@@ -5,11 +5,11 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/queue"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
@@ -54,51 +54,60 @@ func (s *Scheduler) follow(ctx context.Context) (synced []cache.DoneChecker, sto
 	return synced, stop, err
 }
 
-// followVolumes subscribes to what claims depend on, once a pod has one: most clusters are spared three watches.
-// Until all that existed is known, pods with claims are tried again a little later.
-func (s *Scheduler) followVolumes(ctx context.Context) {
-	if s.volumes != unfollowed {
-		return
-	}
-	s.volumes = following
-	s.writing.Go(func() {
-		var synced []cache.DoneChecker
-		for _, of := range []struct {
-			object      client.Object
-			set, remove func(any)
-		}{
-			{
-				&corev1.PersistentVolumeClaim{},
-				func(o any) { s.changed(s.snapshot.SetClaim(o.(*corev1.PersistentVolumeClaim))) },
-				func(o any) { s.snapshot.RemoveClaim(o.(*corev1.PersistentVolumeClaim)) },
-			},
-			{
-				&corev1.PersistentVolume{},
-				func(o any) { s.changed(s.snapshot.SetVolume(o.(*corev1.PersistentVolume))) },
-				func(o any) { s.snapshot.RemoveVolume(o.(*corev1.PersistentVolume)) },
-			},
-			{
-				&storagev1.StorageClass{},
-				func(o any) { s.changed(s.snapshot.SetClass(o.(*storagev1.StorageClass))) },
-				func(o any) { s.snapshot.RemoveClass(o.(*storagev1.StorageClass)) },
-			},
-		} {
-			done, end, err := s.subscribe(ctx, of.object, of.set, of.remove)
-			if err != nil {
-				if ctx.Err() == nil {
-					s.log.Warn("volumes not known, pods with claims wait", "err", err)
-				}
-				s.inbox.put(func() { s.volumes = unfollowed })
-				return
-			}
-			defer end()
-			synced = append(synced, done)
+// knowledge is how far objects of a kind are known.
+type knowledge int
+
+const (
+	unfollowed knowledge = iota // no pod has asked for it
+	following
+	followed
+)
+
+// knows says whether all is known that the rules need for a pod. What is not is followed from now on: most clusters are
+// spared those watches.
+func (s *Scheduler) knows(ctx context.Context, pod *snapshot.Pod, by *profile) bool {
+	all := true
+	for _, f := range by.followers {
+		if !f.Needs(pod) {
+			continue
 		}
-		if cache.WaitFor(ctx, "", synced...) {
-			s.inbox.put(func() { s.volumes = followed })
+		for _, source := range f.sources {
+			kind := fmt.Sprintf("%T", source.Object)
+			if s.sources[kind] == unfollowed {
+				s.followSource(ctx, kind, source)
+			}
+			all = all && s.sources[kind] == followed
+		}
+	}
+	return all
+}
+
+// followSource subscribes to a kind. What the pods that wait for it need is decided when they are tried again.
+func (s *Scheduler) followSource(ctx context.Context, kind string, source plugins.Source) {
+	s.sources[kind] = following
+	s.writing.Go(func() {
+		done, end, err := s.subscribe(ctx, source.Object,
+			func(o any) { s.moved(ctx, source.Set(s.snapshot, o.(client.Object))) },
+			func(o any) { s.moved(ctx, source.Remove(s.snapshot, o.(client.Object))) })
+		if err != nil {
+			if ctx.Err() == nil {
+				s.log.Warn("a kind is not known, pods that need it wait", "kind", kind, "err", err)
+			}
+			s.inbox.put(func() { s.sources[kind] = unfollowed })
+			return
+		}
+		defer end()
+		if cache.WaitFor(ctx, "", done) {
+			s.inbox.put(func() { s.sources[kind] = followed })
 			<-ctx.Done()
 		}
 	})
+}
+
+// moved is a change pods on their way to a node may have waited for as well.
+func (s *Scheduler) moved(ctx context.Context, change snapshot.Change) {
+	s.changed(change)
+	s.permitAll(ctx)
 }
 
 // subscribe hands over what the cache tells about a kind until it is ended; done when all that existed is handed over.
@@ -135,7 +144,7 @@ func (s *Scheduler) podSeen(pod *corev1.Pod) {
 		s.changed(s.snapshot.SetPod(pod))
 	case pod.DeletionTimestamp != nil:
 		s.podGone(pod)
-	case pod.Spec.SchedulerName != s.name:
+	case s.profiles[pod.Spec.SchedulerName] == nil:
 		// another scheduler's
 	case !s.snapshot.Placed(pod.UID): // decided; the cache shows older news of it
 		s.unplacedSeen(pod)
@@ -169,6 +178,9 @@ func (s *Scheduler) settled(uid types.UID, node string) {
 
 func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	if j := s.journeys[pod.UID]; j != nil {
+		s.undo(j)
+	}
 	delete(s.leaving, pod.UID)
 	s.changed(s.snapshot.Denominate(pod.UID))
 	s.changed(s.snapshot.RemovePod(pod))
@@ -183,7 +195,7 @@ func (s *Scheduler) changed(change snapshot.Change) {
 		if len(e.RefusedBy) == 0 {
 			return change.Kind == snapshot.NodeAdded // there was no node at all
 		}
-		for _, f := range s.rules.filters {
+		for _, f := range s.profiles[e.Pod.Object.Spec.SchedulerName].filters {
 			if e.RefusedBy[f.Name()] && f.Helps(e.Pod, s.snapshot, change) {
 				return true
 			}

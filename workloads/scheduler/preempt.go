@@ -11,7 +11,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
-	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
@@ -38,7 +37,7 @@ func mayPreempt(pod *snapshot.Pod, snap *snapshot.Snapshot, d *decision, going f
 	if n == nil {
 		return true, ""
 	}
-	if d.refusals[n.Name].Final {
+	if d.refused(n.Name).Final {
 		return true, "" // it waits at the wrong door
 	}
 	for _, other := range n.Pods {
@@ -57,7 +56,7 @@ func clearable(pod *snapshot.Pod, snap *snapshot.Snapshot, d *decision, start in
 	for i := range nodes {
 		n := nodes[(start+i)%len(nodes)]
 		switch {
-		case d.refusals[n.Name].Final:
+		case d.refused(n.Name).Final:
 			against[notHelpful]++
 		case !hasLesser(pod, n):
 			against[noVictims]++
@@ -79,12 +78,11 @@ func hasLesser(pod *snapshot.Pod, n *snapshot.Node) bool {
 
 // preempt chooses the node that is cleared for a pod with the least harm; nil if none can be, and then against says
 // why as well.
-func preempt(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filterer, open []*snapshot.Node, budgets []budget, against map[string]int) *clearing {
+func preempt(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, open []*snapshot.Node, budgets []budget, against map[string]int) *clearing {
 	// Beyond a share of the nodes the least harm found is near enough to the least there is.
 	wanted := int64(max(len(open)/10, enough))
 	found := make([]*clearing, len(open))
 	refused := make([]refusal, len(open))
-	ready := prepare(pod, snap, filters)
 	var clearings, harmless atomic.Int64
 	inParallel(len(open), func(i int) bool {
 		if found[i], refused[i] = clearFor(pod, open[i], snap, ready, budgets); found[i] == nil {

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
-	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
@@ -226,12 +225,12 @@ func TestPreempt(t *testing.T) {
 			}
 			pod := snapshot.NewPod(tc.pod)
 			for start := range len(tc.nodes) {
-				d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, start, func(int) int { return 0 })
+				d := decide(pod, snap, ordinary(), start, func(int) int { return 0 })
 				if d.node != "" {
 					t.Fatalf("%s has room already", d.node)
 				}
 				open, against := clearable(pod, snap, &d, start)
-				got := preempt(pod, snap, plugins.Filters(), open, budgets, against)
+				got := preempt(pod, snap, ready(pod, snap), open, budgets, against)
 				if got == nil {
 					if why := tally(d.total, against); tc.want != "" || why != tc.why {
 						t.Fatalf("preempt() found no node: %s\nwant %q %s", why, tc.want, tc.why)
@@ -286,7 +285,7 @@ func TestMayPreempt(t *testing.T) {
 				snap.Nominate(pod, node)
 			}
 			s := &Scheduler{leaving: map[types.UID]bool{tc.there.UID: tc.leaving}}
-			d := decide(pod, snap, rules{plugins.Filters(), nil}, 0, nil)
+			d := decide(pod, snap, ordinary(), 0, nil)
 			if may, why := mayPreempt(pod, snap, &d, s.going); may != (tc.why == "") || why != tc.why {
 				t.Errorf("mayPreempt() = %v, %q; want %q", may, why, tc.why)
 			}
@@ -325,7 +324,7 @@ func TestDecideCountsThoseThatWaitForRoom(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			d := decide(snapshot.NewPod(tc.pod), world(nodes, tc.waiting), rules{plugins.Filters(), plugins.Scorers()}, 0, func(int) int { return 0 })
+			d := decide(snapshot.NewPod(tc.pod), world(nodes, tc.waiting), ordinary(), 0, func(int) int { return 0 })
 			if d.node != tc.want {
 				t.Fatalf("decide() = %q, want %q", d.node, tc.want)
 			}
@@ -349,9 +348,9 @@ func BenchmarkPreemptOn5000Nodes(b *testing.B) {
 	pod := snapshot.NewPod(like("p", "2", priority(10)))
 	b.ReportAllocs()
 	for b.Loop() {
-		d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, 0, nil)
+		d := decide(pod, snap, ordinary(), 0, nil)
 		open, against := clearable(pod, snap, &d, 0)
-		if got := preempt(pod, snap, plugins.Filters(), open, nil, against); got == nil || len(got.victims) != 2 {
+		if got := preempt(pod, snap, ready(pod, snap), open, nil, against); got == nil || len(got.victims) != 2 {
 			b.Fatalf("preempt() = %v", got)
 		}
 	}

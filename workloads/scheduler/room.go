@@ -15,7 +15,7 @@ import (
 
 // seekRoom decides who leaves which node for a pod nobody has room for, and keeps that room for it. Without a node it
 // says why.
-func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, d *decision) (*clearing, string) {
+func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, by *profile, d *decision) (*clearing, string) {
 	if may, why := mayPreempt(pod, s.snapshot, d, s.going); !may {
 		return nil, why
 	}
@@ -27,7 +27,9 @@ func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, d *decision
 			s.log.Warn("nobody is sent away for a pod", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
 			return nil, err.Error()
 		}
-		room = preempt(pod, s.snapshot, s.rules.filters, open, budgets, against)
+		if ready, refused := prepare(pod, s.snapshot, by.filters); refused == nil {
+			room = preempt(pod, s.snapshot, ready, open, budgets, against)
+		}
 	}
 	if room == nil {
 		s.changed(s.snapshot.Denominate(pod.Object.UID))
@@ -95,7 +97,7 @@ func (s *Scheduler) clear(ctx context.Context, pod *corev1.Pod, room *clearing) 
 		if victim.DeletionTimestamp != nil {
 			continue // it goes for reasons of its own
 		}
-		err := s.sendAway(ctx, victim)
+		err := s.sendAway(ctx, victim, pod.Spec.SchedulerName)
 		switch {
 		case err == nil:
 			s.events.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", pod.UID, room.node)
@@ -111,10 +113,10 @@ func (s *Scheduler) clear(ctx context.Context, pod *corev1.Pod, room *clearing) 
 	}
 }
 
-// sendAway says on a pod why it goes and deletes it; it has its grace period.
-func (s *Scheduler) sendAway(ctx context.Context, pod *corev1.Pod) error {
+// sendAway says on a pod why it goes, and by which scheduler's word, and deletes it; it has its grace period.
+func (s *Scheduler) sendAway(ctx context.Context, pod *corev1.Pod, by string) error {
 	const why = "preempting to accommodate a higher priority pod"
-	next := s.condition(pod, corev1.DisruptionTarget, corev1.ConditionTrue, corev1.PodReasonPreemptionByScheduler, s.name+": "+why)
+	next := s.condition(pod, corev1.DisruptionTarget, corev1.ConditionTrue, corev1.PodReasonPreemptionByScheduler, by+": "+why)
 	if next != nil {
 		if err := s.patchStatus(ctx, pod, map[string]any{"conditions": []corev1.PodCondition{*next}}); err != nil {
 			return fmt.Errorf("mark pod %s/%s as preempted: %w", pod.Namespace, pod.Name, err)

@@ -1,6 +1,6 @@
 // Package scheduler gives every pod a node.
 //
-// In:       unplaced pods that name default-scheduler, and what decisions depend on; from the shared cache.
+// In:       unplaced pods that name one of its profiles, and what decisions depend on; from the shared cache.
 // Out:      bindings; why a pod has no node, as condition and Event; deletions of less important pods in the way.
 // Promise:  a node's room is never promised twice; a pod that waits is tried again when a change may help it.
 // Not here: the rules (scheduler/plugins), the cluster's picture (scheduler/snapshot), the order (scheduler/queue).
@@ -24,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"knarr.dev/knarr/workloads/events"
-	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/queue"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
@@ -39,36 +38,30 @@ type informers interface {
 
 // Scheduler decides on one goroutine, which owns everything below the inbox; bindings are sent by others.
 type Scheduler struct {
-	name   string
-	cache  informers
-	client client.Client
-	events record.EventRecorder
-	clock  clock.Clock
-	rules  rules
-	log    *slog.Logger
+	cache    informers
+	client   client.Client
+	events   record.EventRecorder
+	clock    clock.WithDelayedExecution
+	profiles map[string]*profile // by the name pods call it
+	log      *slog.Logger
 
 	inbox    *inbox
 	queue    *queue.Queue
 	snapshot *snapshot.Snapshot
-	volumes  knowledge
-	leaving  map[types.UID]bool // pods being sent away, which the cache may not show yet
-	start    int                // the node the next decision starts at
+	sources  map[string]knowledge   // by kind of object
+	journeys map[types.UID]*journey // pods on their way to a node where something was reserved for them
+	leaving  map[types.UID]bool     // pods being sent away, which the cache may not show yet
+	start    int                    // the node the next decision starts at
 	slots    chan struct{}
 	writing  sync.WaitGroup
 }
 
-// knowledge is how far what claims depend on is known.
-type knowledge int
-
-const (
-	unfollowed knowledge = iota // no pod has asked for it
-	following
-	followed
-)
-
 // Register adds the scheduler to a manager.
 func Register(mgr manager.Manager, log *slog.Logger) error {
-	s := New(mgr.GetCache(), mgr.GetClient(), events.Recorder(mgr, corev1.DefaultSchedulerName), clock.RealClock{}, log)
+	s, err := New(mgr.GetCache(), mgr.GetClient(), events.Recorder(mgr, corev1.DefaultSchedulerName), clock.RealClock{}, log)
+	if err != nil {
+		return err
+	}
 	if err := mgr.Add(s); err != nil {
 		return fmt.Errorf("register the scheduler: %w", err)
 	}
@@ -76,21 +69,26 @@ func Register(mgr manager.Manager, log *slog.Logger) error {
 }
 
 // New returns a scheduler for the pods that name default-scheduler.
-func New(c informers, writer client.Client, recorder record.EventRecorder, cl clock.Clock, log *slog.Logger) *Scheduler {
+func New(c informers, writer client.Client, recorder record.EventRecorder, cl clock.WithDelayedExecution, log *slog.Logger) (*Scheduler, error) {
+	ordinary, err := standard()
+	if err != nil {
+		return nil, err
+	}
 	return &Scheduler{
-		name:     corev1.DefaultSchedulerName,
 		cache:    c,
 		client:   writer,
 		events:   recorder,
 		clock:    cl,
-		rules:    rules{plugins.Filters(), plugins.Scorers()},
+		profiles: map[string]*profile{ordinary.name: ordinary},
 		log:      log.With("component", "scheduler"),
 		inbox:    newInbox(),
 		queue:    queue.New(),
 		snapshot: snapshot.New(),
+		sources:  map[string]knowledge{},
+		journeys: map[types.UID]*journey{},
 		leaving:  map[types.UID]bool{},
 		slots:    make(chan struct{}, writers),
-	}
+	}, nil
 }
 
 // Start decides until ctx ends. It implements the manager's Runnable.
@@ -128,36 +126,33 @@ func (s *Scheduler) Start(ctx context.Context) error {
 
 // place decides about one pod and sends the decision on its way.
 func (s *Scheduler) place(ctx context.Context, e *queue.Entry) {
-	if len(e.Pod.Claims) > 0 && s.volumes != followed {
-		s.followVolumes(ctx)
+	by := s.profiles[e.Pod.Object.Spec.SchedulerName]
+	if !s.knows(ctx, e.Pod, by) {
 		s.queue.Retry(e, s.clock.Now())
 		return
 	}
-	d := decide(e.Pod, s.snapshot, s.rules, s.start, rand.IntN)
+	d := decide(e.Pod, s.snapshot, by, s.start, rand.IntN)
 	if d.total > 0 {
 		s.start = (s.start + d.looked) % d.total
 	}
-	if d.node == "" {
-		s.keep(ctx, e, &d)
-		return
+	switch {
+	case d.err != nil:
+		s.failed(ctx, e, e.Pod, "no decision", d.err)
+	case d.node == "":
+		s.keep(ctx, e, by, &d)
+	default:
+		s.send(ctx, e, by, d.node)
 	}
-	s.settled(e.Pod.Object.UID, d.node)
-	s.snapshot.Assume(e.Pod, d.node)
-	pod := e.Pod
-	s.write(func() {
-		if err := s.bind(ctx, pod.Object, d.node); err != nil {
-			s.inbox.put(func() { s.refused(ctx, e, pod, err) })
-		}
-	})
 }
 
 // keep lets a pod wait that no node would take, and sends less important ones away for it where that helps.
-func (s *Scheduler) keep(ctx context.Context, e *queue.Entry, d *decision) {
+func (s *Scheduler) keep(ctx context.Context, e *queue.Entry, by *profile, d *decision) {
 	pod, why := e.Pod, d.explain()
+	act := s.postFilter(pod, by)
 	var room *clearing
-	if d.total > 0 {
+	if d.total > 0 && act == nil && by.preempts {
 		var note string
-		if room, note = s.seekRoom(ctx, pod, d); note != "" {
+		if room, note = s.seekRoom(ctx, pod, by, d); note != "" {
 			why += " preemption: " + note
 		}
 	}
@@ -165,20 +160,34 @@ func (s *Scheduler) keep(ctx context.Context, e *queue.Entry, d *decision) {
 	nomination := s.snapshot.Nomination(pod.Object.UID)
 	s.write(func() {
 		s.report(ctx, pod.Object, corev1.PodReasonUnschedulable, why, nomination)
+		if act != nil {
+			if err := act(ctx, s.client); err != nil && ctx.Err() == nil {
+				s.log.Warn("nothing could be done for a pod", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
+			}
+		}
 		if room != nil {
 			s.clear(ctx, pod.Object, room)
 		}
 	})
 }
 
-// refused takes a decision back that the API server did not accept.
-func (s *Scheduler) refused(ctx context.Context, e *queue.Entry, pod *snapshot.Pod, err error) {
-	s.changed(s.snapshot.Forget(pod))
+// postFilter is what a rule knows to do for a pod no node will take, nil if none does.
+func (s *Scheduler) postFilter(pod *snapshot.Pod, by *profile) func(context.Context, client.Client) error {
+	for _, p := range by.postFilters {
+		if act := p.PostFilter(pod, s.snapshot); act != nil {
+			return act
+		}
+	}
+	return nil
+}
+
+// failed lets a pod rest whose placement failed for reasons that are not the cluster's.
+func (s *Scheduler) failed(ctx context.Context, e *queue.Entry, pod *snapshot.Pod, what string, err error) {
 	s.queue.Retry(e, s.clock.Now())
 	if gone(err) || ctx.Err() != nil {
 		return
 	}
-	s.log.Warn("binding refused", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
+	s.log.Warn(what, "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
 	s.write(func() {
 		s.report(ctx, pod.Object, corev1.PodReasonSchedulerError, err.Error(), pod.Object.Status.NominatedNodeName)
 	})

@@ -107,7 +107,10 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	c.watching.Add(4) // pods, nodes, namespaces, services
-	s := New(c, c.client, c.events, clock.RealClock{}, slog.New(slog.DiscardHandler))
+	s, err := New(c, c.client, c.events, clock.RealClock{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	go func() { done <- s.Start(ctx) }()
 	t.Cleanup(func() {
 		cancel()

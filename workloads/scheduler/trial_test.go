@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
@@ -70,8 +69,8 @@ func TestATrialIsJudgedAsTheClusterItAsksAbout(t *testing.T) {
 			after = append(after, joins)
 		}
 		really := world(nodes, after)
-		got, fits := ask(trial, prepare(pod, before, plugins.Filters()))
-		want, would := ask(really.Node(trial.Name), prepare(pod, really, plugins.Filters()))
+		got, fits := ask(trial, ready(pod, before))
+		want, would := ask(really.Node(trial.Name), ready(pod, really))
 		if fits != would || got.plugin != want.plugin {
 			t.Fatalf("round %d: the trial says %v %v, the cluster would say %v %v", round, fits, got, would, want)
 		}
@@ -93,12 +92,12 @@ func TestPreemptTakesNoMoreThanNeeded(t *testing.T) {
 		nodes, pods := randomWorld(random)
 		pod := snapshot.NewPod(randomPod(random, "new"))
 		snap := world(nodes, pods)
-		d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, 0, func(int) int { return 0 })
+		d := decide(pod, snap, ordinary(), 0, func(int) int { return 0 })
 		if d.node != "" {
 			continue
 		}
 		open, against := clearable(pod, snap, &d, 0)
-		room := preempt(pod, snap, plugins.Filters(), open, nil, against)
+		room := preempt(pod, snap, ready(pod, snap), open, nil, against)
 		if room == nil {
 			continue
 		}
@@ -117,7 +116,7 @@ func TestPreemptTakesNoMoreThanNeeded(t *testing.T) {
 				}
 			}
 			after := world(nodes, rest)
-			_, ok := ask(after.Node(room.node), prepare(pod, after, plugins.Filters()))
+			_, ok := ask(after.Node(room.node), ready(pod, after))
 			return ok
 		}
 		if !fits("") {

@@ -10,7 +10,6 @@ import (
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
-	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
@@ -137,7 +136,7 @@ func TestDecideAboutVolumes(t *testing.T) {
 			for _, v := range tc.volumes {
 				snap.SetVolume(v)
 			}
-			d := decide(snapshot.NewPod(tc.pod), snap, rules{plugins.Filters(), plugins.Scorers()}, 0, func(int) int { return 0 })
+			d := decide(snapshot.NewPod(tc.pod), snap, ordinary(), 0, func(int) int { return 0 })
 			if d.node != tc.want {
 				t.Fatalf("decide() = %q (%s), want %q", d.node, d.explain(), tc.want)
 			}
@@ -153,9 +152,9 @@ func TestPreemptFreesAClaim(t *testing.T) {
 	snap.SetClaim(claim("data", "", "v", sole))
 	snap.SetVolume(volumeOn("v", ""))
 	pod := snapshot.NewPod(like("p", "1", uses("data"), priority(10)))
-	d := decide(pod, snap, rules{plugins.Filters(), plugins.Scorers()}, 0, nil)
+	d := decide(pod, snap, ordinary(), 0, nil)
 	open, against := clearable(pod, snap, &d, 0)
-	got := preempt(pod, snap, plugins.Filters(), open, nil, against)
+	got := preempt(pod, snap, ready(pod, snap), open, nil, against)
 	if got == nil || got.node != "b" || len(got.victims) != 1 || got.victims[0].Object.Name != "q" {
 		t.Errorf("preempt() = %+v, want the claim's user to leave b", got)
 	}

@@ -20,9 +20,6 @@ type Images struct{}
 // Name of the rule.
 func (Images) Name() string { return "ImageLocality" }
 
-// Weight implements Scorer.
-func (Images) Weight() int64 { return 1 }
-
 // Score implements Scorer. An image counts less the fewer nodes have it, so that one node with a rare image does
 // not draw every pod that uses it.
 func (Images) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {

@@ -13,13 +13,10 @@ type NodeAffinity struct{}
 // Name of the rule.
 func (NodeAffinity) Name() string { return "NodeAffinity" }
 
-// Weight implements Scorer.
-func (NodeAffinity) Weight() int64 { return 2 }
-
 // Filter implements Filterer.
-func (NodeAffinity) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
+func (NodeAffinity) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	if !choosy(pod.Object) {
-		return nil
+		return nil, nil
 	}
 	required := nodeaffinity.GetRequiredNodeAffinity(pod.Object)
 	refusal := &Refusal{Reasons: []string{"node(s) didn't match Pod's node affinity/selector"}, Final: true}
@@ -28,7 +25,7 @@ func (NodeAffinity) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.

@@ -13,10 +13,10 @@ type NodeName struct{}
 func (NodeName) Name() string { return "NodeName" }
 
 // Filter implements Filterer.
-func (NodeName) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
+func (NodeName) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	name := pod.Object.Spec.NodeName
 	if name == "" {
-		return nil
+		return nil, nil
 	}
 	refusal := &Refusal{Reasons: []string{"node(s) didn't match the requested node name"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
@@ -24,7 +24,7 @@ func (NodeName) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.
@@ -41,9 +41,9 @@ func (Unschedulable) Name() string { return "NodeUnschedulable" }
 var cordoned = corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule}
 
 // Filter implements Filterer.
-func (Unschedulable) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
+func (Unschedulable) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	if tolerates(pod.Object.Spec.Tolerations, &cordoned) {
-		return nil
+		return nil, nil
 	}
 	refusal := &Refusal{Reasons: []string{"node(s) were unschedulable"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
@@ -51,7 +51,7 @@ func (Unschedulable) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.

@@ -1,58 +1,132 @@
 // Package plugins is the scheduler's rules, one a file.
 //
-// In:       a pod and a snapshot of the cluster.
-// Out:      a refusal with its reason or a score for each node; whether a change could lift a refusal.
-// Promise:  rules only read; refusals are worded as upstream's, because people and programs match on them.
-// Not here: the order pods are tried in (scheduler/queue), the choice among scores (scheduler).
+// In:       a pod and a snapshot of the cluster; a rule's arguments from the scheduler's configuration.
+// Out:      a refusal with its reason or a score for each node; whether a change could lift a refusal; what is taken on
+// the chosen node before the pod is bound.
+// Promise:  rules only read, but for Reserve; refusals are worded as upstream's, because people and programs match on them.
+// Not here: the order pods are tried in (scheduler/queue), the choice among scores, who leaves for whom (scheduler).
+//
+// A rule is a Plugin and any of Filterer, Scorer, Reserver, Follower and PostFilterer. What upstream asks of a plugin in
+// PreFilter and PreScore it does here when it prepares a Filter or a Score: state of one decision lives in the closure.
 package plugins
 
-import "knarr.dev/knarr/workloads/scheduler/snapshot"
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
+)
 
 // MaxScore is what the best node of a rule gets.
 const MaxScore = 100
 
-// Refusal is why a node will not do.
+// Refusal is why a node will not do, or all of them.
 type Refusal struct {
 	Reasons []string
 	Final   bool // also if pods left the node
-	// Anywhere says that the pod itself is the reason, whatever the node.
-	Anywhere bool
+	// Err is why the rule could not judge. The decision is given up and tried again after a rest.
+	Err error
 }
 
+// Plugin is a rule.
+type Plugin interface{ Name() string }
+
 // Filter judges one node, or a trial of one, for the pod it was made for; nil lets the pod pass. Many goroutines may
-// call it.
+// call it at once.
 type Filter func(*snapshot.Node) *Refusal
 
 // Filterer refuses nodes.
 type Filterer interface {
-	Name() string
-	// Filter prepares to judge nodes for a pod; nil when the rule has nothing to say about it.
-	Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter
-	// Helps says whether a change could lift a refusal of this rule.
+	Plugin
+	// Filter prepares to judge nodes for a pod; nil when the rule has nothing to say about it. A refusal is one of all
+	// nodes: the pod itself is the reason.
+	Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal)
+	// Helps says whether a change could lift a refusal of this rule. To be sure when in doubt is right: a pod woken in
+	// vain costs a decision, one left asleep minutes.
 	Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool
 }
 
-// Score rates one node for the pod it was made for, on a scale of the rule's own.
+// Narrower is a Filterer that knows by name the only nodes that may do: nobody looks at others.
+type Narrower interface {
+	Filterer
+	// Narrow is those nodes; ok is false when the rule does not know.
+	Narrow(pod *snapshot.Pod) (nodes []string, ok bool)
+}
+
+// Score rates one node for the pod it was made for, on a scale of the rule's own. Many goroutines may call it at once.
 type Score func(*snapshot.Node) int64
 
 // Scorer prefers nodes.
 type Scorer interface {
-	Name() string
-	Weight() int64
+	Plugin
 	// Score prepares to rate the nodes that passed the filters; nil when all are alike to the rule.
 	Score(pod *snapshot.Pod, snap *snapshot.Snapshot, nodes []*snapshot.Node) Score
 	// Normalize brings the rule's own scale to 0..MaxScore, in place.
 	Normalize(scores []int64)
 }
 
-// Filters are the rules in the order they are asked: cheap ones, and ones that refuse for good, first.
-func Filters() []Filterer {
-	return []Filterer{Claims{}, Unschedulable{}, NodeName{}, Taints{}, NodeAffinity{}, Ports{}, Resources{}, SoleUse{}, Volumes{}, Spread{}, PodAffinity{}}
+// Reserver takes something for a pod on its node before it is bound: volumes, devices.
+type Reserver interface {
+	Plugin
+	// Reserve takes it in the snapshot, so that the next decision knows. It runs on the deciding goroutine and must
+	// not wait. nil is nothing to reserve; an error sends the pod back, nothing reserved.
+	Reserve(pod *snapshot.Pod, snap *snapshot.Snapshot, node *snapshot.Node) (*Reservation, error)
 }
 
-// Scorers are the preferences, with upstream's weights.
-func Scorers() []Scorer {
-	return []Scorer{Taints{}, NodeAffinity{}, Spread{}, PodAffinity{}, Resources{}, Balance{}, Images{}}
+// Reservation is what a rule took for a pod on its way to a node. Any function may be nil.
+type Reservation struct {
+	// PreBind makes it true in the API. It runs on a goroutine of its own and may take its time.
+	PreBind func(ctx context.Context, api client.Client) error
+	// Permit says whether the pod may be bound by now. It runs on the deciding goroutine: once PreBind is done, and
+	// then after each change of the cluster. An error sends the pod back.
+	Permit func(*snapshot.Snapshot) (bool, error)
+	// Patience is how long Permit may say no; 0 is ten minutes.
+	Patience time.Duration
+	// Undo gives back in the snapshot what was taken there, when the pod is not bound after all. It runs on the
+	// deciding goroutine; what that frees for others is the Change.
+	Undo func(*snapshot.Snapshot) snapshot.Change
+}
+
+// PostFilterer knows what else may be done for a pod that no node will take, before others are sent away for it.
+type PostFilterer interface {
+	Plugin
+	// PostFilter is what to do, on a goroutine of its own; nil for nothing. When it is done no pod is sent away.
+	PostFilter(pod *snapshot.Pod, snap *snapshot.Snapshot) func(ctx context.Context, api client.Client) error
+}
+
+// Follower reads kinds of objects that many clusters have none of. They are followed from the first pod on that needs
+// them, and that pod waits until all there are are known.
+type Follower interface {
+	Plugin
+	Needs(pod *snapshot.Pod) bool
+	Sources() []Source
+}
+
+// Source is a kind of object to follow into the snapshot. Kinds are followed once, whoever asks.
+type Source struct {
+	Object      client.Object
+	Set, Remove func(*snapshot.Snapshot, client.Object) snapshot.Change
+}
+
+// SourceOf is the source of a kind whose objects go through set and remove.
+func SourceOf[T client.Object](object T, set, remove func(*snapshot.Snapshot, T) snapshot.Change) Source {
+	return Source{
+		Object: object,
+		Set:    func(s *snapshot.Snapshot, o client.Object) snapshot.Change { return set(s, o.(T)) },
+		Remove: func(s *snapshot.Snapshot, o client.Object) snapshot.Change { return remove(s, o.(T)) },
+	}
+}
+
+// Rule is how a plugin is made.
+type Rule struct {
+	Name   string
+	Weight int64 // of its scores, unless configured
+	// New makes it from its arguments, an object of kubescheduler.config.k8s.io/v1 (*configv1.NodeAffinityArgs for
+	// NodeAffinity), or nil for upstream's defaults. Errors name the field below args.
+	New func(args runtime.Object) (Plugin, error)
 }
 
 // largestWins scales scores so that the largest becomes MaxScore; reverse turns them around.

@@ -12,9 +12,6 @@ type PodAffinity struct{}
 // Name of the rule.
 func (PodAffinity) Name() string { return "InterPodAffinity" }
 
-// Weight implements Scorer.
-func (PodAffinity) Weight() int64 { return 2 }
-
 // domains are counts by topology key and value: pods by zone, by host. By key first, because there are few keys and
 // as many hosts as nodes, and every node asks.
 type domains map[string]map[string]int64
@@ -35,9 +32,9 @@ type neighbours struct {
 }
 
 // Filter implements Filterer.
-func (PodAffinity) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
+func (PodAffinity) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
 	if len(snap.Averse()) == 0 && !snap.ExpectsAverse() && len(pod.Affinity) == 0 && len(pod.AntiAffinity) == 0 {
-		return nil
+		return nil, nil
 	}
 	around := look(pod, snap)
 	self := matchesAll(pod.Affinity, pod, snap.Namespace(pod.Object.Namespace)) // so it may be the first
@@ -62,7 +59,7 @@ func (PodAffinity) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 			return unwelcome
 		}
 		return nil
-	}
+	}, nil
 }
 
 func newNeighbours() *neighbours {

@@ -9,9 +9,9 @@ type Ports struct{}
 func (Ports) Name() string { return "NodePorts" }
 
 // Filter implements Filterer.
-func (Ports) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
+func (Ports) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	if len(pod.Ports) == 0 {
-		return nil
+		return nil, nil
 	}
 	refusal := &Refusal{Reasons: []string{"node(s) didn't have free ports for the requested pod ports"}}
 	return func(n *snapshot.Node) *Refusal {
@@ -19,7 +19,7 @@ func (Ports) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.

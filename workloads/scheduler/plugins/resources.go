@@ -14,12 +14,9 @@ type Resources struct{}
 // Name of the rule.
 func (Resources) Name() string { return "NodeResourcesFit" }
 
-// Weight implements Scorer.
-func (Resources) Weight() int64 { return 1 }
-
 // Filter implements Filterer.
-func (Resources) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
-	return func(n *snapshot.Node) *Refusal { return fits(pod, n) }
+func (Resources) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
+	return func(n *snapshot.Node) *Refusal { return fits(pod, n) }, nil
 }
 
 // fits compares every amount a pod asks for with what is left of it.
@@ -83,9 +80,6 @@ type Balance struct{}
 
 // Name of the rule.
 func (Balance) Name() string { return "NodeResourcesBalancedAllocation" }
-
-// Weight implements Scorer.
-func (Balance) Weight() int64 { return 1 }
 
 // Score implements Scorer.
 func (Balance) Score(pod *snapshot.Pod, _ *snapshot.Snapshot, _ []*snapshot.Node) Score {

@@ -15,7 +15,7 @@ type SoleUse struct{}
 func (SoleUse) Name() string { return "VolumeRestrictions" }
 
 // Filter implements Filterer.
-func (SoleUse) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
+func (SoleUse) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
 	var sole []string
 	var users int64
 	for _, wanted := range pod.Claims {
@@ -26,7 +26,7 @@ func (SoleUse) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 		}
 	}
 	if len(sole) == 0 {
-		return nil
+		return nil, nil
 	}
 	refusal := &Refusal{Reasons: []string{"node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"}}
 	return func(n *snapshot.Node) *Refusal {
@@ -38,7 +38,7 @@ func (SoleUse) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // shared is how many of the claims a pod uses.

@@ -19,9 +19,6 @@ type Spread struct{}
 // Name of the rule.
 func (Spread) Name() string { return "PodTopologySpread" }
 
-// Weight implements Scorer.
-func (Spread) Weight() int64 { return 2 }
-
 // constraint is one topology spread constraint, parsed, with the group's pods counted by domain.
 type constraint struct {
 	spec     *corev1.TopologySpreadConstraint
@@ -32,10 +29,10 @@ type constraint struct {
 }
 
 // Filter implements Filterer.
-func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
+func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
 	constraints := parseConstraints(pod.Object, corev1.DoNotSchedule)
 	if len(constraints) == 0 {
-		return nil
+		return nil, nil
 	}
 	countDomains(constraints, pod.Object, snap.Nodes())
 	emptiest := make([]lows, len(constraints))
@@ -59,7 +56,7 @@ func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 			}
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.

@@ -13,18 +13,15 @@ type Taints struct{}
 // Name of the rule.
 func (Taints) Name() string { return "TaintToleration" }
 
-// Weight implements Scorer.
-func (Taints) Weight() int64 { return 3 }
-
 // Filter implements Filterer.
-func (Taints) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) Filter {
+func (Taints) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	refusal := &Refusal{Reasons: []string{"node(s) had untolerated taint(s)"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
 		if repels(n.Object, pod.Object) {
 			return refusal
 		}
 		return nil
-	}
+	}, nil
 }
 
 // Helps implements Filterer.

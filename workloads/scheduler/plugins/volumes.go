@@ -4,33 +4,12 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/component-helpers/storage/volume"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
-
-// Claims keeps a pod from being placed before the claims it names are ready to be used.
-type Claims struct{}
-
-// Name of the rule; it and Volumes are one to those who read refusals.
-func (Claims) Name() string { return Volumes{}.Name() }
-
-// Filter implements Filterer.
-func (Claims) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
-	for _, wanted := range pod.Claims {
-		if why := unready(pod.Object, wanted, snap); why != "" {
-			refusal := &Refusal{Reasons: []string{why}, Final: true, Anywhere: true}
-			return func(*snapshot.Node) *Refusal { return refusal }
-		}
-	}
-	return nil
-}
-
-// Helps implements Filterer.
-func (Claims) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool {
-	return Volumes{}.Helps(pod, snap, change)
-}
 
 // unready says why a claim cannot be used on any node, "" if it can.
 func unready(pod *corev1.Pod, wanted snapshot.Claim, snap *snapshot.Snapshot) string {
@@ -67,27 +46,30 @@ type Volumes struct{}
 // Name of the rule.
 func (Volumes) Name() string { return "VolumeBinding" }
 
-// Filter implements Filterer. A claim that waits for its pod's node finds none: nothing here could bind it then.
-func (Volumes) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
+// Filter implements Filterer. A claim that is not ready to be used on any node refuses all of them; one that waits for
+// its pod's node finds none: nothing here could bind it then.
+func (Volumes) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
 	var there []*corev1.PersistentVolume
 	for _, wanted := range pod.Claims {
-		claim := snap.Claim(pod.Object.Namespace, wanted.Name)
-		if claim == nil {
-			continue // Claims has said so
+		if why := unready(pod.Object, wanted, snap); why != "" {
+			return nil, &Refusal{Reasons: []string{why}, Final: true}
 		}
+	}
+	for _, wanted := range pod.Claims {
+		claim := snap.Claim(pod.Object.Namespace, wanted.Name)
 		if !bound(claim) {
-			return everywhere("node(s) didn't find available persistent volumes to bind")
+			return everywhere("node(s) didn't find available persistent volumes to bind"), nil
 		}
 		pv := snap.Volume(claim.Spec.VolumeName)
 		if pv == nil {
-			return everywhere("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)")
+			return everywhere("node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"), nil
 		}
 		if pv.Spec.NodeAffinity != nil {
 			there = append(there, pv)
 		}
 	}
 	if len(there) == 0 {
-		return nil
+		return nil, nil
 	}
 	elsewhere := &Refusal{Reasons: []string{"node(s) didn't match PersistentVolume's node affinity"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
@@ -97,7 +79,7 @@ func (Volumes) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) Filter {
 			}
 		}
 		return nil
-	}
+	}, nil
 }
 
 func everywhere(reason string) Filter {
@@ -119,4 +101,16 @@ func (Volumes) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Ch
 		}
 	}
 	return false
+}
+
+// Needs implements Follower.
+func (Volumes) Needs(pod *snapshot.Pod) bool { return len(pod.Claims) > 0 }
+
+// Sources implements Follower.
+func (Volumes) Sources() []Source {
+	return []Source{
+		SourceOf(&corev1.PersistentVolumeClaim{}, (*snapshot.Snapshot).SetClaim, (*snapshot.Snapshot).RemoveClaim),
+		SourceOf(&corev1.PersistentVolume{}, (*snapshot.Snapshot).SetVolume, (*snapshot.Snapshot).RemoveVolume),
+		SourceOf(&storagev1.StorageClass{}, (*snapshot.Snapshot).SetClass, (*snapshot.Snapshot).RemoveClass),
+	}
 }

@@ -80,8 +80,9 @@ func (s *Snapshot) SetClaim(object *corev1.PersistentVolumeClaim) Change {
 }
 
 // RemoveClaim drops a volume claim.
-func (s *Snapshot) RemoveClaim(object *corev1.PersistentVolumeClaim) {
+func (s *Snapshot) RemoveClaim(object *corev1.PersistentVolumeClaim) Change {
 	delete(s.storage.claims, types.NamespacedName{Namespace: object.Namespace, Name: object.Name})
+	return Change{}
 }
 
 // SetVolume takes a volume in, or its news.
@@ -91,8 +92,9 @@ func (s *Snapshot) SetVolume(object *corev1.PersistentVolume) Change {
 }
 
 // RemoveVolume drops a volume.
-func (s *Snapshot) RemoveVolume(object *corev1.PersistentVolume) {
+func (s *Snapshot) RemoveVolume(object *corev1.PersistentVolume) Change {
 	delete(s.storage.volumes, object.Name)
+	return Change{}
 }
 
 // SetClass takes a storage class in.
@@ -106,4 +108,7 @@ func (s *Snapshot) SetClass(object *storagev1.StorageClass) Change {
 }
 
 // RemoveClass drops a storage class.
-func (s *Snapshot) RemoveClass(object *storagev1.StorageClass) { delete(s.storage.modes, object.Name) }
+func (s *Snapshot) RemoveClass(object *storagev1.StorageClass) Change {
+	delete(s.storage.modes, object.Name)
+	return Change{}
+}
