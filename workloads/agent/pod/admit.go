@@ -20,11 +20,11 @@ func admit(node *corev1.Node, others []*corev1.Pod, pod *corev1.Pod) *Ending {
 	}
 	candidate := snapshot.NewPod(pod)
 	for _, rule := range []plugins.Filterer{plugins.Resources{}, plugins.NodeAffinity{}, plugins.Ports{}} {
-		filter := rule.Filter(candidate, picture)
-		if filter == nil {
-			continue
+		filter, refusal := rule.Filter(candidate, picture)
+		if filter != nil {
+			refusal = filter(picture.Node(node.Name))
 		}
-		if refusal := filter(picture.Node(node.Name)); refusal != nil {
+		if refusal != nil {
 			return refused(rule.Name(), refusal.Reasons)
 		}
 	}
