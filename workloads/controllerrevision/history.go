@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -31,9 +30,12 @@ type History struct {
 	HashLabel string // carries a revision's hash
 }
 
-// Of lists owner's revisions, the newest last, adopting and releasing on the way. empty is a fresh object of
-// owner's type.
-func (h *History) Of(ctx context.Context, owner, empty client.Object, selector labels.Selector) ([]*appsv1.ControllerRevision, error) {
+// Of lists owner's revisions, the newest last, adopting and releasing on the way.
+func (h *History) Of(ctx context.Context, owner client.Object, labels *metav1.LabelSelector) ([]*appsv1.ControllerRevision, error) {
+	selector, err := metav1.LabelSelectorAsSelector(labels)
+	if err != nil {
+		return nil, fmt.Errorf("read the selector of %s %s: %w", h.Kind.Kind, owner.GetName(), err)
+	}
 	var list appsv1.ControllerRevisionList
 	if err := h.Client.List(ctx, &list, client.InNamespace(owner.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list revisions in %s: %w", owner.GetNamespace(), err)
@@ -43,7 +45,7 @@ func (h *History) Of(ctx context.Context, owner, empty client.Object, selector l
 		all[i] = &list.Items[i]
 	}
 	claims := &podcontrol.Claimer{Client: h.Client, Live: h.Live, Kind: h.Kind}
-	mine, err := podcontrol.Take(ctx, claims, owner, empty, selector, all)
+	mine, err := podcontrol.Take(ctx, claims, owner, selector, all)
 	return sorted(mine), err
 }
 

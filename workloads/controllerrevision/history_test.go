@@ -9,13 +9,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 )
 
-var selector = labels.SelectorFromSet(labels.Set{"app": "log"})
+var selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "log"}}
 
 func daemon() *appsv1.DaemonSet {
 	return &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{
@@ -38,7 +37,7 @@ func history(objects ...client.Object) *History {
 // note does a pass: it lists, and makes the template the newest.
 func note(t *testing.T, h *History, image string, collisions *int32) *appsv1.ControllerRevision {
 	t.Helper()
-	revisions, err := h.Of(t.Context(), daemon(), &appsv1.DaemonSet{}, selector)
+	revisions, err := h.Of(t.Context(), daemon(), selector)
 	if err != nil {
 		t.Fatal(err)
 	}

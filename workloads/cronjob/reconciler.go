@@ -13,7 +13,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
@@ -23,8 +22,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/events"
+	"knarr.dev/knarr/workloads/podcontrol"
 )
 
 var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
@@ -46,7 +47,7 @@ func Register(mgr manager.Manager) error {
 		For(&batchv1.CronJob{}).
 		Owns(&batchv1.Job{}).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
-		Complete(r)
+		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the cron job controller: %w", err)
 	}
@@ -54,32 +55,17 @@ func Register(mgr manager.Manager) error {
 }
 
 // Reconcile settles one CronJob.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var c batchv1.CronJob
-	err := r.client.Get(ctx, req.NamespacedName, &c)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe cron job %s: %w", req, err)
-	}
-	jobs, err := r.owned(ctx, &c)
+func (r *Reconciler) Reconcile(ctx context.Context, c *batchv1.CronJob) (ctrl.Result, error) {
+	jobs, err := r.owned(ctx, c)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	p := judge(&c, jobs, r.clock.Now())
+	p := judge(c, jobs, r.clock.Now())
 	for _, n := range p.tell {
-		r.events.Event(&c, n.kind, n.reason, n.message)
+		r.events.Event(c, n.kind, n.reason, n.message)
 	}
-	err = errors.Join(r.delete(ctx, &c, p.prune), r.start(ctx, &c, &p))
-	if !apiequality.Semantic.DeepEqual(c.Status, p.status) {
-		next := c.DeepCopy()
-		next.Status = p.status
-		failure := r.client.Status().Update(ctx, next)
-		if failure != nil && !apierrors.IsConflict(failure) && !apierrors.IsNotFound(failure) { // our view was old; the newer object queues its own pass
-			err = errors.Join(err, fmt.Errorf("update status of cron job %s: %w", req, failure))
-		}
-	}
+	err = errors.Join(r.delete(ctx, c, p.prune), r.start(ctx, c, &p))
+	err = errors.Join(err, podcontrol.Report(ctx, r.client, c, &c.Status, p.status))
 	return ctrl.Result{RequeueAfter: p.again}, err
 }
 

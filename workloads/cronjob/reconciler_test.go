@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 func reconciler(funcs interceptor.Funcs, objects ...client.Object) (*Reconciler, *testclock.FakePassiveClock, *record.FakeRecorder) {
@@ -47,7 +48,7 @@ func TestReconcileMakesOneJobAMinute(t *testing.T) {
 	r, clock, events := reconciler(interceptor.Funcs{}, report())
 	for minute := 1; minute <= 3; minute++ {
 		for range 3 {
-			if _, err := r.Reconcile(t.Context(), request); err != nil {
+			if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -65,7 +66,7 @@ func TestReconcileMakesOneJobAMinute(t *testing.T) {
 func TestReconcileReplaces(t *testing.T) {
 	r, clock, _ := reconciler(interceptor.Funcs{}, report(policy(batchv1.ReplaceConcurrent)))
 	for range 3 {
-		if _, err := r.Reconcile(t.Context(), request); err != nil {
+		if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 			t.Fatal(err)
 		}
 		clock.SetTime(clock.Now().Add(time.Minute))
@@ -85,11 +86,11 @@ func TestReconcileHealsALostStatusWrite(t *testing.T) {
 			return c.SubResource(sub).Update(ctx, o, options...)
 		},
 	}, report(policy(batchv1.ReplaceConcurrent)))
-	if _, err := r.Reconcile(t.Context(), request); err == nil {
+	if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err == nil {
 		t.Fatal("Reconcile() = nil, want the lost write")
 	}
 	lost = false
-	if _, err := r.Reconcile(t.Context(), request); err != nil {
+	if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}
 	if c, jobs := look(t, r); len(jobs) != 1 || len(c.Status.Active) != 1 || c.Status.LastScheduleTime == nil {
@@ -101,7 +102,7 @@ func TestReconcileSaysWhoseNameIsTaken(t *testing.T) {
 	squatter := newJob(report(), now, time.UTC)
 	squatter.OwnerReferences = nil
 	r, _, _ := reconciler(interceptor.Funcs{}, report(), squatter)
-	if _, err := r.Reconcile(t.Context(), request); err == nil || !strings.Contains(err.Error(), "somebody else") {
+	if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err == nil || !strings.Contains(err.Error(), "somebody else") {
 		t.Errorf("Reconcile() = %v", err)
 	}
 }
@@ -112,7 +113,7 @@ func TestReconcileTakesAConflictAsNews(t *testing.T) {
 			return apierrors.NewConflict(batchv1.Resource("cronjobs"), "report", errors.New("changed"))
 		},
 	}, report())
-	if _, err := r.Reconcile(t.Context(), request); err != nil {
+	if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 		t.Errorf("Reconcile() = %v, want nil", err)
 	}
 }

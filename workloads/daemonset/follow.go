@@ -6,8 +6,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -56,20 +54,4 @@ func (r *Reconciler) concerned(ctx context.Context, before, node *corev1.Node, q
 			q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all.Items[i])})
 		}
 	}
-}
-
-// wanting lists the DaemonSets whose selector matches a pod nobody owns.
-func (r *Reconciler) wanting(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
-	var all appsv1.DaemonSetList
-	if err := r.client.List(ctx, &all, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is closing
-	}
-	var requests []reconcile.Request
-	for i := range all.Items {
-		selector, err := metav1.LabelSelectorAsSelector(all.Items[i].Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all.Items[i])})
-		}
-	}
-	return requests
 }

@@ -163,7 +163,7 @@ func (p *pass) settle(s *site) {
 // replaced ever more slowly.
 func (p *pass) replaceEnded(s *site, pod *corev1.Pod) {
 	if wait, held := p.held[s.node]; held && pod.Status.Phase == corev1.PodFailed {
-		p.plan.Again = soonest(p.plan.Again, wait)
+		p.plan.Again = podcontrol.Sooner(p.plan.Again, wait)
 		return
 	}
 	p.end(pod, s.node, Ended)
@@ -205,12 +205,4 @@ func (p *pass) available(pod *corev1.Pod) bool {
 	}
 	available, _ := podcontrol.Available(pod, time.Duration(p.ds.Spec.MinReadySeconds)*time.Second, p.now)
 	return available
-}
-
-// soonest is the smaller of two waits, where 0 is none.
-func soonest(a, b time.Duration) time.Duration {
-	if a == 0 || (b != 0 && b < a) {
-		return b
-	}
-	return a
 }

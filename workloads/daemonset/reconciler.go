@@ -15,7 +15,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
@@ -26,18 +25,22 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/controllerrevision"
 	"knarr.dev/knarr/workloads/events"
-	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
-var kind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
+var (
+	kind   = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
+	owners = podcontrol.Owners[*appsv1.DaemonSet]{
+		Kind:     kind,
+		List:     func() client.ObjectList { return &appsv1.DaemonSetList{} },
+		Selector: func(ds *appsv1.DaemonSet) *metav1.LabelSelector { return ds.Spec.Selector },
+	}
+)
 
 // generationLabel tells the version of the template to clients that still read it from pods.
 const generationLabel = "pod-template-generation"
@@ -50,25 +53,23 @@ const (
 
 // Reconciler settles DaemonSets.
 type Reconciler struct {
-	client   client.Client
-	claimer  podcontrol.Claimer
-	history  controllerrevision.History
-	pods     podcontrol.Control
-	expected *expectations.Expectations
-	backoff  *flowcontrol.Backoff
-	clock    clock.PassiveClock
+	client  client.Client
+	history controllerrevision.History
+	pods    *podcontrol.Control[*appsv1.DaemonSet]
+	backoff *flowcontrol.Backoff
+	clock   clock.PassiveClock
 }
 
 // Register adds the controller to a manager whose cache has workloads/indexes.
 func Register(mgr manager.Manager) error {
 	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "daemonset-controller"), clock.RealClock{})
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&appsv1.DaemonSet{}, builder.WithPredicates(r.forgetDeleted())).
+		For(&appsv1.DaemonSet{}, builder.WithPredicates(r.pods.ForgetDeleted())).
 		Owns(&appsv1.ControllerRevision{}).
-		Watches(&corev1.Pod{}, podcontrol.Follow(kind, r.expected, r.wanting)).
+		Watches(&corev1.Pod{}, r.pods.Follow()).
 		Watches(&corev1.Node{}, r.followNodes()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
-		Complete(r)
+		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the daemonset controller: %w", err)
 	}
@@ -76,60 +77,42 @@ func Register(mgr manager.Manager) error {
 }
 
 func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.WithTicker) *Reconciler {
-	expected := expectations.New(clock)
 	return &Reconciler{
-		client:   c,
-		claimer:  podcontrol.Claimer{Client: c, Live: live, Kind: kind},
-		history:  controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: appsv1.DefaultDaemonSetUniqueLabelKey},
-		pods:     podcontrol.Control{Client: c, Events: recorder, Expectations: expected, Kind: kind},
-		expected: expected,
-		backoff:  flowcontrol.NewFakeBackOff(firstBackoff, mostBackoff, clock), // so called because it takes a clock
-		clock:    clock,
+		client:  c,
+		history: controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: appsv1.DefaultDaemonSetUniqueLabelKey},
+		pods:    podcontrol.New(owners, c, live, recorder, clock),
+		backoff: flowcontrol.NewFakeBackOff(firstBackoff, mostBackoff, clock), // so called because it takes a clock
+		clock:   clock,
 	}
 }
 
 // Reconcile settles one DaemonSet.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var ds appsv1.DaemonSet
-	err := r.client.Get(ctx, req.NamespacedName, &ds)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe daemonset %s: %w", req, err)
-	}
+func (r *Reconciler) Reconcile(ctx context.Context, ds *appsv1.DaemonSet) (ctrl.Result, error) {
 	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.expected.Met(ds.UID)
-	o, revisions, err := r.observe(ctx, &ds)
+	current, again := r.pods.Expected.Met(ds.UID)
+	o, revisions, err := r.observe(ctx, ds)
 	if apierrors.IsConflict(err) || podcontrol.Pointless(err) {
 		return ctrl.Result{}, nil // our view was old, or all of it is going
 	}
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe daemonset %s: %w", req, err)
+		return ctrl.Result{}, fmt.Errorf("observe daemonset %s/%s: %w", ds.Namespace, ds.Name, err)
 	}
 	plan := judge(o, r.clock.Now())
 	if current {
 		err = r.act(ctx, o, &plan)
 	}
-	again = soonest(again, plan.Again)
-	if err := errors.Join(err, r.report(ctx, &ds, plan.Status)); err != nil {
-		return ctrl.Result{}, fmt.Errorf("settle daemonset %s: %w", req, err)
+	err = errors.Join(err, podcontrol.Report(ctx, r.client, ds, &ds.Status, plan.Status), r.history.Prune(ctx, surplus(o, revisions)))
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("settle daemonset %s/%s: %w", ds.Namespace, ds.Name, err)
 	}
-	if err := r.history.Prune(ctx, surplus(o, revisions)); err != nil {
-		return ctrl.Result{}, err
-	}
-	return ctrl.Result{RequeueAfter: again}, nil
+	return ctrl.Result{RequeueAfter: podcontrol.Sooner(again, plan.Again)}, nil
 }
 
 // observe reads what judge needs; on the way it takes what is the DaemonSet's and notes its template as a revision.
 func (r *Reconciler) observe(ctx context.Context, ds *appsv1.DaemonSet) (observed, []*appsv1.ControllerRevision, error) {
 	o := observed{ds: ds, collisions: ptr.Deref(ds.Status.CollisionCount, 0)}
-	selector, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
-	if err != nil {
-		return o, nil, reconcile.TerminalError(fmt.Errorf("read its selector: %w", err))
-	}
-	every := func(*corev1.Pod) bool { return true }
-	if o.pods, err = r.claimer.Pods(ctx, ds, &appsv1.DaemonSet{}, selector, every); err != nil {
+	var err error
+	if o.pods, err = r.pods.Pods(ctx, ds); err != nil {
 		return o, nil, err
 	}
 	var nodes corev1.NodeList
@@ -139,7 +122,7 @@ func (r *Reconciler) observe(ctx context.Context, ds *appsv1.DaemonSet) (observe
 	for i := range nodes.Items {
 		o.nodes = append(o.nodes, &nodes.Items[i])
 	}
-	revisions, err := r.history.Of(ctx, ds, &appsv1.DaemonSet{}, selector)
+	revisions, err := r.history.Of(ctx, ds, ds.Spec.Selector)
 	if err != nil {
 		return o, nil, err
 	}
@@ -213,24 +196,4 @@ func surplus(o observed, revisions []*appsv1.ControllerRevision) []*appsv1.Contr
 	return controllerrevision.Surplus(revisions, ptr.Deref(o.ds.Spec.RevisionHistoryLimit, 10), func(r *appsv1.ControllerRevision) bool {
 		return used[cmp.Or(r.Labels[appsv1.DefaultDaemonSetUniqueLabelKey], r.Name)]
 	})
-}
-
-func (r *Reconciler) report(ctx context.Context, ds *appsv1.DaemonSet, status appsv1.DaemonSetStatus) error {
-	if apiequality.Semantic.DeepEqual(status, ds.Status) {
-		return nil
-	}
-	next := ds.DeepCopy()
-	next.Status = status
-	err := r.client.Status().Update(ctx, next)
-	if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // our view was old; the newer object queues its own pass
-	}
-	return fmt.Errorf("update its status: %w", err)
-}
-
-func (r *Reconciler) forgetDeleted() predicate.Funcs {
-	return predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
-		r.expected.Forget(e.Object.GetUID())
-		return false
-	}}
 }

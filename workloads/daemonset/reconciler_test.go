@@ -39,8 +39,8 @@ func reconciler(funcs interceptor.Funcs, objects ...client.Object) (*Reconciler,
 // pass reconciles as if the cache had shown everything, and returns the pods there are then.
 func (r *Reconciler) pass(t *testing.T) ([]corev1.Pod, time.Duration) {
 	t.Helper()
-	r.expected.Forget("ds")
-	result, err := r.Reconcile(t.Context(), request)
+	r.pods.Expected.Forget("ds")
+	result, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestReconcileDoesNotActTwiceOnAStaleCache(t *testing.T) {
 		return c.List(ctx, list, options...)
 	}}, agent(), nodes("a")[0])
 	for range 3 {
-		if _, err := r.Reconcile(t.Context(), request); err != nil {
+		if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 			t.Fatal(err)
 		}
 	}

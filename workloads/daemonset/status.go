@@ -42,7 +42,7 @@ func (p *pass) count(s *site, status *appsv1.DaemonSetStatus) {
 		ready = ready || podcontrol.Ready(pod)
 		ripe, in := podcontrol.Available(pod, time.Duration(p.ds.Spec.MinReadySeconds)*time.Second, p.now)
 		available = available || ripe
-		p.plan.Again = soonest(p.plan.Again, in)
+		p.plan.Again = podcontrol.Sooner(p.plan.Again, in)
 	}
 	for counter, holds := range map[*int32]bool{
 		&status.CurrentNumberScheduled: len(s.pods) > 0,

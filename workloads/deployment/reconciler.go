@@ -10,13 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -29,7 +29,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/events"
-	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
@@ -59,7 +58,7 @@ func Register(mgr manager.Manager) error {
 		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
 		Watches(&corev1.Pod{}, r.followDeletedPods()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
-		Complete(r)
+		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the deployment controller: %w", err)
 	}
@@ -68,25 +67,17 @@ func Register(mgr manager.Manager) error {
 
 // Reconcile settles one Deployment. Everything is decided from one look; whatever that look was too old for fails
 // as a conflict and is decided anew.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var d appsv1.Deployment
-	err := r.client.Get(ctx, req.NamespacedName, &d)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe deployment %s: %w", req, err)
-	}
-	sets, err := r.claimed(ctx, &d)
+func (r *Reconciler) Reconcile(ctx context.Context, d *appsv1.Deployment) (ctrl.Result, error) {
+	sets, err := r.claimed(ctx, d)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	oldPods, err := r.oldPodsRun(ctx, &d, sets)
+	oldPods, err := r.oldPodsRun(ctx, d, sets)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	plan := judge(&d, sets, oldPods, r.clock.Now())
-	err = r.act(ctx, &d, &plan)
+	plan := judge(d, sets, oldPods, r.clock.Now())
+	err = r.act(ctx, d, &plan)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return ctrl.Result{}, nil // our view was old; the newer object queues its own pass
 	}
@@ -187,10 +178,10 @@ func (r *Reconciler) claimed(ctx context.Context, d *appsv1.Deployment) ([]*apps
 	for i := range list.Items {
 		sets[i] = &list.Items[i]
 	}
-	return podcontrol.Take(ctx, &r.claims, d, &appsv1.Deployment{}, selector, sets)
+	return podcontrol.Take(ctx, &r.claims, d, selector, sets)
 }
 
-// oldPodsRun says whether pods of templates other than d's still run, which holds up Recreate only.
+// oldPodsRun says whether pods of templates other than d's still run or may be about to, which holds up Recreate only.
 func (r *Reconciler) oldPodsRun(ctx context.Context, d *appsv1.Deployment, sets []*appsv1.ReplicaSet) (bool, error) {
 	if d.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
 		return false, nil
@@ -200,15 +191,15 @@ func (r *Reconciler) oldPodsRun(ctx context.Context, d *appsv1.Deployment, sets 
 		if rs == current {
 			continue
 		}
-		var pods corev1.PodList
-		err := r.client.List(ctx, &pods, client.InNamespace(d.Namespace), client.MatchingFields{indexes.PodController: string(rs.UID)}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return false, fmt.Errorf("list pods of replicaset %s/%s: %w", d.Namespace, rs.Name, err)
+		if rs.Status.ObservedGeneration < rs.Generation {
+			return true, nil // whoever fills it has not heard yet that it is to be empty
 		}
-		for i := range pods.Items {
-			if !podcontrol.Terminal(&pods.Items[i]) {
-				return true, nil
-			}
+		pods, err := podcontrol.Owned(ctx, r.client, rs)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(pods, func(pod *corev1.Pod) bool { return !podcontrol.Terminal(pod) }) {
+			return true, nil
 		}
 	}
 	return false, nil
@@ -219,18 +210,7 @@ func (r *Reconciler) wanting(ctx context.Context, rs client.Object) []reconcile.
 	if metav1.GetControllerOfNoCopy(rs) != nil {
 		return nil
 	}
-	var all appsv1.DeploymentList
-	if err := r.client.List(ctx, &all, client.InNamespace(rs.GetNamespace()), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is closing
-	}
-	var requests []reconcile.Request
-	for i := range all.Items {
-		selector, err := metav1.LabelSelectorAsSelector(all.Items[i].Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(rs.GetLabels())) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all.Items[i])})
-		}
-	}
-	return requests
+	return podcontrol.Wanting(ctx, r.client, &appsv1.DeploymentList{}, rs, func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector })
 }
 
 // ownerOf is the Deployment behind a pod's ReplicaSet.

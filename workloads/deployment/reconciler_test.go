@@ -15,6 +15,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/podcontrol"
 )
@@ -27,7 +28,7 @@ func reconciler(t *testing.T, objects ...client.Object) (*Reconciler, func()) {
 	}
 	return r, func() {
 		t.Helper()
-		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "shop", Name: "web"}}); err != nil {
+		if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: "shop", Name: "web"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,7 +75,7 @@ func TestReconcileAvoidsATakenName(t *testing.T) {
 		Replicas: ptr.To[int32](0), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "other"}},
 	}}
 	r, pass := reconciler(t, d, squatter)
-	_, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)})
+	_, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)})
 	if err == nil {
 		t.Fatal("Reconcile() = nil, want an error that brings the next attempt")
 	}

@@ -72,7 +72,7 @@ func judge(job batchJob, t tally, now time.Time) plan {
 	}
 	var wait time.Duration
 	p.creates, wait = missing(job, t, p, records, now)
-	p.again = sooner(p.again, wait)
+	p.again = podcontrol.Sooner(p.again, wait)
 	return p
 }
 
@@ -155,7 +155,7 @@ func missing(job batchJob, t tally, p plan, records map[int]history, now time.Ti
 		r, before := records[i]
 		if before {
 			if left := r.at.Add(delayAfter(r.failures + r.ignored)).Sub(now); left > 0 {
-				wait = sooner(wait, left)
+				wait = podcontrol.Sooner(wait, left)
 				continue
 			}
 		}
@@ -312,11 +312,3 @@ func restartedTooOften(job batchJob, active []*corev1.Pod, limit int) bool {
 }
 
 func first(pods []*corev1.Pod, n int) []*corev1.Pod { return pods[:min(n, len(pods))] }
-
-// sooner is the smaller of two waits, where 0 is none.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || (b != 0 && b < a) {
-		return b
-	}
-	return a
-}

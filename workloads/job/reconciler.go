@@ -22,70 +22,59 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/events"
-	"knarr.dev/knarr/workloads/expectations"
-	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
-var kind = batchv1.SchemeGroupVersion.WithKind("Job")
+var (
+	kind   = batchv1.SchemeGroupVersion.WithKind("Job")
+	owners = podcontrol.Owners[*batchv1.Job]{
+		Kind:      kind,
+		List:      func() client.ObjectList { return &batchv1.JobList{} },
+		Selector:  func(job *batchv1.Job) *metav1.LabelSelector { return job.Spec.Selector },
+		Finalizer: batchv1.JobTrackingFinalizer,
+	}
+)
 
 // Reconciler settles Jobs.
 type Reconciler struct {
-	client   client.Client
-	claims   podcontrol.Claimer
-	pods     podcontrol.Control
-	expected *expectations.Expectations
-	memory   *memory
-	clock    clock.PassiveClock
+	client client.Client
+	pods   *podcontrol.Control[*batchv1.Job]
+	memory *memory
+	clock  clock.PassiveClock
 }
 
 // Register adds the controller to a manager whose cache has workloads/indexes.
 func Register(mgr manager.Manager) error {
-	expected := expectations.New(clock.RealClock{})
 	r := &Reconciler{
-		client:   mgr.GetClient(),
-		claims:   podcontrol.Claimer{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Kind: kind, Finalizer: batchv1.JobTrackingFinalizer},
-		expected: expected,
-		memory:   &memory{jobs: map[types.UID]*wrote{}},
-		clock:    clock.RealClock{},
-		pods: podcontrol.Control{
-			Client: mgr.GetClient(), Events: events.Recorder(mgr, "job-controller"), Expectations: expected, Kind: kind,
-		},
+		client: mgr.GetClient(),
+		pods:   podcontrol.New(owners, mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "job-controller"), clock.RealClock{}),
+		memory: &memory{jobs: map[types.UID]*wrote{}},
+		clock:  clock.RealClock{},
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&batchv1.Job{}, builder.WithPredicates(r.forgetDeleted())).
-		Watches(&corev1.Pod{}, podcontrol.Follow(kind, expected, r.wanting)).
+		For(&batchv1.Job{}, builder.WithPredicates(r.pods.ForgetDeleted(r.memory.forget))).
+		Watches(&corev1.Pod{}, r.pods.Follow()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
-		Complete(r)
+		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the job controller: %w", err)
 	}
-	return registerStrays(mgr, r.wanting)
+	return registerStrays(mgr, r.pods.Wanting)
 }
 
 // Reconcile settles one Job.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	job := batchJob{&batchv1.Job{}}
-	err := r.client.Get(ctx, req.NamespacedName, job.Job)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe job %s: %w", req, err)
-	}
+func (r *Reconciler) Reconcile(ctx context.Context, of *batchv1.Job) (ctrl.Result, error) {
+	job := batchJob{of}
 	if !ours(job) || r.memory.behind(job.UID, job.ResourceVersion) {
 		return ctrl.Result{}, nil
 	}
@@ -98,8 +87,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.expected.Met(job.UID)
-	pods, err := r.claimed(ctx, job)
+	current, again := r.pods.Expected.Met(job.UID)
+	pods, err := r.pods.Pods(ctx, job.Job)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -118,7 +107,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		err = nil // our view was old; the newer object queues its own pass
 	}
-	return ctrl.Result{RequeueAfter: sooner(again, p.again)}, errors.Join(failure, err)
+	return ctrl.Result{RequeueAfter: podcontrol.Sooner(again, p.again)}, errors.Join(failure, err)
 }
 
 // ours says whether a job is left to this controller.
@@ -215,60 +204,4 @@ func (r *Reconciler) store(ctx context.Context, job *batchv1.Job, status batchv1
 	}
 	r.memory.wroteJob(job.UID, next.ResourceVersion)
 	return next, nil
-}
-
-// claimed lists the pods that belong to job, adopting and releasing on the way.
-func (r *Reconciler) claimed(ctx context.Context, job batchJob) ([]*corev1.Pod, error) {
-	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
-	if err != nil {
-		return nil, reconcile.TerminalError(fmt.Errorf("read the selector of job %s/%s: %w", job.Namespace, job.Name, err))
-	}
-	pods, err := list(ctx, r.client, job.Namespace, string(job.UID), labels.Everything())
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := list(ctx, r.client, job.Namespace, "", selector)
-	if err != nil {
-		return nil, err
-	}
-	return podcontrol.Take(ctx, &r.claims, job.Job, &batchv1.Job{}, selector, append(pods, orphans...))
-}
-
-func list(ctx context.Context, c client.Reader, namespace, controller string, selector labels.Selector) ([]*corev1.Pod, error) {
-	var list corev1.PodList
-	err := c.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{indexes.PodController: controller},
-		client.MatchingLabelsSelector{Selector: selector}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return nil, fmt.Errorf("list pods in %s: %w", namespace, err)
-	}
-	pods := make([]*corev1.Pod, len(list.Items))
-	for i := range list.Items {
-		pods[i] = &list.Items[i]
-	}
-	return pods, nil
-}
-
-// wanting lists the jobs whose selector matches a pod nobody owns.
-func (r *Reconciler) wanting(ctx context.Context, pod *corev1.Pod) []reconcile.Request {
-	var jobs batchv1.JobList
-	if err := r.client.List(ctx, &jobs, client.InNamespace(pod.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil // the cache is closing
-	}
-	var requests []reconcile.Request
-	for i := range jobs.Items {
-		job := &jobs.Items[i]
-		selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(job)})
-		}
-	}
-	return requests
-}
-
-func (r *Reconciler) forgetDeleted() predicate.Funcs {
-	return predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
-		r.expected.Forget(e.Object.GetUID())
-		r.memory.forget(e.Object.GetUID())
-		return false
-	}}
 }

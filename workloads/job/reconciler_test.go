@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
@@ -41,11 +41,9 @@ func newWorld(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) *
 			return []string{""}
 		}).Build()
 	w := &world{t: t, clock: testclock.NewFakePassiveClock(now), events: record.NewFakeRecorder(1000)}
-	expected := expectations.New(w.clock)
 	w.Reconciler = &Reconciler{
-		client: c, claims: podcontrol.Claimer{Client: c, Live: c, Kind: kind, Finalizer: batchv1.JobTrackingFinalizer}, expected: expected,
-		clock: w.clock, memory: &memory{jobs: map[types.UID]*wrote{}},
-		pods: podcontrol.Control{Client: c, Events: w.events, Expectations: expected, Kind: kind},
+		client: c, clock: w.clock, memory: &memory{jobs: map[types.UID]*wrote{}},
+		pods: podcontrol.New(owners, c, c, w.events, w.clock),
 	}
 	return w
 }
@@ -54,8 +52,8 @@ var key = types.NamespacedName{Namespace: "shop", Name: "pi"}
 
 // pass lets the controller settle the job, as if the cache had shown everything.
 func (w *world) pass() (ctrl.Result, error) {
-	w.expected.Forget("job")
-	return w.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: key})
+	w.pods.Expected.Forget("job")
+	return reconcile.AsReconciler(w.client, w.Reconciler).Reconcile(w.t.Context(), ctrl.Request{NamespacedName: key})
 }
 
 func (w *world) settle() batchJob {
@@ -356,7 +354,7 @@ func TestAStaleCacheDoesNotCountOrStartTwice(t *testing.T) {
 
 	oldPods = frozenPods // the job is shown as it is, its pods are not
 	for range 3 {
-		if _, err := w.Reconcile(t.Context(), ctrl.Request{NamespacedName: key}); err != nil {
+		if _, err := reconcile.AsReconciler(w.client, w.Reconciler).Reconcile(t.Context(), ctrl.Request{NamespacedName: key}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -405,7 +403,7 @@ func TestStraysAreFreed(t *testing.T) {
 				objects = append(objects, tc.job)
 			}
 			w := newWorld(t, interceptor.Funcs{}, objects...)
-			s := &strays{client: w.client, live: w.client, wanting: w.wanting}
+			s := &strays{client: w.client, live: w.client, wanting: w.pods.Wanting}
 			if _, err := s.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(tc.pod)}); err != nil {
 				t.Fatal(err)
 			}

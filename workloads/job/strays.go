@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -98,7 +97,7 @@ func (s *strays) stray(ctx context.Context, from client.Reader, pod *corev1.Pod)
 
 // podsOf are the pods of a job that is gone.
 func (s *strays) podsOf(ctx context.Context, job client.Object) []reconcile.Request {
-	pods, err := list(ctx, s.client, job.GetNamespace(), string(job.GetUID()), labels.Everything())
+	pods, err := podcontrol.Owned(ctx, s.client, job)
 	if err != nil {
 		return nil // the cache is closing
 	}

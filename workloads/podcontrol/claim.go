@@ -56,9 +56,8 @@ type Claimer struct {
 	Finalizer string
 }
 
-// Take returns the children that are owner's when it is done, adopting and releasing as Judge says. empty is a
-// fresh object of owner's type to read it into.
-func Take[T client.Object](ctx context.Context, c *Claimer, owner, empty client.Object, selector labels.Selector, children []T) ([]T, error) {
+// Take returns the children that are owner's when it is done, adopting and releasing as Judge says.
+func Take[T client.Object](ctx context.Context, c *Claimer, owner client.Object, selector labels.Selector, children []T) ([]T, error) {
 	var (
 		mine   []T
 		errs   []error
@@ -73,7 +72,7 @@ func Take[T client.Object](ctx context.Context, c *Claimer, owner, empty client.
 			errs = append(errs, c.release(ctx, owner, child))
 		case Adopt:
 			if !looked {
-				alive, looked = c.mayAdopt(ctx, owner, empty), true
+				alive, looked = c.mayAdopt(ctx, owner), true
 			}
 			if alive != nil {
 				errs = append(errs, alive)
@@ -90,7 +89,9 @@ func Take[T client.Object](ctx context.Context, c *Claimer, owner, empty client.
 	return mine, errors.Join(errs...)
 }
 
-func (c *Claimer) mayAdopt(ctx context.Context, owner, live client.Object) error {
+func (c *Claimer) mayAdopt(ctx context.Context, owner client.Object) error {
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(c.Kind)
 	if err := c.Live.Get(ctx, client.ObjectKeyFromObject(owner), live); err != nil {
 		return fmt.Errorf("look at %s %s before adopting: %w", c.Kind.Kind, owner.GetName(), err)
 	}

@@ -13,15 +13,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-
-	"knarr.dev/knarr/workloads/expectations"
 )
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Follow queues the owners of pods as the cache shows pods come, change and go, and settles what those owners
-// expected. wanting lists the owners that would adopt a pod nobody owns.
-func Follow(kind schema.GroupVersionKind, expected *expectations.Expectations, wanting func(context.Context, *corev1.Pod) []reconcile.Request) handler.EventHandler {
+// expected; a pod nobody owns queues those that want it.
+func (c *Control[T]) Follow() handler.EventHandler {
+	kind, expected := c.Kind, c.Expected
 	queueOwner := func(pod *corev1.Pod, q queue) bool {
 		ref := ownerRef(pod, kind)
 		if ref != nil {
@@ -33,7 +32,7 @@ func Follow(kind schema.GroupVersionKind, expected *expectations.Expectations, w
 		if metav1.GetControllerOfNoCopy(pod) != nil || pod.DeletionTimestamp != nil {
 			return
 		}
-		for _, request := range wanting(ctx, pod) {
+		for _, request := range c.Wanting(ctx, pod) {
 			q.Add(request)
 		}
 	}

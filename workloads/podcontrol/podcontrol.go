@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/workloads/expectations"
@@ -28,12 +29,18 @@ const (
 	suffixLength = 5
 )
 
-// Control writes pods for one controller.
-type Control struct {
-	Client       client.Client
-	Events       record.EventRecorder
-	Expectations *expectations.Expectations
-	Kind         schema.GroupVersionKind // of the owners
+// Control does to pods what the controller of a kind of owners does.
+type Control[T client.Object] struct {
+	Owners[T]
+	Client   client.Client
+	Live     client.Reader // past the cache
+	Events   record.EventRecorder
+	Expected *expectations.Expectations
+}
+
+// New is the control of a kind of owners of which nothing is expected yet.
+func New[T client.Object](owners Owners[T], c client.Client, live client.Reader, events record.EventRecorder, clock clock.PassiveClock) *Control[T] {
+	return &Control[T]{Owners: owners, Client: c, Live: live, Events: events, Expected: expectations.New(clock)}
 }
 
 // FromTemplate returns the pod a template describes, owned and named by owner.
@@ -66,10 +73,10 @@ func Pointless(err error) bool {
 }
 
 // Create sends one pod.
-func (c *Control) Create(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
-	c.Expectations.Creating(owner.GetUID(), pod.Name)
+func (c *Control[T]) Create(ctx context.Context, owner T, pod *corev1.Pod) error {
+	c.Expected.Creating(owner.GetUID(), pod.Name)
 	if err := c.Client.Create(ctx, pod); err != nil {
-		c.Expectations.Created(owner.GetUID(), pod.Name)
+		c.Expected.Created(owner.GetUID(), pod.Name)
 		if !Pointless(err) {
 			c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}
@@ -80,11 +87,11 @@ func (c *Control) Create(ctx context.Context, owner client.Object, pod *corev1.P
 }
 
 // Delete deletes one pod; that it is gone already is no error.
-func (c *Control) Delete(ctx context.Context, owner client.Object, pod *corev1.Pod) error {
-	c.Expectations.Deleting(owner.GetUID(), pod.Name)
+func (c *Control[T]) Delete(ctx context.Context, owner T, pod *corev1.Pod) error {
+	c.Expected.Deleting(owner.GetUID(), pod.Name)
 	err := c.Client.Delete(ctx, pod.DeepCopy(), client.Preconditions{UID: &pod.UID})
 	if err != nil {
-		c.Expectations.Deleted(owner.GetUID(), pod.Name)
+		c.Expected.Deleted(owner.GetUID(), pod.Name)
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}

@@ -144,7 +144,7 @@ func TestTakeAdoptsAndReleases(t *testing.T) {
 	})
 	c := fake.NewClientBuilder().WithObjects(owner, orphan, stray).Build()
 	claims := &Claimer{Client: c, Live: c, Kind: kind}
-	mine, err := Take(t.Context(), claims, owner, &appsv1.ReplicaSet{}, labels.SelectorFromSet(labels.Set{"app": "web"}), []*corev1.Pod{orphan, stray})
+	mine, err := Take(t.Context(), claims, owner, labels.SelectorFromSet(labels.Set{"app": "web"}), []*corev1.Pod{orphan, stray})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -46,3 +46,11 @@ func Condition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodConditi
 	}
 	return nil
 }
+
+// Sooner is the smaller of two waits, where 0 is none.
+func Sooner(a, b time.Duration) time.Duration {
+	if a == 0 || (b != 0 && b < a) {
+		return b
+	}
+	return a
+}

@@ -16,8 +16,8 @@ import (
 // burst bounds what one pass creates or deletes, so that one huge ReplicaSet does not starve the others.
 const burst = 500
 
-// Judge says how many pods to create, or with a minus sign to delete, and which count as there.
-func Judge(rs *appsv1.ReplicaSet, pods []*corev1.Pod) (missing int, active []*corev1.Pod) {
+// judge says how many pods to create, or with a minus sign to delete, and which count as there.
+func judge(rs *appsv1.ReplicaSet, pods []*corev1.Pod) (missing int, active []*corev1.Pod) {
 	for _, pod := range pods {
 		if podcontrol.Active(pod) {
 			active = append(active, pod)
@@ -27,8 +27,8 @@ func Judge(rs *appsv1.ReplicaSet, pods []*corev1.Pod) (missing int, active []*co
 	return max(min(missing, burst), -burst), active
 }
 
-// JudgeStatus is the status that pods amount to; ripe is when the next ready pod becomes available, 0 if none will.
-func JudgeStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now time.Time) (status appsv1.ReplicaSetStatus, ripe time.Duration) {
+// judgeStatus is the status that pods amount to; ripe is when the next ready pod becomes available, 0 if none will.
+func judgeStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now time.Time) (status appsv1.ReplicaSetStatus, ripe time.Duration) {
 	status = appsv1.ReplicaSetStatus{
 		ObservedGeneration:  rs.Generation,
 		Conditions:          slices.Clone(rs.Status.Conditions),
@@ -55,7 +55,7 @@ func JudgeStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now t
 		if available {
 			status.AvailableReplicas++
 		}
-		ripe = sooner(ripe, in)
+		ripe = podcontrol.Sooner(ripe, in)
 	}
 	status.Conditions = withFailure(status.Conditions, int(ptr.Deref(rs.Spec.Replicas, 1))-int(status.Replicas), failure, now)
 	return status, ripe

@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
@@ -41,7 +41,7 @@ func web(replicas int32) *appsv1.ReplicaSet {
 func owned(n int, phase corev1.PodPhase, ready bool) []*corev1.Pod {
 	var pods []*corev1.Pod
 	for i := range n {
-		p := podcontrol.FromTemplate(web(0), kind, &web(0).Spec.Template)
+		p := podcontrol.FromTemplate(web(0), owners.Kind, &web(0).Spec.Template)
 		p.Name = fmt.Sprintf("web-%s-%d", phase, i)
 		p.UID = types.UID(p.Name)
 		p.Status.Phase = phase
@@ -72,8 +72,8 @@ func TestJudge(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got, _ := Judge(web(tc.replicas), tc.pods); got != tc.missing {
-				t.Errorf("Judge() = %d, want %d", got, tc.missing)
+			if got, _ := judge(web(tc.replicas), tc.pods); got != tc.missing {
+				t.Errorf("judge() = %d, want %d", got, tc.missing)
 			}
 		})
 	}
@@ -84,7 +84,7 @@ func TestJudgeStatus(t *testing.T) {
 	rs.Spec.MinReadySeconds = 7
 	pods := append(owned(2, corev1.PodRunning, true), owned(1, corev1.PodPending, false)...)
 	pods[1].Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Minute))
-	got, ripe := JudgeStatus(rs, pods, nil, now)
+	got, ripe := judgeStatus(rs, pods, nil, now)
 	want := appsv1.ReplicaSetStatus{
 		Replicas: 3, FullyLabeledReplicas: 3, ReadyReplicas: 2, AvailableReplicas: 1, ObservedGeneration: 3, TerminatingReplicas: ptr.To[int32](0),
 	}
@@ -94,11 +94,11 @@ func TestJudgeStatus(t *testing.T) {
 	if ripe != 2*time.Second {
 		t.Errorf("next pod available in %v, want 2s", ripe)
 	}
-	rs.Status, _ = JudgeStatus(rs, pods[:1], errors.New("quota exceeded"), now)
+	rs.Status, _ = judgeStatus(rs, pods[:1], errors.New("quota exceeded"), now)
 	if c := rs.Status.Conditions; len(c) != 1 || c[0].Reason != "FailedCreate" || c[0].Message != "quota exceeded" {
 		t.Errorf("conditions %v, want ReplicaFailure", c)
 	}
-	if got, _ := JudgeStatus(rs, pods, nil, now); len(got.Conditions) != 0 {
+	if got, _ := judgeStatus(rs, pods, nil, now); len(got.Conditions) != 0 {
 		t.Errorf("conditions %v, want none once it works", got.Conditions)
 	}
 }
@@ -112,17 +112,19 @@ func reconciler(funcs interceptor.Funcs, objects ...client.Object) *Reconciler {
 			return []string{""}
 		}).Build()
 	clock := testclock.NewFakePassiveClock(now)
-	expected := expectations.New(clock)
-	return &Reconciler{
-		client: c, claims: podcontrol.Claimer{Client: c, Live: c, Kind: kind}, expected: expected, clock: clock,
-		pods: podcontrol.Control{Client: c, Events: record.NewFakeRecorder(100), Expectations: expected, Kind: kind},
-	}
+	return &Reconciler{Keeper[*appsv1.ReplicaSet]{Pods: podcontrol.New(owners, c, c, record.NewFakeRecorder(100), clock), Clock: clock}}
+}
+
+func (r *Reconciler) pass(t *testing.T) error {
+	t.Helper()
+	_, err := reconcile.AsReconciler(r.Pods.Client, r).Reconcile(t.Context(), request)
+	return err
 }
 
 func (r *Reconciler) count(t *testing.T) int {
 	t.Helper()
 	var pods corev1.PodList
-	if err := r.client.List(t.Context(), &pods); err != nil {
+	if err := r.Pods.Client.List(t.Context(), &pods); err != nil {
 		t.Fatal(err)
 	}
 	return len(pods.Items)
@@ -135,11 +137,11 @@ func TestReconcileDoesNotActTwiceOnAStaleCache(t *testing.T) {
 		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil }, // shows nothing yet
 	}, web(3))
 	for range 3 {
-		if _, err := r.Reconcile(t.Context(), request); err != nil {
+		if err := r.pass(t); err != nil {
 			t.Fatal(err)
 		}
 	}
-	created := len(r.pods.Events.(*record.FakeRecorder).Events)
+	created := len(r.Pods.Events.(*record.FakeRecorder).Events)
 	if created != 3 {
 		t.Errorf("%d pods created, want 3", created)
 	}
@@ -149,15 +151,15 @@ func TestReconcileCreatesAndDeletes(t *testing.T) {
 	r := reconciler(interceptor.Funcs{}, web(2))
 	for _, replicas := range []int32{2, 5, 1, 0} {
 		var rs appsv1.ReplicaSet
-		if err := r.client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+		if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
 			t.Fatal(err)
 		}
 		rs.Spec.Replicas = &replicas
-		if err := r.client.Update(t.Context(), &rs); err != nil {
+		if err := r.Pods.Client.Update(t.Context(), &rs); err != nil {
 			t.Fatal(err)
 		}
-		r.expected.Forget("rs") // as if the cache had shown everything
-		if _, err := r.Reconcile(t.Context(), request); err != nil {
+		r.Pods.Expected.Forget("rs") // as if the cache had shown everything
+		if err := r.pass(t); err != nil {
 			t.Fatal(err)
 		}
 		if got := r.count(t); got != int(replicas) {
@@ -172,17 +174,17 @@ func TestReconcileReportsARefusal(t *testing.T) {
 			return errors.New("quota exceeded")
 		},
 	}, web(50))
-	if _, err := r.Reconcile(t.Context(), request); err == nil {
+	if err := r.pass(t); err == nil {
 		t.Fatal("Reconcile() = nil, want the refusal")
 	}
 	var rs appsv1.ReplicaSet
-	if err := r.client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+	if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
 		t.Fatal(err)
 	}
 	if c := rs.Status.Conditions; len(c) != 1 || c[0].Type != appsv1.ReplicaSetReplicaFailure {
 		t.Errorf("conditions %v, want ReplicaFailure", c)
 	}
-	if met, _ := r.expected.Met("rs"); !met {
+	if met, _ := r.Pods.Expected.Met("rs"); !met {
 		t.Error("a refused creation is still expected")
 	}
 }

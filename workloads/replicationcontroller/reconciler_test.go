@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/indexes"
 )
@@ -49,15 +50,15 @@ func reconciler(funcs interceptor.Funcs, objects ...client.Object) *Reconciler {
 // pass reconciles as if the cache had shown everything.
 func (r *Reconciler) pass(t *testing.T) error {
 	t.Helper()
-	r.expected.Forget("rc")
-	_, err := r.Reconcile(t.Context(), request)
+	r.Pods.Expected.Forget("rc")
+	_, err := reconcile.AsReconciler(r.Pods.Client, r).Reconcile(t.Context(), request)
 	return err
 }
 
 func (r *Reconciler) get(t *testing.T) *corev1.ReplicationController {
 	t.Helper()
 	var rc corev1.ReplicationController
-	if err := r.client.Get(t.Context(), request.NamespacedName, &rc); err != nil {
+	if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &rc); err != nil {
 		t.Fatal(err)
 	}
 	return &rc
@@ -66,7 +67,7 @@ func (r *Reconciler) get(t *testing.T) *corev1.ReplicationController {
 func (r *Reconciler) owned(t *testing.T) []string {
 	t.Helper()
 	var list corev1.PodList
-	if err := r.client.List(t.Context(), &list); err != nil {
+	if err := r.Pods.Client.List(t.Context(), &list); err != nil {
 		t.Fatal(err)
 	}
 	var names []string
@@ -83,7 +84,7 @@ func TestReconcileCreatesAndDeletes(t *testing.T) {
 	for _, replicas := range []int32{2, 5, 1, 0} {
 		rc := r.get(t)
 		rc.Spec.Replicas = &replicas
-		if err := r.client.Update(t.Context(), rc); err != nil {
+		if err := r.Pods.Client.Update(t.Context(), rc); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
@@ -110,11 +111,11 @@ func TestReconcileAdoptsAndReleases(t *testing.T) {
 	if diff := cmp.Diff([]string{"orphan"}, r.owned(t)); diff != "" {
 		t.Fatalf("pods after adopting (-want +got):\n%s", diff)
 	}
-	if err := r.client.Get(t.Context(), client.ObjectKeyFromObject(orphan), orphan); err != nil {
+	if err := r.Pods.Client.Get(t.Context(), client.ObjectKeyFromObject(orphan), orphan); err != nil {
 		t.Fatal(err)
 	}
 	orphan.Labels["app"] = "other"
-	if err := r.client.Update(t.Context(), orphan); err != nil {
+	if err := r.Pods.Client.Update(t.Context(), orphan); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.pass(t); err != nil {

@@ -55,13 +55,13 @@ func (r *Reconciler) bear(ctx context.Context, set *appsv1.StatefulSet, birth Bi
 	if birth.Pod == nil {
 		return nil
 	}
-	r.expected.Creating(set.UID, birth.Name)
+	r.pods.Expected.Creating(set.UID, birth.Name)
 	err := r.client.Create(ctx, birth.Pod)
 	if err == nil {
 		r.tellCreated(set, birth.Name, nil)
 		return nil
 	}
-	r.expected.Created(set.UID, birth.Name)
+	r.pods.Expected.Created(set.UID, birth.Name)
 	if !podcontrol.Pointless(err) && !apierrors.IsAlreadyExists(err) {
 		r.tellCreated(set, birth.Name, err)
 	}
@@ -74,13 +74,13 @@ func (r *Reconciler) end(ctx context.Context, set *appsv1.StatefulSet, death Dea
 	if death.Why == Ended {
 		r.tellEnded(set, pod)
 	}
-	r.expected.Deleting(set.UID, pod.Name)
+	r.pods.Expected.Deleting(set.UID, pod.Name)
 	err := r.client.Delete(ctx, pod.DeepCopy(), client.Preconditions{UID: &pod.UID})
 	if err == nil {
 		r.tellDeleted(set, pod.Name, nil)
 		return nil
 	}
-	r.expected.Deleted(set.UID, pod.Name)
+	r.pods.Expected.Deleted(set.UID, pod.Name)
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

@@ -45,7 +45,7 @@ func (c claims) missing(set *appsv1.StatefulSet, ordinal int) []*corev1.Persiste
 		if set.Spec.Selector != nil {
 			maps.Copy(claim.Labels, set.Spec.Selector.MatchLabels)
 		}
-		claim.OwnerReferences = owners(set, ordinal, nil, claim)
+		claim.OwnerReferences = claimOwners(set, ordinal, nil, claim)
 		all = append(all, claim)
 	}
 	return all
@@ -70,7 +70,7 @@ func (c claims) reowned(set *appsv1.StatefulSet, ordinal int, pod *corev1.Pod) [
 		if claim == nil || claim.DeletionTimestamp != nil {
 			continue
 		}
-		if refs := owners(set, ordinal, pod, claim); !apiequality.Semantic.DeepEqual(refs, claim.OwnerReferences) {
+		if refs := claimOwners(set, ordinal, pod, claim); !apiequality.Semantic.DeepEqual(refs, claim.OwnerReferences) {
 			changed := claim.DeepCopy()
 			changed.OwnerReferences = refs
 			all = append(all, changed)
@@ -79,10 +79,10 @@ func (c claims) reowned(set *appsv1.StatefulSet, ordinal int, pod *corev1.Pod) [
 	return all
 }
 
-// owners are a claim's owners under the retention policy. Whom the garbage collector deletes decides who goes with
+// claimOwners are a claim's owners under the retention policy. Whom the garbage collector deletes decides who goes with
 // it: a claim to be deleted with the set belongs to the set, one to be deleted by scaling down belongs to the pod
 // that is about to go. pod is nil before it exists.
-func owners(set *appsv1.StatefulSet, ordinal int, pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) []metav1.OwnerReference {
+func claimOwners(set *appsv1.StatefulSet, ordinal int, pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) []metav1.OwnerReference {
 	foreign := slices.DeleteFunc(slices.Clone(claim.OwnerReferences), func(ref metav1.OwnerReference) bool {
 		return ref.UID == set.UID || (pod != nil && ref.UID == pod.UID)
 	})

@@ -48,13 +48,13 @@ func TestOwnersFollowTheRetentionPolicy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			set := db(2, keeping(tc.whenDeleted, tc.whenScaled))
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: podName(set, tc.ordinal), UID: types.UID(podName(set, tc.ordinal))}}
-			got := owners(set, tc.ordinal, pod, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: tc.refs}})
+			got := claimOwners(set, tc.ordinal, pod, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: tc.refs}})
 			if len(got) != len(tc.want) {
-				t.Fatalf("owners() = %v, want %v", got, tc.want)
+				t.Fatalf("claimOwners() = %v, want %v", got, tc.want)
 			}
 			for i, uid := range tc.want {
 				if got[i].UID != uid {
-					t.Errorf("owners() = %v, want %v", got, tc.want)
+					t.Errorf("claimOwners() = %v, want %v", got, tc.want)
 				}
 			}
 		})

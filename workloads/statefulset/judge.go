@@ -136,7 +136,7 @@ func (p *pass) settle(ordinal int) bool {
 	pod := p.members[ordinal]
 	switch {
 	case pod == nil && p.claims.going(p.set, ordinal):
-		p.plan.Again = soonest(p.plan.Again, claimPatience)
+		p.plan.Again = podcontrol.Sooner(p.plan.Again, claimPatience)
 	case pod == nil:
 		p.plan.Births = append(p.plan.Births, Birth{
 			Name: podName(p.set, ordinal), Claims: p.claims.missing(p.set, ordinal), Pod: newPod(p.set, ordinal, p.revisionFor(ordinal)),
@@ -188,12 +188,4 @@ func (p *pass) shrink() bool {
 
 func minReady(set *appsv1.StatefulSet) time.Duration {
 	return time.Duration(set.Spec.MinReadySeconds) * time.Second
-}
-
-// soonest is the smaller of two waits, where 0 is none.
-func soonest(a, b time.Duration) time.Duration {
-	if a == 0 || (b != 0 && b < a) {
-		return b
-	}
-	return a
 }

@@ -13,7 +13,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
@@ -23,95 +22,85 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/controllerrevision"
 	"knarr.dev/knarr/workloads/events"
-	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
-var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+var (
+	kind   = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+	owners = podcontrol.Owners[*appsv1.StatefulSet]{
+		Kind:     kind,
+		List:     func() client.ObjectList { return &appsv1.StatefulSetList{} },
+		Selector: func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector },
+		Member: func(set *appsv1.StatefulSet, pod *corev1.Pod) bool {
+			_, member := ordinalOf(set, pod.Name)
+			return member
+		},
+	}
+)
 
 // hashLabel is what revisions of StatefulSets carry their hash in.
 const hashLabel = "controller.kubernetes.io/hash"
 
 // Reconciler settles StatefulSets.
 type Reconciler struct {
-	client   client.Client
-	claimer  podcontrol.Claimer
-	history  controllerrevision.History
-	expected *expectations.Expectations
-	events   record.EventRecorder
-	clock    clock.PassiveClock
+	client  client.Client
+	history controllerrevision.History
+	pods    *podcontrol.Control[*appsv1.StatefulSet]
+	clock   clock.PassiveClock
 }
 
 // Register adds the controller to a manager whose cache has workloads/indexes.
 func Register(mgr manager.Manager) error {
-	expected := expectations.New(clock.RealClock{})
-	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), expected, events.Recorder(mgr, "statefulset-controller"), clock.RealClock{})
+	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "statefulset-controller"), clock.RealClock{})
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&appsv1.StatefulSet{}, builder.WithPredicates(r.forgetDeleted())).
+		For(&appsv1.StatefulSet{}, builder.WithPredicates(r.pods.ForgetDeleted())).
 		Owns(&appsv1.ControllerRevision{}).
-		Watches(&corev1.Pod{}, podcontrol.Follow(kind, expected, r.wanting)).
+		Watches(&corev1.Pod{}, r.pods.Follow()).
 		Watches(&corev1.Pod{}, followNames()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
-		Complete(r)
+		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the statefulset controller: %w", err)
 	}
 	return nil
 }
 
-func newReconciler(c client.Client, live client.Reader, expected *expectations.Expectations, recorder record.EventRecorder, clock clock.PassiveClock) *Reconciler {
+func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.PassiveClock) *Reconciler {
 	return &Reconciler{
-		client:   c,
-		claimer:  podcontrol.Claimer{Client: c, Live: live, Kind: kind},
-		history:  controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: hashLabel},
-		expected: expected,
-		events:   recorder,
-		clock:    clock,
+		client:  c,
+		history: controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: hashLabel},
+		pods:    podcontrol.New(owners, c, live, recorder, clock),
+		clock:   clock,
 	}
 }
 
 // Reconcile settles one StatefulSet.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var set appsv1.StatefulSet
-	err := r.client.Get(ctx, req.NamespacedName, &set)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
-	}
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe statefulset %s: %w", req, err)
-	}
+func (r *Reconciler) Reconcile(ctx context.Context, set *appsv1.StatefulSet) (ctrl.Result, error) {
 	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.expected.Met(set.UID)
-	o, revisions, err := r.observe(ctx, &set)
+	current, again := r.pods.Expected.Met(set.UID)
+	o, revisions, err := r.observe(ctx, set)
 	if apierrors.IsConflict(err) || podcontrol.Pointless(err) {
 		return ctrl.Result{}, nil // our view was old, or all of it is going
 	}
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("observe statefulset %s: %w", req, err)
+		return ctrl.Result{}, fmt.Errorf("observe statefulset %s/%s: %w", set.Namespace, set.Name, err)
 	}
 	plan := judge(o, r.clock.Now())
+	again = podcontrol.Sooner(again, plan.Again)
 	if current {
-		again = plan.Again
-		err = r.act(ctx, &set, &plan)
+		err = r.act(ctx, set, &plan)
 		if apierrors.IsConflict(err) {
 			err, again = nil, claimPatience // a claim changed meanwhile, which queues no pass
 		}
-	} else {
-		again = soonest(again, plan.Again)
 	}
-	err = errors.Join(err, r.report(ctx, &set, plan.Status))
+	err = errors.Join(err, podcontrol.Report(ctx, r.client, set, &set.Status, plan.Status), r.history.Prune(ctx, surplus(o, revisions)))
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("settle statefulset %s: %w", req, err)
-	}
-	if err := r.history.Prune(ctx, surplus(o, revisions)); err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, fmt.Errorf("settle statefulset %s/%s: %w", set.Namespace, set.Name, err)
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
 }
@@ -119,15 +108,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // observe reads what judge needs; on the way it takes what is the set's and notes its template as a revision.
 func (r *Reconciler) observe(ctx context.Context, set *appsv1.StatefulSet) (observed, []*appsv1.ControllerRevision, error) {
 	o := observed{set: set, collisions: ptr.Deref(set.Status.CollisionCount, 0)}
-	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-	if err != nil {
-		return o, nil, reconcile.TerminalError(fmt.Errorf("read its selector: %w", err))
-	}
-	member := func(pod *corev1.Pod) bool { _, member := ordinalOf(set, pod.Name); return member }
-	if o.pods, err = r.claimer.Pods(ctx, set, &appsv1.StatefulSet{}, selector, member); err != nil {
+	var err error
+	if o.pods, err = r.pods.Pods(ctx, set); err != nil {
 		return o, nil, err
 	}
-	revisions, err := r.history.Of(ctx, set, &appsv1.StatefulSet{}, selector)
+	revisions, err := r.history.Of(ctx, set, set.Spec.Selector)
 	if err != nil {
 		return o, nil, err
 	}
@@ -201,24 +186,4 @@ func surplus(o observed, revisions []*appsv1.ControllerRevision) []*appsv1.Contr
 		used[revisionOf(pod)] = true
 	}
 	return controllerrevision.Surplus(revisions, ptr.Deref(o.set.Spec.RevisionHistoryLimit, 10), func(r *appsv1.ControllerRevision) bool { return used[r.Name] })
-}
-
-func (r *Reconciler) report(ctx context.Context, set *appsv1.StatefulSet, status appsv1.StatefulSetStatus) error {
-	if apiequality.Semantic.DeepEqual(status, set.Status) {
-		return nil
-	}
-	next := set.DeepCopy()
-	next.Status = status
-	err := r.client.Status().Update(ctx, next)
-	if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // our view was old; the newer object queues its own pass
-	}
-	return fmt.Errorf("update its status: %w", err)
-}
-
-func (r *Reconciler) forgetDeleted() predicate.Funcs {
-	return predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
-		r.expected.Forget(e.Object.GetUID())
-		return false
-	}}
 }

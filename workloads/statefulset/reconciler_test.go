@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/indexes"
 )
 
@@ -38,13 +38,13 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 			return []string{""}
 		}).Build()
 	clock := testclock.NewFakePassiveClock(now)
-	return &world{newReconciler(c, c, expectations.New(clock), record.NewFakeRecorder(100), clock), t}
+	return &world{newReconciler(c, c, record.NewFakeRecorder(100), clock), t}
 }
 
 // pass reconciles as if the cache had shown everything.
 func (w *world) pass() error {
-	w.expected.Forget("set")
-	_, err := w.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}})
+	w.Reconciler.pods.Expected.Forget("set")
+	_, err := reconcile.AsReconciler(w.client, w.Reconciler).Reconcile(w.t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "db"}})
 	return err
 }
 
@@ -106,7 +106,7 @@ func TestReconcileStartsInOrderAndTells(t *testing.T) {
 	if s := set.Status; len(w.pods()) != 3 || s.ReadyReplicas != 3 || s.CurrentReplicas != 3 || s.CurrentRevision == "" || s.CurrentRevision != s.UpdateRevision {
 		t.Errorf("%d pods, status %+v", len(w.pods()), s)
 	}
-	if event := <-w.events.(*record.FakeRecorder).Events; event != "Normal SuccessfulCreate create Pod db-0 in StatefulSet db successful" {
+	if event := <-w.Reconciler.pods.Events.(*record.FakeRecorder).Events; event != "Normal SuccessfulCreate create Pod db-0 in StatefulSet db successful" {
 		t.Errorf("event %q", event)
 	}
 }
@@ -155,10 +155,10 @@ func TestReconcileTellsOfARefusal(t *testing.T) {
 	if err := w.pass(); err == nil || !strings.Contains(err.Error(), "quota") {
 		t.Fatalf("Reconcile() = %v, want the refusal", err)
 	}
-	if event := <-w.events.(*record.FakeRecorder).Events; event != "Warning FailedCreate create Pod db-0 in StatefulSet db failed error: exceeded quota" {
+	if event := <-w.Reconciler.pods.Events.(*record.FakeRecorder).Events; event != "Warning FailedCreate create Pod db-0 in StatefulSet db failed error: exceeded quota" {
 		t.Errorf("event %q", event)
 	}
-	if met, _ := w.expected.Met("set"); !met {
+	if met, _ := w.Reconciler.pods.Expected.Met("set"); !met {
 		t.Error("a refused creation is still expected")
 	}
 }

@@ -39,7 +39,7 @@ func judgeStatus(o observed, now time.Time) (status appsv1.StatefulSetStatus, ri
 		if available {
 			status.AvailableReplicas++
 		}
-		ripe = soonest(ripe, in)
+		ripe = podcontrol.Sooner(ripe, in)
 	}
 	if all := int32(replicas(o.set)); o.set.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType &&
 		status.Replicas == all && status.UpdatedReplicas == all && status.ReadyReplicas == all {

@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"knarr.dev/knarr/bootstrap/durable"
 )
 
 // store keeps the last desired pods on disk, so that a machine that comes up with no API still runs them. Each file is
@@ -36,19 +38,7 @@ func (s store) save(pod *corev1.Pod) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, ".new-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), s.path(pod.UID))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return durable.Write(s.path(pod.UID), content, 0o600)
 }
 
 func (s store) remove(uid types.UID) error { return ignoreMissing(os.Remove(s.path(uid))) }
