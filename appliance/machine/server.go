@@ -109,6 +109,10 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 
 // register adds every controller and the scheduler.
 func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
+	placing, err := scheduler.ReadConfig(b.cfg.SchedulerConfig)
+	if err != nil {
+		return err
+	}
 	quotas, err := resourcequota.Register(mgr)
 	if err != nil {
 		return fmt.Errorf("quotas: %w", err)
@@ -124,7 +128,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
 		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
-		"scheduler":       func() error { return scheduler.Register(mgr, b.log) },
+		"scheduler":       func() error { return scheduler.Register(mgr, placing, b.log) },
 		"namespace":       func() error { return namespace.Register(mgr) },
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, quotas.Gone) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },

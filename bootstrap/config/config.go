@@ -41,6 +41,7 @@ type Config struct {
 	CgroupRoot      string `mapstructure:"cgroup-root"`
 	WriteKubeconfig string `mapstructure:"write-kubeconfig"`
 	DisableNode     bool   `mapstructure:"disable-node"`
+	SchedulerConfig string `mapstructure:"scheduler-config"` // a KubeSchedulerConfiguration; "" for the ordinary one
 
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
 	Token Secret `mapstructure:"token"` // from `knarr token create`

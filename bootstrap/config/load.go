@@ -48,6 +48,7 @@ var settings = []setting{
 	{"cluster-domain", "domain of service names", "cluster.local", false},
 	{"write-kubeconfig", "where the administrator's kubeconfig goes (default: DATA-DIR/kubeconfig)", "", false},
 	{"disable-node", "run the control plane only, no pods", false, false},
+	{"scheduler-config", "KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1) with profiles, plugins, extenders", "", false},
 }
 
 // Flags adds the flags of a role.
@@ -279,6 +280,7 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"cgroup-root": c.CgroupRoot, "join": c.Join, tokenKey: c.Token.String(), "https-port": strconv.Itoa(c.HTTPSPort),
 		"cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR, "cluster-dns": c.ClusterDNS,
 		"cluster-domain": c.ClusterDomain, "write-kubeconfig": c.WriteKubeconfig, "disable-node": strconv.FormatBool(c.DisableNode),
+		"scheduler-config": c.SchedulerConfig,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {
 		return !slices.ContainsFunc(known, func(s setting) bool { return s.key == key })

@@ -26,7 +26,7 @@ func TestLoad(t *testing.T) {
 			want: map[string]string{
 				"data-dir": "/var/lib/knarr", "run-dir": "/run/knarr", "https-port": "6443", "cluster-cidr": "10.42.0.0/16",
 				"service-cidr": "10.43.0.0/16", "cluster-dns": "10.43.0.10", "cluster-domain": "cluster.local",
-				"cgroup-root": "/", "write-kubeconfig": "/var/lib/knarr/kubeconfig", "disable-node": "false",
+				"cgroup-root": "/", "write-kubeconfig": "/var/lib/knarr/kubeconfig", "disable-node": "false", "scheduler-config": "",
 			},
 			from: map[string]string{"data-dir": "default"},
 		},

@@ -136,6 +136,10 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 	if err != nil {
 		return nil, err
 	}
+	placing, err := scheduler.ReadConfig("")
+	if err != nil {
+		return nil, err
+	}
 	begin := make(chan struct{})
 	close(begin)
 	return mgr, errors.Join(
@@ -153,7 +157,7 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		nodeipam.Register(mgr, netip.MustParsePrefix("10.42.0.0/16")),
 		nodelifecycle.Register(mgr),
 		podgc.Register(mgr, log),
-		scheduler.Register(mgr, log),
+		scheduler.Register(mgr, placing, log),
 		cronjob.Register(mgr),
 		disruption.Register(mgr),
 		job.Register(mgr),

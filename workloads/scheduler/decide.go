@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"slices"
@@ -46,7 +47,7 @@ func (d *decision) refused(node string) refusal {
 
 // decide chooses a node for a pod. It starts at the start-th node, so that early stops do not favour the first
 // ones; pick breaks ties among n equals.
-func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by *profile, start int, pick func(n int) int) decision {
+func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by *profile, start int, pick func(n int) int) decision {
 	nodes := snap.Nodes()
 	d := decision{total: len(nodes)}
 	if len(nodes) == 0 {
@@ -63,7 +64,7 @@ func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by *profile, start int, 
 			return d
 		}
 	}
-	fit, refusals, looked := filter(pod, snap, ready, start)
+	fit, refusals, looked := filter(pod, snap, ready, start, wantedOf(len(nodes), by.share))
 	d.looked = looked
 	for _, r := range refusals {
 		if r.Err != nil {
@@ -71,13 +72,20 @@ func decide(pod *snapshot.Pod, snap *snapshot.Snapshot, by *profile, start int, 
 			return d
 		}
 	}
+	if fit, d.err = by.extendedFit(ctx, pod, fit, refusals); d.err != nil {
+		return d
+	}
 	switch len(fit) {
 	case 0:
 		d.refusals = refusals
 	case 1:
 		d.node = fit[0].Name
 	default:
-		d.node = best(fit, score(pod, snap, by.scorers, fit), pick).Name
+		totals := score(pod, snap, by.scorers, fit)
+		if d.err = by.extendScores(ctx, pod, fit, totals); d.err != nil {
+			return d
+		}
+		d.node = best(fit, totals, pick).Name
 	}
 	return d
 }
@@ -140,9 +148,9 @@ func withExpected(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) 
 }
 
 // filter finds nodes that would do, enough of them, from the start-th on and around.
-func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
+func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start, enough int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
 	nodes := snap.Nodes()
-	wanted := int64(wantedOf(len(nodes)))
+	wanted := int64(enough)
 	results := make([]refusal, len(nodes))
 	passed := make([]bool, len(nodes))
 	var found, seen atomic.Int64
@@ -166,9 +174,42 @@ func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start 
 	return fit, refused, int(seen.Load())
 }
 
-// wantedOf is how many fitting nodes to look for among n: a share that shrinks as clusters grow.
-func wantedOf(n int) int {
-	percent := max(50-n/125, 5)
+// extendedFit is what extenders leave of the nodes that would do; why not the others is added to refused.
+func (p *profile) extendedFit(ctx context.Context, pod *snapshot.Pod, fit []*snapshot.Node, refused map[string]refusal) ([]*snapshot.Node, error) {
+	for _, e := range p.concerned(pod.Object, func(e *extender) string { return e.FilterVerb }) {
+		if len(fit) == 0 {
+			break
+		}
+		left, no, err := e.filter(ctx, pod.Object, fit)
+		if err != nil && e.Ignorable {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for name, r := range no {
+			refused[name] = refusal{byExtender, *r}
+		}
+		fit = left
+	}
+	return fit, nil
+}
+
+// extendScores adds what extenders say about nodes.
+func (p *profile) extendScores(ctx context.Context, pod *snapshot.Pod, fit []*snapshot.Node, totals []int64) error {
+	for _, e := range p.concerned(pod.Object, func(e *extender) string { return e.PrioritizeVerb }) {
+		if err := e.prioritize(ctx, pod.Object, fit, totals); err != nil && !e.Ignorable {
+			return err
+		}
+	}
+	return nil
+}
+
+// wantedOf is how many fitting nodes to look for among n: a share, given or one that shrinks as clusters grow.
+func wantedOf(n, percent int) int {
+	if percent == 0 {
+		percent = max(50-n/125, 5)
+	}
 	return min(max(n*percent/100, enough), n)
 }
 

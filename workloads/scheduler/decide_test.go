@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -16,12 +17,14 @@ import (
 )
 
 // ordinary is the profile nobody configured.
-func ordinary() *profile {
-	p, err := standard()
+func ordinary() *profile { return ordinaryConfig().profiles[0] }
+
+func ordinaryConfig() *Config {
+	c, err := ParseConfig(nil)
 	if err != nil {
 		panic(err)
 	}
-	return p
+	return c
 }
 
 func ready(pod *snapshot.Pod, snap *snapshot.Snapshot) []prepared {
@@ -326,7 +329,7 @@ func TestDecide(t *testing.T) {
 				snap.SetService(tc.service)
 			}
 			for start := range max(len(tc.nodes), 1) { // wherever the walk begins
-				d := decide(snapshot.NewPod(tc.pod), snap, ordinary(), start, func(n int) int { return n - 1 })
+				d := decide(context.Background(), snapshot.NewPod(tc.pod), snap, ordinary(), start, func(n int) int { return n - 1 })
 				if d.node != tc.want {
 					t.Fatalf("decide() = %q (%s), want %q", d.node, d.explain(), tc.want)
 				}
@@ -347,7 +350,7 @@ func TestDecideLooksAtEnoughNodesAndStartsWhereTheLastOneEnded(t *testing.T) {
 	used := map[string]bool{}
 	for i := range 300 {
 		p := snapshot.NewPod(like(fmt.Sprint(i), "1"))
-		d := decide(p, snap, ordinary(), start, func(int) int { return 0 })
+		d := decide(context.Background(), p, snap, ordinary(), start, func(int) int { return 0 })
 		if d.node == "" {
 			t.Fatal(d.explain())
 		}
@@ -371,7 +374,7 @@ func BenchmarkDecideOn5000Nodes(b *testing.B) {
 		p := like(fmt.Sprint(i), "10m")
 		p.UID = types.UID(fmt.Sprint(i))
 		entry := snapshot.NewPod(p)
-		d := decide(entry, snap, ordinary(), start, func(int) int { return 0 })
+		d := decide(context.Background(), entry, snap, ordinary(), start, func(int) int { return 0 })
 		start = (start + d.looked) % d.total
 		snap.Assume(entry, d.node)
 	}
@@ -381,7 +384,7 @@ func TestRefusedByNamesTheRules(t *testing.T) {
 	snap := snapshot.New()
 	snap.SetNode(with("a", "1"))
 	snap.SetNode(with("b", "4", cordon))
-	d := decide(snapshot.NewPod(like("p", "2")), snap, ordinary(), 0, nil)
+	d := decide(context.Background(), snapshot.NewPod(like("p", "2")), snap, ordinary(), 0, nil)
 	var names []string
 	for name := range d.refusedBy() {
 		names = append(names, name)

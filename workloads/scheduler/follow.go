@@ -195,6 +195,9 @@ func (s *Scheduler) changed(change snapshot.Change) {
 		if len(e.RefusedBy) == 0 {
 			return change.Kind == snapshot.NodeAdded // there was no node at all
 		}
+		if e.RefusedBy[byExtender] {
+			return true
+		}
 		for _, f := range s.profiles[e.Pod.Object.Spec.SchedulerName].filters {
 			if e.RefusedBy[f.Name()] && f.Helps(e.Pod, s.snapshot, change) {
 				return true

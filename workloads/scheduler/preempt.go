@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"context"
 	"math"
 	"slices"
 	"sync/atomic"
@@ -76,14 +77,14 @@ func hasLesser(pod *snapshot.Pod, n *snapshot.Node) bool {
 	return false
 }
 
-// preempt chooses the node that is cleared for a pod with the least harm; nil if none can be, and then against says
+// clearings are nodes that can be cleared for a pod, enough to choose the least harm among; without any, against says
 // why as well.
-func preempt(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, open []*snapshot.Node, budgets []budget, against map[string]int) *clearing {
+func clearings(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, open []*snapshot.Node, budgets []budget, against map[string]int, enough candidates) []*clearing {
 	// Beyond a share of the nodes the least harm found is near enough to the least there is.
-	wanted := int64(max(len(open)/10, enough))
+	wanted := int64(max(len(open)*enough.percent/100, enough.least))
 	found := make([]*clearing, len(open))
 	refused := make([]refusal, len(open))
-	var clearings, harmless atomic.Int64
+	var cleared, harmless atomic.Int64
 	inParallel(len(open), func(i int) bool {
 		if found[i], refused[i] = clearFor(pod, open[i], snap, ready, budgets); found[i] == nil {
 			return true
@@ -91,11 +92,11 @@ func preempt(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, open 
 		if found[i].violations == 0 {
 			harmless.Add(1)
 		}
-		return clearings.Add(1) < wanted || harmless.Load() == 0
+		return cleared.Add(1) < wanted || harmless.Load() == 0
 	})
 	found = slices.DeleteFunc(found, func(c *clearing) bool { return c == nil })
 	if len(found) > 0 {
-		return leastHarm(found)
+		return found
 	}
 	for _, r := range refused {
 		for _, reason := range r.Reasons {
@@ -139,9 +140,30 @@ func clearFor(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, filt
 	return c, refusal{}
 }
 
-// leastHarm chooses among clearings: the fewest broken budgets, then the least important worst victim, the smallest
+// agreed are the clearings extenders agree to.
+func (p *profile) agreed(ctx context.Context, pod *snapshot.Pod, found []*clearing) ([]*clearing, error) {
+	for _, e := range p.concerned(pod.Object, func(e *extender) string { return e.PreemptVerb }) {
+		if len(found) == 0 {
+			break
+		}
+		left, err := e.preempt(ctx, pod.Object, found)
+		if err != nil && e.Ignorable {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = left
+	}
+	return found, nil
+}
+
+// leastHarm chooses among clearings, nil if there are none: the fewest broken budgets, then the least important worst victim, the smallest
 // sum of priorities, the fewest victims, and the one whose most important victims started last.
 func leastHarm(found []*clearing) *clearing {
+	if len(found) == 0 {
+		return nil
+	}
 	return slices.MinFunc(found, func(a, b *clearing) int {
 		return cmp.Or(
 			cmp.Compare(a.violations, b.violations),

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -225,12 +226,12 @@ func TestPreempt(t *testing.T) {
 			}
 			pod := snapshot.NewPod(tc.pod)
 			for start := range len(tc.nodes) {
-				d := decide(pod, snap, ordinary(), start, func(int) int { return 0 })
+				d := decide(context.Background(), pod, snap, ordinary(), start, func(int) int { return 0 })
 				if d.node != "" {
 					t.Fatalf("%s has room already", d.node)
 				}
 				open, against := clearable(pod, snap, &d, start)
-				got := preempt(pod, snap, ready(pod, snap), open, budgets, against)
+				got := leastHarm(clearings(pod, snap, ready(pod, snap), open, budgets, against, ordinary().candidates))
 				if got == nil {
 					if why := tally(d.total, against); tc.want != "" || why != tc.why {
 						t.Fatalf("preempt() found no node: %s\nwant %q %s", why, tc.want, tc.why)
@@ -285,7 +286,7 @@ func TestMayPreempt(t *testing.T) {
 				snap.Nominate(pod, node)
 			}
 			s := &Scheduler{leaving: map[types.UID]bool{tc.there.UID: tc.leaving}}
-			d := decide(pod, snap, ordinary(), 0, nil)
+			d := decide(context.Background(), pod, snap, ordinary(), 0, nil)
 			if may, why := mayPreempt(pod, snap, &d, s.going); may != (tc.why == "") || why != tc.why {
 				t.Errorf("mayPreempt() = %v, %q; want %q", may, why, tc.why)
 			}
@@ -324,7 +325,7 @@ func TestDecideCountsThoseThatWaitForRoom(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			d := decide(snapshot.NewPod(tc.pod), world(nodes, tc.waiting), ordinary(), 0, func(int) int { return 0 })
+			d := decide(context.Background(), snapshot.NewPod(tc.pod), world(nodes, tc.waiting), ordinary(), 0, func(int) int { return 0 })
 			if d.node != tc.want {
 				t.Fatalf("decide() = %q, want %q", d.node, tc.want)
 			}
@@ -348,9 +349,9 @@ func BenchmarkPreemptOn5000Nodes(b *testing.B) {
 	pod := snapshot.NewPod(like("p", "2", priority(10)))
 	b.ReportAllocs()
 	for b.Loop() {
-		d := decide(pod, snap, ordinary(), 0, nil)
+		d := decide(context.Background(), pod, snap, ordinary(), 0, nil)
 		open, against := clearable(pod, snap, &d, 0)
-		if got := preempt(pod, snap, ready(pod, snap), open, nil, against); got == nil || len(got.victims) != 2 {
+		if got := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates)); got == nil || len(got.victims) != 2 {
 			b.Fatalf("preempt() = %v", got)
 		}
 	}

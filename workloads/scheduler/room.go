@@ -28,7 +28,13 @@ func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, by *profile
 			return nil, err.Error()
 		}
 		if ready, refused := prepare(pod, s.snapshot, by.filters); refused == nil {
-			room = preempt(pod, s.snapshot, ready, open, budgets, against)
+			found := clearings(pod, s.snapshot, ready, open, budgets, against, by.candidates)
+			if found, err = by.agreed(ctx, pod, found); err != nil {
+				s.log.Warn("nobody is sent away for a pod", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
+				return nil, err.Error()
+			}
+			room = leastHarm(found)
+
 		}
 	}
 	if room == nil {
@@ -100,7 +106,7 @@ func (s *Scheduler) clear(ctx context.Context, pod *corev1.Pod, room *clearing) 
 		err := s.sendAway(ctx, victim, pod.Spec.SchedulerName)
 		switch {
 		case err == nil:
-			s.events.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", pod.UID, room.node)
+			s.recorder(pod).Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", pod.UID, room.node)
 			continue
 		case gone(err) || ctx.Err() != nil:
 			continue

@@ -40,7 +40,7 @@ type informers interface {
 type Scheduler struct {
 	cache    informers
 	client   client.Client
-	events   record.EventRecorder
+	events   map[string]record.EventRecorder // by the name of the profile
 	clock    clock.WithDelayedExecution
 	profiles map[string]*profile // by the name pods call it
 	log      *slog.Logger
@@ -57,38 +57,36 @@ type Scheduler struct {
 }
 
 // Register adds the scheduler to a manager.
-func Register(mgr manager.Manager, log *slog.Logger) error {
-	s, err := New(mgr.GetCache(), mgr.GetClient(), events.Recorder(mgr, corev1.DefaultSchedulerName), clock.RealClock{}, log)
-	if err != nil {
-		return err
-	}
+func Register(mgr manager.Manager, config *Config, log *slog.Logger) error {
+	s := New(config, mgr.GetCache(), mgr.GetClient(), func(name string) record.EventRecorder { return events.Recorder(mgr, name) }, clock.RealClock{}, log)
 	if err := mgr.Add(s); err != nil {
 		return fmt.Errorf("register the scheduler: %w", err)
 	}
 	return nil
 }
 
-// New returns a scheduler for the pods that name default-scheduler.
-func New(c informers, writer client.Client, recorder record.EventRecorder, cl clock.WithDelayedExecution, log *slog.Logger) (*Scheduler, error) {
-	ordinary, err := standard()
-	if err != nil {
-		return nil, err
-	}
-	return &Scheduler{
+// New returns a scheduler for the pods that name a profile of the configuration. Each profile has its own recorder.
+func New(config *Config, c informers, writer client.Client, recorder func(name string) record.EventRecorder, cl clock.WithDelayedExecution, log *slog.Logger) *Scheduler {
+	s := &Scheduler{
 		cache:    c,
 		client:   writer,
-		events:   recorder,
 		clock:    cl,
-		profiles: map[string]*profile{ordinary.name: ordinary},
+		profiles: map[string]*profile{},
+		events:   map[string]record.EventRecorder{},
 		log:      log.With("component", "scheduler"),
 		inbox:    newInbox(),
-		queue:    queue.New(),
+		queue:    queue.New(config.firstRest, config.longRest),
 		snapshot: snapshot.New(),
 		sources:  map[string]knowledge{},
 		journeys: map[types.UID]*journey{},
 		leaving:  map[types.UID]bool{},
 		slots:    make(chan struct{}, writers),
-	}, nil
+	}
+	for _, p := range config.profiles {
+		s.profiles[p.name] = p
+		s.events[p.name] = recorder(p.name)
+	}
+	return s
 }
 
 // Start decides until ctx ends. It implements the manager's Runnable.
@@ -131,7 +129,7 @@ func (s *Scheduler) place(ctx context.Context, e *queue.Entry) {
 		s.queue.Retry(e, s.clock.Now())
 		return
 	}
-	d := decide(e.Pod, s.snapshot, by, s.start, rand.IntN)
+	d := decide(ctx, e.Pod, s.snapshot, by, s.start, rand.IntN)
 	if d.total > 0 {
 		s.start = (s.start + d.looked) % d.total
 	}

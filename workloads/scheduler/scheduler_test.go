@@ -107,10 +107,7 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	c.watching.Add(4) // pods, nodes, namespaces, services
-	s, err := New(c, c.client, c.events, clock.RealClock{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := New(ordinaryConfig(), c, c.client, func(string) record.EventRecorder { return c.events }, clock.RealClock{}, slog.New(slog.DiscardHandler))
 	go func() { done <- s.Start(ctx) }()
 	t.Cleanup(func() {
 		cancel()

@@ -23,6 +23,7 @@ type journey struct {
 	entry    *queue.Entry
 	pod      *snapshot.Pod
 	node     string
+	by       *profile
 	taken    []*plugins.Reservation
 	prepared bool // all of PreBind is done; it waits for Permit
 	limit    clock.Timer
@@ -30,7 +31,7 @@ type journey struct {
 
 // send takes what a pod needs on the node decided for it, counts it there and has it bound.
 func (s *Scheduler) send(ctx context.Context, e *queue.Entry, by *profile, node string) {
-	j := &journey{entry: e, pod: e.Pod, node: node}
+	j := &journey{entry: e, pod: e.Pod, node: node, by: by}
 	for _, r := range by.reservers {
 		reservation, err := r.Reserve(e.Pod, s.snapshot, s.snapshot.Node(node))
 		if err != nil {
@@ -60,7 +61,7 @@ func (s *Scheduler) send(ctx context.Context, e *queue.Entry, by *profile, node 
 // bindLater sends a binding on its way.
 func (s *Scheduler) bindLater(ctx context.Context, j *journey) {
 	s.write(func() {
-		if err := s.bind(ctx, j.pod.Object, j.node); err != nil {
+		if err := s.bind(ctx, j.by, j.pod.Object, j.node); err != nil {
 			s.inbox.put(func() { s.sendBack(ctx, j, err) })
 			return
 		}

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -92,12 +93,12 @@ func TestPreemptTakesNoMoreThanNeeded(t *testing.T) {
 		nodes, pods := randomWorld(random)
 		pod := snapshot.NewPod(randomPod(random, "new"))
 		snap := world(nodes, pods)
-		d := decide(pod, snap, ordinary(), 0, func(int) int { return 0 })
+		d := decide(context.Background(), pod, snap, ordinary(), 0, func(int) int { return 0 })
 		if d.node != "" {
 			continue
 		}
 		open, against := clearable(pod, snap, &d, 0)
-		room := preempt(pod, snap, ready(pod, snap), open, nil, against)
+		room := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates))
 		if room == nil {
 			continue
 		}

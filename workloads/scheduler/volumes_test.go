@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -136,7 +137,7 @@ func TestDecideAboutVolumes(t *testing.T) {
 			for _, v := range tc.volumes {
 				snap.SetVolume(v)
 			}
-			d := decide(snapshot.NewPod(tc.pod), snap, ordinary(), 0, func(int) int { return 0 })
+			d := decide(context.Background(), snapshot.NewPod(tc.pod), snap, ordinary(), 0, func(int) int { return 0 })
 			if d.node != tc.want {
 				t.Fatalf("decide() = %q (%s), want %q", d.node, d.explain(), tc.want)
 			}
@@ -152,9 +153,9 @@ func TestPreemptFreesAClaim(t *testing.T) {
 	snap.SetClaim(claim("data", "", "v", sole))
 	snap.SetVolume(volumeOn("v", ""))
 	pod := snapshot.NewPod(like("p", "1", uses("data"), priority(10)))
-	d := decide(pod, snap, ordinary(), 0, nil)
+	d := decide(context.Background(), pod, snap, ordinary(), 0, nil)
 	open, against := clearable(pod, snap, &d, 0)
-	got := preempt(pod, snap, ready(pod, snap), open, nil, against)
+	got := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates))
 	if got == nil || got.node != "b" || len(got.victims) != 1 || got.victims[0].Object.Name != "q" {
 		t.Errorf("preempt() = %+v, want the claim's user to leave b", got)
 	}

@@ -9,11 +9,19 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// bind tells the API server where a pod goes.
-func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) error {
+// bind tells the API server where a pod goes, or an extender that does.
+func (s *Scheduler) bind(ctx context.Context, by *profile, pod *corev1.Pod, node string) error {
+	if e := by.concerned(pod, func(e *extender) string { return e.BindVerb }); len(e) > 0 {
+		if err := e[0].bind(ctx, pod, node); err != nil {
+			return err
+		}
+		s.bound(pod, node)
+		return nil
+	}
 	binding := &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}, // not a later pod of its name
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -22,8 +30,18 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) erro
 	if err := s.client.SubResource("binding").Create(ctx, named, binding); err != nil {
 		return fmt.Errorf("bind pod %s/%s to node %s: %w", pod.Namespace, pod.Name, node, err)
 	}
-	s.events.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+	s.bound(pod, node)
 	return nil
+}
+
+// bound tells users where a pod goes.
+func (s *Scheduler) bound(pod *corev1.Pod, node string) {
+	s.recorder(pod).Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+}
+
+// recorder writes Events about a pod in the name of its scheduler.
+func (s *Scheduler) recorder(pod *corev1.Pod) record.EventRecorder {
+	return s.events[pod.Spec.SchedulerName]
 }
 
 // gone says whether a binding failed because there is nothing left to bind: the pod was deleted, or is placed.
@@ -32,7 +50,7 @@ func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConf
 // report tells users why a pod has no node and which one it waits for: an Event each time, the status when it says
 // something new.
 func (s *Scheduler) report(ctx context.Context, pod *corev1.Pod, reason, message, nomination string) {
-	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", message)
+	s.recorder(pod).Event(pod, corev1.EventTypeWarning, "FailedScheduling", message)
 	news := map[string]any{}
 	if next := s.condition(pod, corev1.PodScheduled, corev1.ConditionFalse, reason, message); next != nil {
 		news["conditions"] = []corev1.PodCondition{*next}

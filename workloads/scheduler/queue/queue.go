@@ -7,6 +7,7 @@
 package queue
 
 import (
+	"cmp"
 	"container/heap"
 	"time"
 
@@ -18,8 +19,8 @@ import (
 
 const (
 	// A pod wakes only for a change its refusals say may help, so its first rest can be short; it doubles.
-	firstRest = 100 * time.Millisecond
-	maxRest   = 10 * time.Second
+	shortRest = 100 * time.Millisecond
+	longRest  = 10 * time.Second
 	// parkLimit is the net under changes that should have woken a pod and did not.
 	parkLimit = 5 * time.Minute
 	// gateLimit is never: only a pod's own news can open its gates.
@@ -55,11 +56,16 @@ type Queue struct {
 	resting entries
 	parked  entries
 	count   int64
+
+	first, longest time.Duration // rests
 }
 
-// New returns an empty Queue.
-func New() *Queue {
+// New returns an empty Queue. A pod's first rest doubles with each attempt up to the longest; 0 is as it is best.
+func New(first, longest time.Duration) *Queue {
+	first = cmp.Or(first, shortRest)
 	return &Queue{
+		first:   first,
+		longest: max(cmp.Or(longest, longRest), first),
 		entries: map[types.UID]*Entry{},
 		active:  entries{before: moreImportant},
 		resting: entries{before: earlier},
@@ -136,7 +142,7 @@ func (q *Queue) Retry(e *Entry, now time.Time) {
 		return
 	}
 	e.since = now
-	q.move(e, resting, now.Add(rest(e.Attempts)))
+	q.move(e, resting, now.Add(q.rest(e.Attempts)))
 }
 
 // Wake moves the parked pods that helps says a change may help, after the rest their attempts have earned.
@@ -148,7 +154,7 @@ func (q *Queue) Wake(helps func(*Entry) bool, now time.Time) {
 		}
 	}
 	for _, e := range woken {
-		if due := e.since.Add(rest(e.Attempts)); due.After(now) {
+		if due := e.since.Add(q.rest(e.Attempts)); due.After(now) {
 			q.move(e, resting, due)
 		} else {
 			q.move(e, active, now)
@@ -198,11 +204,11 @@ func (q *Queue) in(p place) *entries {
 	return nil
 }
 
-func rest(attempts int) time.Duration {
-	d := firstRest
+func (q *Queue) rest(attempts int) time.Duration {
+	d := q.first
 	for range attempts - 1 {
-		if d *= 2; d >= maxRest {
-			return maxRest
+		if d *= 2; d >= q.longest {
+			return q.longest
 		}
 	}
 	return d

@@ -25,7 +25,7 @@ func names(q *Queue, now time.Time) string {
 }
 
 func TestPopTakesTheMostImportantThenTheFirst(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	for _, p := range []*corev1.Pod{pod("a", 0), pod("b", 5), pod("c", 0), pod("d", 9)} {
 		q.Add(p, start)
 	}
@@ -35,7 +35,7 @@ func TestPopTakesTheMostImportantThenTheFirst(t *testing.T) {
 }
 
 func TestAParkedPodWaitsForWhatHelps(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	q.Add(pod("a", 0), start)
 	e := q.Pop(start)
 	q.Park(e, map[string]bool{"NodePorts": true}, start)
@@ -54,7 +54,7 @@ func TestAParkedPodWaitsForWhatHelps(t *testing.T) {
 }
 
 func TestAPodThatJustFailedRestsFirst(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	q.Add(pod("a", 0), start)
 	q.Park(q.Pop(start), nil, start)
 	q.Wake(func(*Entry) bool { return true }, start)
@@ -62,7 +62,7 @@ func TestAPodThatJustFailedRestsFirst(t *testing.T) {
 		t.Fatalf("popped %q at once", got)
 	}
 	at, ok := q.Next()
-	if !ok || at != start.Add(firstRest) {
+	if !ok || at != start.Add(shortRest) {
 		t.Errorf("Next() = %v, %v; want the end of the rest", at, ok)
 	}
 	if got := names(q, at); got != "a" {
@@ -71,15 +71,15 @@ func TestAPodThatJustFailedRestsFirst(t *testing.T) {
 }
 
 func TestRestsGrowUpToALimit(t *testing.T) {
-	for attempts, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 5: 1600 * time.Millisecond, 50: maxRest} {
-		if got := rest(attempts); got != want {
+	for attempts, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 5: 1600 * time.Millisecond, 50: longRest} {
+		if got := New(0, 0).rest(attempts); got != want {
 			t.Errorf("rest(%d) = %v, want %v", attempts, got, want)
 		}
 	}
 }
 
 func TestAParkedPodIsNotForgotten(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	q.Add(pod("a", 0), start)
 	q.Park(q.Pop(start), nil, start)
 	if got := names(q, start.Add(parkLimit)); got != "a" {
@@ -88,7 +88,7 @@ func TestAParkedPodIsNotForgotten(t *testing.T) {
 }
 
 func TestNewsOfAPodWakesItUnlessTheyAreOurs(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	first := pod("a", 0)
 	q.Add(first, start)
 	q.Park(q.Pop(start), nil, start)
@@ -107,7 +107,7 @@ func TestNewsOfAPodWakesItUnlessTheyAreOurs(t *testing.T) {
 }
 
 func TestARemovedPodStaysAway(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	q.Add(pod("a", 0), start)
 	e := q.Pop(start)
 	q.Remove("a")
@@ -119,7 +119,7 @@ func TestARemovedPodStaysAway(t *testing.T) {
 }
 
 func TestAPopWhosePlacementIsOnTheWayIsNotTakenTwice(t *testing.T) {
-	q := New()
+	q := New(0, 0)
 	first := pod("a", 0)
 	q.Add(first, start)
 	e := q.Pop(start)

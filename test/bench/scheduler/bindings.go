@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// bindings is when each waiting pod was seen on its node first.
+type bindings struct {
+	mu    sync.Mutex
+	at    map[string]time.Time
+	first time.Time
+	last  time.Time
+	news  chan struct{} // closed and replaced at each binding
+	lost  error
+}
+
+// follow watches pods that have a node.
+func follow(ctx context.Context, api client.WithWatch) (*bindings, error) {
+	w, err := api.Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace), client.MatchingFieldsSelector{Selector: fields.OneTermNotEqualSelector("spec.nodeName", "")})
+	if err != nil {
+		return nil, err
+	}
+	b := &bindings{at: map[string]time.Time{}, news: make(chan struct{})}
+	go func() {
+		defer w.Stop()
+		for event := range w.ResultChan() {
+			b.take(event)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.lost = errors.New("the watch of bindings ended")
+		close(b.news)
+		b.news = make(chan struct{})
+	}()
+	return b, nil
+}
+
+func (b *bindings) take(event watch.Event) {
+	pod, ok := event.Object.(*corev1.Pod)
+	if !ok || event.Type == watch.Deleted || !strings.HasPrefix(pod.Name, "pod-") {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, known := b.at[pod.Name]; known {
+		return
+	}
+	b.last = time.Now()
+	if len(b.at) == 0 {
+		b.first = b.last
+	}
+	b.at[pod.Name] = b.last
+	close(b.news)
+	b.news = make(chan struct{})
+}
+
+// until waits for what done says, which is asked with the lock held.
+func (b *bindings) until(ctx context.Context, done func() bool) error {
+	for {
+		b.mu.Lock()
+		ok, lost, news, n := done(), b.lost, b.news, len(b.at)
+		b.mu.Unlock()
+		switch {
+		case ok:
+			return nil
+		case lost != nil:
+			return lost
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d pods bound: %w", n, ctx.Err())
+		case <-news:
+		}
+	}
+}
+
+// backlog waits for that many bindings.
+func (b *bindings) backlog(ctx context.Context, n int) (first, last time.Time, err error) {
+	err = b.until(ctx, func() bool {
+		first, last = b.first, b.last
+		return len(b.at) >= n
+	})
+	return first, last, err
+}
+
+// await waits for one pod's binding.
+func (b *bindings) await(ctx context.Context, name string) (at time.Time, err error) {
+	err = b.until(ctx, func() (ok bool) {
+		at, ok = b.at[name]
+		return ok
+	})
+	return at, err
+}
