@@ -39,6 +39,7 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/resource"
 	"knarr.dev/knarr/appliance/apiserver/scheme"
 	"knarr.dev/knarr/appliance/apiserver/table"
+	"knarr.dev/knarr/appliance/apiserver/usage"
 )
 
 // chain is three servers behind one port. A request goes down it until one knows the path:
@@ -195,6 +196,7 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 	if env.Nodes, err = newAgents(&s.config, env); err != nil {
 		return nil, nil, nil, err
 	}
+	env.Usage = usage.New(env.Nodes)
 	if err := s.admission(c, config, access, shared, resolver, env); err != nil {
 		return nil, nil, nil, err
 	}

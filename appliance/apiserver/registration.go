@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsapiserver "k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -18,7 +19,9 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	aggregatorapiserver "k8s.io/kube-aggregator/pkg/apiserver"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+	apiregistrationinformers "k8s.io/kube-aggregator/pkg/client/informers/externalversions/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/controllers/autoregister"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"knarr.dev/knarr/appliance/apiserver/table"
 )
@@ -28,14 +31,22 @@ var groupOrder = []string{
 	"apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io", "autoscaling", "batch", "certificates.k8s.io",
 	"networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io", "admissionregistration.k8s.io",
 	"apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io", "discovery.k8s.io",
-	"flowcontrol.apiserver.k8s.io", "resource.k8s.io", "storagemigration.k8s.io",
+	"flowcontrol.apiserver.k8s.io", "resource.k8s.io", "storagemigration.k8s.io", replaceable.Group,
 }
+
+// replaceable is what is served here unless somebody installs another server of it, such as the metrics server: an
+// APIService of this name that is there is left as it is, and one that is not is ours.
+var replaceable = metricsv1beta1.SchemeGroupVersion
 
 const (
 	coreGroupPriority   = 18000
 	customGroupPriority = 1000
+	// offerAgain is when an APIService that could not be written is tried again, the first time.
+	offerAgain = 50 * time.Millisecond
 	// customVersionPriority is the same for all versions of a group: their names decide then (v2, v1, v1beta1).
 	customVersionPriority = 100
+	// replaceablePriority is that of the metrics server's own manifest; its kinds share their names with core ones.
+	replaceablePriority = 100
 )
 
 // builtinAPIServices are the group-versions this process serves itself, the most preferred version of a group first.
@@ -48,7 +59,7 @@ func builtinAPIServices() []*apiregistrationv1.APIService {
 	ofGroup := map[string]int32{}
 	var services []*apiregistrationv1.APIService
 	for _, gv := range versions {
-		if seen[gv] {
+		if seen[gv] || gv == replaceable {
 			continue
 		}
 		seen[gv] = true
@@ -88,6 +99,9 @@ func register(aggregator *aggregatorapiserver.APIAggregator, custom *apiextensio
 	for _, service := range builtin {
 		registrar.AddAPIServiceToSyncOnStart(service)
 	}
+	if err := offer(aggregator, informer, apiServices); err != nil {
+		return err
+	}
 	definitions := custom.Informers.Apiextensions().V1().CustomResourceDefinitions()
 	groups := &customGroups{lister: definitions.Lister(), registrar: registrar}
 	if _, err := definitions.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -117,6 +131,46 @@ func register(aggregator *aggregatorapiserver.APIAggregator, custom *apiextensio
 		}
 		return nil
 	}))
+}
+
+// offer keeps an APIService for what is replaceable, and does not touch one that is there already. Nobody else could make
+// room for one later: the object left behind when the metrics server goes is none.
+func offer(aggregator *aggregatorapiserver.APIAggregator, informer apiregistrationinformers.APIServiceInformer, client apiregistrationclient.APIServicesGetter) error {
+	ours := apiService(replaceable, replaceablePriority, replaceablePriority)
+	gone := make(chan struct{}, 1)
+	gone <- struct{}{} // until we have looked
+	if _, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		if name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err != nil || name != ours.Name {
+			return
+		}
+		select {
+		case gone <- struct{}{}:
+		default:
+		}
+	}}); err != nil {
+		return fmt.Errorf("watch APIServices: %w", err)
+	}
+	return aggregator.GenericAPIServer.AddPostStartHook("apiservice-"+ours.Name, func(hook genericapiserver.PostStartHookContext) error {
+		go func() {
+			again := offerAgain
+			retry := (<-chan time.Time)(nil)
+			for {
+				select {
+				case <-hook.Done():
+					return
+				case <-gone:
+					again = offerAgain
+				case <-retry:
+				}
+				retry = nil
+				if _, err := client.APIServices().Create(hook, ours, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+					retry = time.After(again)
+					again = min(2*again, time.Minute)
+				}
+			}
+		}()
+		return nil
+	})
 }
 
 // customGroups derives the APIServices of custom groups.

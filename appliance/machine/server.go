@@ -23,6 +23,7 @@ import (
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/endpointslicemirroring"
 	"knarr.dev/knarr/workloads/garbagecollector"
+	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/job"
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
@@ -138,6 +139,7 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"cron jobs":       func() error { return cronjob.Register(mgr) },
 		"disruption":      func() error { return disruption.Register(mgr) },
 		"finished jobs":   func() error { return ttlafterfinished.Register(mgr) },
+		"autoscalers":     func() error { return horizontalpodautoscaler.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
 		},

@@ -15,6 +15,8 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/registry/rest"
+
+	"knarr.dev/knarr/appliance/apiserver/usage"
 )
 
 // Env is what storages are made with, and how a subresource reaches other kinds. All of it is set before the
@@ -29,6 +31,7 @@ type Env struct {
 	Authorizer    authorizer.Authorizer   // for access reviews, and subresources that check more than the request
 	Rules         authorizer.RuleResolver // for SelfSubjectRulesReviews
 	Nodes         NodeConnector           // pods' log, exec, attach, port-forward; nodes' proxy
+	Usage         *usage.Collector        // metrics.k8s.io
 	Tokens        TokenIssuer             // serviceaccounts' token; nil: not issued here
 
 	ServiceCIDRs []string // of the default ServiceCIDR object

@@ -40,6 +40,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds"
 )
@@ -83,6 +84,7 @@ var served = []version{
 	{schedulingv1.SchemeGroupVersion, schedulingv1.AddToScheme, true},
 	{storagev1.SchemeGroupVersion, storagev1.AddToScheme, true},
 	{storagemigrationv1.SchemeGroupVersion, storagemigrationv1.AddToScheme, true},
+	{metricsv1beta1.SchemeGroupVersion, metricsv1beta1.AddToScheme, true},
 }
 
 func init() { utilruntime.Must(build(Scheme)) }

@@ -21,6 +21,6 @@ func Rows() []resource.Row {
 		core(), events(),
 		admissionregistration(), apps(), authentication(), authorization(), autoscaling(), batch(), certificates(),
 		coordination(), discovery(), flowcontrol(), networking(), node(), policy(), rbac(), dra(), scheduling(),
-		storage(), storagemigration(),
+		storage(), storagemigration(), metrics(),
 	)
 }
