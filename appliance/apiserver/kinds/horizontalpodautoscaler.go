@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"slices"
+
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -62,8 +64,10 @@ func defaultRules(rules *autoscalingv2.HPAScalingRules, window *int32, policies 
 
 func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	var errs field.ErrorList
-	if h.Spec.MinReplicas != nil && *h.Spec.MinReplicas < 1 {
-		errs = append(errs, field.Invalid(specPath.Child("minReplicas"), *h.Spec.MinReplicas, "must be greater than or equal to 1"))
+	if least := h.Spec.MinReplicas; least != nil && *least < 0 {
+		errs = append(errs, field.Invalid(specPath.Child("minReplicas"), *least, "must be greater than or equal to 0"))
+	} else if least != nil && *least == 0 && !slices.ContainsFunc(h.Spec.Metrics, wakes) {
+		errs = append(errs, field.Forbidden(specPath.Child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas"))
 	}
 	if h.Spec.MaxReplicas < 1 {
 		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than 0"))
@@ -82,6 +86,11 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 		errs = append(errs, validateRules(b.ScaleDown, specPath.Child("behavior", "scaleDown"))...)
 	}
 	return errs
+}
+
+// wakes says whether a metric has a value while there are no pods (KEP-2021).
+func wakes(metric autoscalingv2.MetricSpec) bool {
+	return metric.Type == autoscalingv2.ObjectMetricSourceType || metric.Type == autoscalingv2.ExternalMetricSourceType
 }
 
 func validateMetric(metric autoscalingv2.MetricSpec, at *field.Path) field.ErrorList {
@@ -137,6 +146,9 @@ func validateRules(rules *autoscalingv2.HPAScalingRules, at *field.Path) field.E
 	var errs field.ErrorList
 	if window := rules.StabilizationWindowSeconds; window != nil && (*window < 0 || *window > maxStabilizationS) {
 		errs = append(errs, field.Invalid(at.Child("stabilizationWindowSeconds"), *window, "must be between 0 and 3600"))
+	}
+	if rules.Tolerance != nil && rules.Tolerance.Sign() < 0 {
+		errs = append(errs, field.Invalid(at.Child("tolerance"), rules.Tolerance.String(), "must be greater than or equal to zero"))
 	}
 	errs = append(errs, check.OneOfOptional(at.Child("selectPolicy"), rules.SelectPolicy, autoscalingv2.DisabledPolicySelect, autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect)...)
 	for i, policy := range rules.Policies {
