@@ -21,6 +21,7 @@ import (
 	"knarr.dev/knarr/netstack/proxy"
 	"knarr.dev/knarr/storage/volume"
 	"knarr.dev/knarr/workloads/agent"
+	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/node"
 	"knarr.dev/knarr/workloads/agent/nodeapi"
 	"knarr.dev/knarr/workloads/agent/probe"
@@ -85,7 +86,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	server, err := nodeapi.New(nodeapi.Config{
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
-		Client: client, Agent: pods, Runtime: containers, Log: b.log,
+		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Log: b.log,
 		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ import (
 	"knarr.dev/knarr/workloads/disruption"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
+	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/job"
 	"knarr.dev/knarr/workloads/namespace"
@@ -161,6 +162,7 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		cronjob.Register(mgr),
 		disruption.Register(mgr),
 		job.Register(mgr),
+		horizontalpodautoscaler.Register(mgr),
 		ttlafterfinished.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)

@@ -5,6 +5,7 @@
 //	app udp [PORT]            answers each datagram with its host name
 //	app sleep [SECONDS]       default: until SIGTERM
 //	app stubborn              ignores SIGTERM
+//	app burn                  uses all the CPU time there is
 //	app exit CODE [MESSAGE]   writes MESSAGE to stdout and the termination log
 //	app get URL               prints the body; exit 1 on an error or a status of 400 and above
 //	app ask HOST:PORT TEXT    one UDP question, prints the answer
@@ -25,6 +26,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -67,6 +69,10 @@ func run(command string, args []string) error {
 		fmt.Println("not going anywhere")
 		for { // an empty select would be a deadlock to the Go runtime
 			time.Sleep(time.Hour)
+		}
+	case "burn": // all the CPU time there is
+		for {
+			runtime.Gosched()
 		}
 	case "exit":
 		return exit(arg(args, 0, "0"), arg(args, 1, ""))

@@ -98,7 +98,7 @@ func (a *access) user(r *http.Request) (*authenticationv1.UserInfo, error) {
 }
 
 // question translates a request: which verb on which part of the node, narrower rights first. nodes/proxy is the old
-// right to everything.
+// right to everything (KEP-2862).
 func question(method, path string) (verb string, parts []string) {
 	verb = map[string]string{http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}[method]
 	if verb == "" {
@@ -106,8 +106,10 @@ func question(method, path string) (verb string, parts []string) {
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch first {
-	case "stats", "metrics":
+	case "stats", "metrics", "checkpoint":
 		return verb, []string{first}
+	case "healthz":
+		return verb, []string{"healthz", "proxy"}
 	case "logs":
 		return verb, []string{"log"}
 	case "pods", "runningpods":

@@ -83,6 +83,20 @@ func (s *Server) serveResources(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func (s *Server) serveContainers(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	if err := s.stats.WriteContainers(r.Context(), w, s.config.Agent.Pods()); err != nil {
+		s.fail(w, err)
+	}
+}
+
+// serveCheckpoint says that containers cannot be written to disk: that takes CRIU, which is no part of knarr.
+func (s *Server) serveCheckpoint(w http.ResponseWriter, r *http.Request) {
+	if _, ok := s.container(w, r, false); ok {
+		http.Error(w, "checkpointing a container needs CRIU, which this node's runtime is built without", http.StatusNotImplemented)
+	}
+}
+
 func (s *Server) serveSettings(w http.ResponseWriter, r *http.Request) {
 	s.writeJSON(w, r, map[string]any{"kubeletconfig": s.config.Settings})
 }

@@ -91,6 +91,9 @@ func TestQuestion(t *testing.T) {
 		"pods, by the narrow or the wide right": {http.MethodGet, "/pods", "get", []string{"pods", "proxy"}},
 		"settings":                              {http.MethodGet, "/configz", "get", []string{"configz", "proxy"}},
 		"a path that only looks alike":          {http.MethodGet, "/metricsx", "get", []string{"proxy"}},
+		"containers in detail":                  {http.MethodGet, "/metrics/cadvisor", "get", []string{"metrics"}},
+		"a checkpoint has a right of its own":   {http.MethodPost, "/checkpoint/ns/pod/c", "create", []string{"checkpoint"}},
+		"parts of health":                       {http.MethodGet, "/healthz/ping", "get", []string{"healthz", "proxy"}},
 		"anything else":                         {http.MethodDelete, "/", "delete", []string{"proxy"}},
 	}
 	for name, tc := range tests {

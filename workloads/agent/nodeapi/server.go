@@ -55,6 +55,7 @@ type Config struct {
 	Client  kubernetes.Interface // with the node's identity: it asks the API server who may do what
 	Agent   Agent
 	Runtime Runtime
+	Groups  stats.Groups
 	// Settings are shown at /configz to those who look for a kubelet's configuration.
 	Settings map[string]any
 	Log      *slog.Logger
@@ -67,8 +68,8 @@ func (c *Config) Validate() error {
 		return errors.New("the node's server needs the node's name")
 	case c.CertFile == "" || c.KeyFile == "" || c.ClientCAFile == "":
 		return errors.New("the node's server needs a certificate, its key and the client CA")
-	case c.Client == nil || c.Agent == nil || c.Runtime == nil:
-		return errors.New("the node's server needs a client, an agent and a runtime")
+	case c.Client == nil || c.Agent == nil || c.Runtime == nil || c.Groups == nil:
+		return errors.New("the node's server needs a client, an agent, a runtime and its control groups")
 	}
 	return nil
 }
@@ -100,7 +101,7 @@ func New(config Config) (*Server, error) {
 		config:       config,
 		certificates: &certificates{cert: config.CertFile, key: config.KeyFile, ca: config.ClientCAFile, log: config.Log},
 		access:       newAccess(config.Client, config.NodeName),
-		stats:        &stats.Collector{NodeName: config.NodeName, DataDir: config.DataDir, Runtime: config.Runtime},
+		stats:        &stats.Collector{NodeName: config.NodeName, DataDir: config.DataDir, Runtime: config.Runtime, Groups: config.Groups},
 	}, nil
 }
 
@@ -190,6 +191,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /stats/summary", s.serveSummary)
 	mux.Handle("GET /metrics", legacyregistry.Handler())
 	mux.HandleFunc("GET /metrics/resource", s.serveResources)
+	mux.HandleFunc("GET /metrics/cadvisor", s.serveContainers)
+	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.serveCheckpoint)
 	mux.HandleFunc("GET /configz", s.serveSettings)
 	return mux
 }

@@ -43,6 +43,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming"
 	criremote "k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
+	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/pod"
 )
 
@@ -265,7 +266,7 @@ func newRig(t *testing.T) *rig {
 	r.ca.issue(t, r.file("admin.crt"), r.file("admin.key"), "apiserver-kubelet-client", "system:masters")
 	r.ca.issue(t, r.file("stranger.crt"), r.file("stranger.key"), "stranger")
 	r.server, err = New(Config{Address: "127.0.0.1:0", NodeName: "n1", DataDir: r.dir, CertFile: cert, KeyFile: key, ClientCAFile: ca,
-		Client: client, Agent: r.engine, Runtime: r.engine, Settings: map[string]any{"maxPods": 110}})
+		Client: client, Agent: r.engine, Runtime: r.engine, Groups: cgroup.New("/nobody"), Settings: map[string]any{"maxPods": 110}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,6 +367,7 @@ func TestAnswers(t *testing.T) {
 		"/runningpods/":                   `"name":"web"`,
 		"/stats/summary":                  `"nodeName":"n1"`,
 		"/metrics/resource":               "node_cpu_usage_seconds_total ",
+		"/metrics/cadvisor":               "machine_memory_bytes ",
 		"/metrics":                        "go_goroutines",
 		"/configz":                        `{"kubeletconfig":{"maxPods":110}}`,
 		"/containerLogs/shop/none/app":    `pod "none" not found`,

@@ -34,13 +34,13 @@ func WriteResources(out io.Writer, summary *statsapi.Summary) error {
 }
 
 func resourceFamilies(summary *statsapi.Summary) []family {
-	nodeCPU := family{name: "node_cpu_usage_seconds_total", help: "Cumulative cpu time consumed by the node in core-seconds", kind: "counter"}
-	nodeMemory := family{name: "node_memory_working_set_bytes", help: "Current working set of the node in bytes", kind: "gauge"}
-	podCPU := family{name: "pod_cpu_usage_seconds_total", help: "Cumulative cpu time consumed by the pod in core-seconds", kind: "counter"}
-	podMemory := family{name: "pod_memory_working_set_bytes", help: "Current working set of the pod in bytes", kind: "gauge"}
-	cpuUsed := family{name: "container_cpu_usage_seconds_total", help: "Cumulative cpu time consumed by the container in core-seconds", kind: "counter"}
-	memoryUsed := family{name: "container_memory_working_set_bytes", help: "Current working set of the container in bytes", kind: "gauge"}
-	begun := family{name: "container_start_time_seconds", help: "Start time of the container since unix epoch in seconds", kind: "gauge"}
+	nodeCPU := family{name: "node_cpu_usage_seconds_total", help: "[STABLE] Cumulative cpu time consumed by the node in core-seconds", kind: "counter"}
+	nodeMemory := family{name: "node_memory_working_set_bytes", help: "[STABLE] Current working set of the node in bytes", kind: "gauge"}
+	podCPU := family{name: "pod_cpu_usage_seconds_total", help: "[STABLE] Cumulative cpu time consumed by the pod in core-seconds", kind: "counter"}
+	podMemory := family{name: "pod_memory_working_set_bytes", help: "[STABLE] Current working set of the pod in bytes", kind: "gauge"}
+	cpuUsed := family{name: "container_cpu_usage_seconds_total", help: "[STABLE] Cumulative cpu time consumed by the container in core-seconds", kind: "counter"}
+	memoryUsed := family{name: "container_memory_working_set_bytes", help: "[STABLE] Current working set of the container in bytes", kind: "gauge"}
+	begun := family{name: "container_start_time_seconds", help: "[STABLE] Start time of the container since unix epoch in seconds", kind: "gauge"}
 
 	nodeCPU.addCPU("", summary.Node.CPU)
 	nodeMemory.addMemory("", summary.Node.Memory)
@@ -57,8 +57,21 @@ func resourceFamilies(summary *statsapi.Summary) []family {
 			begun.samples = append(begun.samples, sample{labels: labels, value: float64(container.StartTime.UnixNano()) / 1e9})
 		}
 	}
-	failed := family{name: "resource_scrape_error", help: "1 if there was an error while getting container metrics, 0 otherwise", kind: "gauge", samples: []sample{{}}}
-	return []family{cpuUsed, memoryUsed, begun, nodeCPU, nodeMemory, podCPU, podMemory, failed}
+	nodeSwap := family{name: "node_swap_usage_bytes", help: "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems", kind: "gauge"}
+	containerSwap := family{name: "container_swap_usage_bytes", help: "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems", kind: "gauge"}
+	if s := summary.Node.Swap; s != nil {
+		nodeSwap.add("", s.SwapUsageBytes)
+	}
+	for i := range summary.Pods {
+		of := summary.Pods[i].PodRef
+		for _, c := range summary.Pods[i].Containers {
+			if c.Swap != nil {
+				containerSwap.add(fmt.Sprintf("container=%q,namespace=%q,pod=%q", c.Name, of.Namespace, of.Name), c.Swap.SwapUsageBytes)
+			}
+		}
+	}
+	failed := family{name: "resource_scrape_error", help: "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise", kind: "gauge", samples: []sample{{}}}
+	return []family{cpuUsed, memoryUsed, begun, nodeCPU, nodeMemory, podCPU, podMemory, nodeSwap, containerSwap, failed}
 }
 
 func (f *family) addCPU(labels string, cpu *statsapi.CPUStats) {
@@ -78,7 +91,7 @@ func (f *family) write(out io.Writer) error {
 		return nil
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "# HELP %s [STABLE] %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
+	fmt.Fprintf(&text, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
 	for _, s := range f.samples {
 		text.WriteString(f.name)
 		if s.labels != "" {

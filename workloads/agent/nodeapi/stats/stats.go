@@ -31,6 +31,7 @@ type Collector struct {
 	NodeName string
 	DataDir  string // on the node's disk
 	Runtime  Runtime
+	Groups   Groups
 }
 
 // Summary of the node and all its pods. With onlyCPUAndMemory disks and networks are left out, which is cheaper.
