@@ -1,7 +1,7 @@
 // Package datastore runs etcd inside this process.
 //
 // In:       a folder, a peer address, certificates.
-// Out:      etcd's client API on a unix socket that only this user can open.
+// Out:      etcd's client API on a unix socket that only this user can open, and its keys by calls within the process.
 // Promise:  what was acknowledged is on disk; a damaged or foreign folder is refused, never repaired by guessing.
 // Not here: what is stored (appliance/apiserver).
 package datastore
@@ -16,8 +16,10 @@ import (
 	"path/filepath"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 )
 
 // Config is what the datastore needs to know.
@@ -34,16 +36,22 @@ type Config struct {
 type Certificate struct{ CertFile, KeyFile, CAFile string }
 
 // Datastore is the etcd member of this machine.
-type Datastore struct{ cfg Config }
+type Datastore struct {
+	cfg  Config
+	keys pb.KVServer // set before it is ready
+}
 
 // New datastore; nothing is opened before Run.
-func New(cfg Config) *Datastore { return &Datastore{cfg} }
+func New(cfg Config) *Datastore { return &Datastore{cfg: cfg} }
 
 // Name of the component.
 func (d *Datastore) Name() string { return "datastore" }
 
 // Endpoint is the address the API server's etcd client is given.
 func (d *Datastore) Endpoint() string { return "unix://" + d.cfg.Socket }
+
+// Keys are the member's, for callers in this process; for who waited until it was ready.
+func (d *Datastore) Keys() pb.KVServer { return d.keys }
 
 const (
 	// A single member elects itself after 1 to 2 election timeouts, so a short one starts a machine sooner: the mean
@@ -113,6 +121,7 @@ func (d *Datastore) serve(ctx context.Context, etcd *embed.Etcd, fatal <-chan er
 	if err := os.Chmod(d.cfg.Socket, 0o600); err != nil {
 		return fmt.Errorf("close socket to other users: %w", err)
 	}
+	d.keys = v3rpc.NewQuotaKVServer(etcd.Server)
 	ready()
 	select {
 	case err := <-etcd.Err():

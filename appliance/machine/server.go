@@ -74,7 +74,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		FrontProxyCA: keys.FrontProxyCA.CertFile, FrontProxyCert: keys.FrontProxyClient.CertFile, FrontProxyKey: keys.FrontProxyClient.KeyFile,
 		KubeletClientCert: keys.APIServerKubeletClient.CertFile, KubeletClientKey: keys.APIServerKubeletClient.KeyFile,
 		ServiceAccountKey: keys.ServiceAccountKeyFile, ClusterDomain: b.cfg.ClusterDomain,
-		Datastore:    persistence.Endpoints{URLs: []string{store.Endpoint()}},
+		Datastore:    persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys},
 		ServiceCIDRs: []netip.Prefix{r.services},
 	})
 	if err != nil {

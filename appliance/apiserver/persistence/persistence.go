@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
@@ -42,6 +43,9 @@ const Prefix = "/registry"
 type Endpoints struct {
 	URLs                      []string
 	CAFile, CertFile, KeyFile string
+
+	// Local is the member of this process, once it serves; nil: none of the URLs leads to this process.
+	Local func() pb.KVServer
 }
 
 // Connection is the one all resources share.
@@ -74,7 +78,7 @@ func Connect(e Endpoints) (*Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the datastore at %v: %w", e.URLs, err)
 	}
-	client.KV = etcd3.NewETCDLatencyTracker(client.KV)
+	client.KV = etcd3.NewETCDLatencyTracker(e.keys(client.Client))
 	c := &Connection{client: client}
 	c.compactor = etcd3.StartCompactorPerEndpoint(client.Client, storagebackend.DefaultCompactInterval)
 	return c, nil

@@ -71,7 +71,7 @@ func Start(dir string) (*Server, error) {
 		Peer:    datastore.Certificate{CertFile: keys.EtcdPeer.CertFile, KeyFile: keys.EtcdPeer.KeyFile, CAFile: keys.EtcdCA.CertFile},
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	server, err := apiserver.New(config(keys, port, store.Endpoint()))
+	server, err := apiserver.New(config(keys, port, persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys}))
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +100,10 @@ func Start(dir string) (*Server, error) {
 
 // OnPortOf makes a server that wants another's port.
 func OnPortOf(dir string, other *Server) (*apiserver.Server, error) {
-	return apiserver.New(config(other.PKI, other.port, "unix://"+filepath.Join(dir, "etcd.sock")))
+	return apiserver.New(config(other.PKI, other.port, persistence.Endpoints{URLs: []string{"unix://" + filepath.Join(dir, "etcd.sock")}}))
 }
 
-func config(keys *pki.PKI, port int, endpoint string) apiserver.Config {
+func config(keys *pki.PKI, port int, store persistence.Endpoints) apiserver.Config {
 	return apiserver.Config{
 		BindAddress:       netip.MustParseAddr("127.0.0.1"),
 		Port:              port,
@@ -118,7 +118,7 @@ func config(keys *pki.PKI, port int, endpoint string) apiserver.Config {
 		KubeletClientCert: keys.APIServerKubeletClient.CertFile,
 		KubeletClientKey:  keys.APIServerKubeletClient.KeyFile,
 		ServiceAccountKey: keys.ServiceAccountKeyFile,
-		Datastore:         persistence.Endpoints{URLs: []string{endpoint}},
+		Datastore:         store,
 		ServiceCIDRs:      []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 	}
 }
