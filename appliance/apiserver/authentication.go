@@ -12,10 +12,11 @@ import (
 	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
-	"k8s.io/apiserver/pkg/authentication/request/x509"
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+
+	"knarr.dev/knarr/appliance/apiserver/authn"
 )
 
 // publicPaths are answered to everybody: whether the server works, and which it is.
@@ -58,7 +59,7 @@ func authentication(config *Config, audiences authenticator.Audiences, tokens []
 	}
 	known := []authenticator.Request{
 		headerrequest.NewDynamicVerifyOptionsSecure(frontProxyCA.VerifyOptions, frontProxyAccepted, userHeaders, uidHeaders, groupHeaders, extraHeaderPrefix),
-		x509.NewDynamic(clientCA.VerifyOptions, x509.CommonNameUserConversion),
+		authn.NewCertificates(clientCA.VerifyOptions),
 	}
 	if len(tokens) > 0 {
 		all := tokenunion.New(tokens...)
