@@ -89,7 +89,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		return nil, err
 	}
 	if b.cfg.DisableNode {
-		return []Stage{{store}, {api}, {control, settings, keeper}, {trimmer{}}}, nil
+		return []Stage{{store}, {api}, {control, settings, keeper}, {trimmer{}, heap{}}}, nil
 	}
 	parts, err := b.node(ctx, nodeInput{
 		ranges: r, cache: control.manager.GetCache(), privileged: api.LoopbackConfig(),
@@ -104,7 +104,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		{store, parts.runtime},
 		{api},
 		append(Stage{control, settings, keeper}, parts.rest...),
-		{trimmer{}},
+		{trimmer{}, heap{}},
 	}, nil
 }
 
