@@ -6,10 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
 	"github.com/gorilla/websocket"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -40,7 +44,7 @@ func (h lowered) Enabled(ctx context.Context, l slog.Level) bool {
 }
 
 func (h lowered) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level = lower(r.Level); hungUp(r) {
+	if r.Level = lower(r.Level); hungUp(r) || goingAnyway(r) {
 		r.Level = slog.LevelDebug
 	}
 	if !h.Handler.Enabled(ctx, r.Level) {
@@ -49,16 +53,41 @@ func (h lowered) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// hungUp tells the end of a connection, which libraries report as an error: to every `kubectl exec` belongs one.
-func hungUp(r slog.Record) (is bool) {
-	r.Attrs(func(a slog.Attr) bool {
-		if err, ok := a.Value.Any().(error); ok {
-			is = is || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) ||
-				errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, new(*websocket.CloseError))
+// hungUp tells the end of a connection or of a request, which libraries report as an error: to every `kubectl exec`
+// belongs one, and to every watch whose client was killed.
+func hungUp(r slog.Record) bool {
+	switch r.Message {
+	case "Timeout or abort while handling", "Post-timeout activity": // the client was answered, or is gone
+		return true
+	}
+	return anyError(r, func(err error) bool {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) ||
+			errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.Canceled) || errors.Is(err, http.ErrHandlerTimeout) ||
+			errors.As(err, new(*websocket.CloseError)) {
+			return true
 		}
-		return !is
+		// HTTP/2 keeps its errors to itself.
+		text := err.Error()
+		return strings.HasSuffix(text, "http2: stream closed") || strings.HasSuffix(text, "client disconnected")
 	})
-	return is
+}
+
+// goingAnyway tells events that came too late for their namespace: who deletes one is not interested in what its pods
+// have to say about it.
+func goingAnyway(r slog.Record) bool {
+	return strings.HasPrefix(r.Message, "Server rejected event") && anyError(r, func(err error) bool {
+		return apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+	})
+}
+
+func anyError(r slog.Record, is func(error) bool) (found bool) {
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && err != nil {
+			found = is(err)
+		}
+		return !found
+	})
+	return found
 }
 
 func (h lowered) WithAttrs(attrs []slog.Attr) slog.Handler {
