@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -33,20 +34,31 @@ func TestDiscoveryListsWhatKubernetesLists(t *testing.T) {
 	}
 }
 
-// described lists what one aggregated discovery document says, a line each.
-func described(t *testing.T, path string) []string {
+// discovered is one aggregated discovery document.
+func discovered(t *testing.T, path string) []apidiscoveryv2.APIGroupDiscovery {
 	t.Helper()
 	var document apidiscoveryv2.APIGroupDiscoveryList
 	if err := json.Unmarshal(get(t, path, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"), &document); err != nil {
 		t.Fatal(err)
 	}
+	return document.Items
+}
+
+// groupVersion as in apiVersion.
+func groupVersion(group, version string) string {
+	if group == "" {
+		return version
+	}
+	return group + "/" + version
+}
+
+// described lists what one aggregated discovery document says, a line each.
+func described(t *testing.T, path string) []string {
+	t.Helper()
 	var lines []string
-	for _, group := range document.Items {
+	for _, group := range discovered(t, path) {
 		for _, version := range group.Versions {
-			gv := version.Version
-			if group.Name != "" {
-				gv = group.Name + "/" + gv
-			}
+			gv := groupVersion(group.Name, version.Version)
 			for _, r := range version.Resources {
 				line := fmt.Sprintf("%s %s %s %s", gv, r.Resource, r.ResponseKind.Kind, r.Scope)
 				if len(r.ShortNames) > 0 {
@@ -68,4 +80,68 @@ func described(t *testing.T, path string) []string {
 func verbs(all []string) string {
 	sorted := slices.Sorted(slices.Values(all))
 	return strings.Join(sorted, ",")
+}
+
+var update = flag.Bool("update", false, "write the generated part of docs/api.md, and fail")
+
+const (
+	document      = "../../docs/api.md"
+	servedBegins  = "<!-- made by: go test ./appliance/apiserver -run TestTheDocument -update -->\n"
+	servedEnds    = "<!-- end of what is made -->\n"
+	everyVerb     = "create,delete,deletecollection,get,list,patch,update,watch"
+	everyReadable = "all"
+)
+
+// TestTheDocumentListsWhatIsServed keeps docs/api.md true. Custom kinds and aggregated APIs are not in it.
+func TestTheDocumentListsWhatIsServed(t *testing.T) {
+	content, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, begins := strings.Cut(string(content), servedBegins)
+	_, after, ends := strings.Cut(rest, servedEnds)
+	if !begins || !ends {
+		t.Fatalf("%s has no place for the table of what is served", document)
+	}
+	want := before + servedBegins + served(append(discovered(t, "/api"), discovered(t, "/apis")...)) + servedEnds + after
+	if *update {
+		if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(want, string(content)); diff != "" {
+		t.Errorf("%s is not what is served; go test ./appliance/apiserver -run TestTheDocument -update\n%s", document, diff)
+	}
+}
+
+func served(groups []apidiscoveryv2.APIGroupDiscovery) string {
+	var out strings.Builder
+	out.WriteString("| apiVersion | kind | resource | verbs | subresources |\n| --- | --- | --- | --- | --- |\n")
+	for _, group := range groups {
+		for _, version := range group.Versions {
+			if strings.HasSuffix(group.Name, "knarr.dev") { // of a test that runs beside this one
+				continue
+			}
+			for _, r := range version.Resources {
+				name := r.Resource
+				if len(r.ShortNames) > 0 {
+					name += " (" + strings.Join(r.ShortNames, ", ") + ")"
+				}
+				var below []string
+				for _, s := range r.Subresources {
+					below = append(below, s.Subresource)
+				}
+				fmt.Fprintf(&out, "| %s | %s | %s | %s | %s |\n", groupVersion(group.Name, version.Version), r.ResponseKind.Kind, name,
+					readable(r.Verbs), strings.Join(below, ", "))
+			}
+		}
+	}
+	return out.String()
+}
+
+func readable(list []string) string {
+	if all := verbs(list); all != everyVerb {
+		return strings.ReplaceAll(all, ",", ", ")
+	}
+	return everyReadable
 }
