@@ -24,7 +24,7 @@ var above = map[string][]string{
 	"workloads": {"bootstrap"},
 	"netstack":  {"bootstrap"},
 	"storage":   {"bootstrap"},
-	"packaging": {"netstack"}, // the CNI client is a program of its own with its words in netstack/cni
+	"packaging": {"netstack", "workloads"}, // the CNI client and the shim are programs of their own; their words are in netstack/cni and workloads/agent/sandbox
 	"bootstrap": {},
 	"test":      {"appliance", "workloads", "netstack", "storage", "bootstrap", "packaging"},
 }

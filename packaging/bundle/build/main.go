@@ -1,6 +1,6 @@
 // Command build compiles the helpers and packs them for embedding; `make bundle` runs it at the root of the tree.
 //
-// In:       runc's and containerd's Go modules at the versions go.mod pins, cni/ and pause/ beside this folder.
+// In:       runc's and containerd's Go modules at the versions go.mod pins, cni/, shim/ and pause/ beside this folder.
 // Out:      packaging/bundle/assets/bundle.tar.zst, the same bytes for the same sources and tools, and the programs
 // themselves in bin/helpers, for tests.
 // Promise:  the old bundle stays until the new one is whole.
@@ -35,11 +35,11 @@ var programs = []program{
 			"-ldflags", "-s -w -linkmode external -extldflags -static", "github.com/opencontainers/runc"},
 	},
 	{
-		// no_grpc is how containerd builds it: a shim speaks ttrpc only, and one lives beside every pod.
+		// no_grpc is how containerd builds its own: a shim speaks ttrpc only, and one lives beside every pod.
 		name: "containerd-shim-runc-v2", dir: ".", env: []string{"CGO_ENABLED=0"},
 		command: []string{"go", "build"},
 		args: []string{"-tags", "no_grpc", "-trimpath", "-ldflags", "-s -w",
-			"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"},
+			"./packaging/bundle/shim"},
 	},
 	{
 		name: "knarr-cni", dir: ".", env: []string{"CGO_ENABLED=0"},

@@ -15,14 +15,20 @@ import (
 
 // A pod's files of ours lie beside its volumes:
 //
-//	pods/<uid>/etc-hosts
+//	pods/<uid>/etc-hosts, etc-hostname, etc-resolv.conf
+//	pods/<uid>/shm                              the pod's shared memory, a tmpfs
 //	pods/<uid>/containers/<name>/<attempt>      termination message
 //	pods/<uid>/subpaths/<container>/<mount>     bind mounts of volume sub-paths
 func (m *Manager) folder(pod *corev1.Pod) string {
 	return filepath.Join(m.conf.Dir, "pods", string(pod.UID))
 }
 
-func (m *Manager) hostsFile(pod *corev1.Pod) string { return filepath.Join(m.folder(pod), "etc-hosts") }
+// sharedPlace is where something lies that all containers of a pod have in common, by its path in them.
+func (m *Manager) sharedPlace(pod *corev1.Pod, target string) string {
+	return filepath.Join(m.folder(pod), map[string]string{
+		translate.HostsPath: "etc-hosts", translate.HostnamePath: "etc-hostname", translate.ResolvConfPath: "etc-resolv.conf", translate.ShmPath: "shm",
+	}[target])
+}
 
 func (m *Manager) messageFile(pod *corev1.Pod, container string, attempt uint32) string {
 	return filepath.Join(m.folder(pod), "containers", container, strconv.Itoa(int(attempt)))
@@ -46,27 +52,103 @@ func (m *Manager) removeFiles(pod *corev1.Pod) error {
 	return ignoreMissing(err)
 }
 
-// writeHosts writes the pod's hosts file in place: containers have it bind-mounted, so it cannot be replaced.
-func (m *Manager) writeHosts(pod *corev1.Pod, ips []string) (string, error) {
+// shared has the files that all containers of the pod see, by their path in the containers, and the pod's shared memory.
+func (m *Manager) shared(pod *corev1.Pod, ips []string) (map[string]string, error) {
+	if err := os.MkdirAll(m.folder(pod), 0o750); err != nil {
+		return nil, err
+	}
+	texts, err := m.sharedTexts(pod, ips)
+	if err != nil {
+		return nil, err
+	}
+	places := make(map[string]string, len(texts)+1)
+	for target, text := range texts {
+		places[target] = m.sharedPlace(pod, target)
+		if err := writeInPlace(places[target], text); err != nil {
+			return nil, fmt.Errorf("write the pod's %s: %w", target, err)
+		}
+	}
+	if pod.Spec.HostIPC {
+		places[translate.ShmPath] = translate.ShmPath
+		return places, nil
+	}
+	places[translate.ShmPath] = m.sharedPlace(pod, translate.ShmPath)
+	return places, mountShm(places[translate.ShmPath])
+}
+
+func (m *Manager) sharedTexts(pod *corev1.Pod, ips []string) (map[string]string, error) {
 	host := ""
 	if pod.Spec.HostNetwork {
-		data, err := os.ReadFile("/etc/hosts")
+		data, err := os.ReadFile(translate.HostsPath)
 		if err != nil {
-			return "", fmt.Errorf("read the machine's hosts file: %w", err)
+			return nil, fmt.Errorf("read the machine's hosts file: %w", err)
 		}
 		host = string(data)
 	}
-	path, text := m.hostsFile(pod), translate.HostsFile(pod, m.conf.Node, ips, host)
-	if have, err := os.ReadFile(path); err == nil && string(have) == text {
-		return path, nil
+	machine, err := os.Hostname()
+	if err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		return "", err
+	name, err := translate.HostnameFile(pod, m.conf.Node, machine)
+	if err != nil {
+		return nil, err
+	}
+	resolv, err := translate.ResolvConf(pod, m.conf.Node)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		translate.HostsPath:      translate.HostsFile(pod, m.conf.Node, ips, host),
+		translate.HostnamePath:   name,
+		translate.ResolvConfPath: resolv,
+	}, nil
+}
+
+// writeInPlace changes a file that containers have bind-mounted: it cannot be replaced.
+func writeInPlace(path, text string) error {
+	if have, err := os.ReadFile(path); err == nil && string(have) == text {
+		return nil
 	}
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		return "", fmt.Errorf("write hosts file: %w", err)
+		return err
 	}
-	return path, os.Chmod(path, 0o644) // whatever the umask: other users in the containers read it
+	return os.Chmod(path, 0o644) // whatever the umask: other users in the containers read it
+}
+
+// mountShm makes a pod's shared memory, with the size runtimes give it, unless it is there.
+func mountShm(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC {
+		if up := (unix.Statfs_t{}); unix.Statfs(filepath.Dir(dir), &up) == nil && up.Fsid != fs.Fsid {
+			return nil
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
+		return fmt.Errorf("make the pod's shared memory: %w", err)
+	}
+	return nil
+}
+
+// removeShm forgets the pod's shared memory: it lives no longer than the sandbox it belongs to.
+func (m *Manager) removeShm(pod *corev1.Pod) error {
+	dir := m.sharedPlace(pod, translate.ShmPath)
+	if err := unmountAll(dir); err != nil {
+		return err
+	}
+	return ignoreMissing(os.Remove(dir))
+}
+
+// removeShared removes what the containers of the pod had in common.
+func (m *Manager) removeShared(pod *corev1.Pod) error {
+	for _, target := range []string{translate.HostsPath, translate.HostnamePath, translate.ResolvConfPath} {
+		if err := ignoreMissing(os.Remove(m.sharedPlace(pod, target))); err != nil {
+			return err
+		}
+	}
+	return m.removeShm(pod)
 }
 
 // makeMessageFile makes the file a container writes its last words to, whoever it runs as.

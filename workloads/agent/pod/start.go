@@ -145,7 +145,7 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 	if in.VolumePaths, err = m.mountPaths(pod, c, volumes, in.Env); err != nil {
 		return "", err
 	}
-	if in.HostsFile, err = m.writeHosts(pod, ips); err != nil {
+	if in.Shared, err = m.shared(pod, ips); err != nil {
 		return "", err
 	}
 	if c.TerminationMessagePath != "" {

@@ -86,6 +86,9 @@ func (m *Manager) createSandbox(ctx context.Context, a *actor, pod *corev1.Pod, 
 			return err
 		}
 	}
+	if err := m.removeShm(pod); err != nil {
+		return err
+	}
 	err := m.runSandbox(ctx, pod, s.Attempt)
 	if err != nil && ctx.Err() == nil {
 		m.event(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
@@ -178,7 +181,7 @@ func (m *Manager) clean(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	if err := m.conf.Cgroups.Remove(pod.UID); err != nil {
 		return err
 	}
-	if err := ignoreMissing(os.Remove(m.hostsFile(pod))); err != nil {
+	if err := m.removeShared(pod); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -61,13 +61,9 @@ func New(conf Config) *Runtime {
 // Name is the component's name.
 func (r *Runtime) Name() string { return "runtime" }
 
-// Run starts containerd, makes the pause image if it is missing, and serves until ctx ends.
+// Run starts containerd and serves until ctx ends.
 func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	began := time.Now()
-	pause, err := loadPause(r.conf.HelperDir)
-	if err != nil {
-		return err
-	}
 	// containerd looks for the shim, and the shim for runc, on this process's PATH; there is no setting for it.
 	if dir := r.conf.HelperDir; dir != "" && !slices.Contains(filepath.SplitList(os.Getenv("PATH")), dir) {
 		if err := os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH")); err != nil {
@@ -77,7 +73,6 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	s := settings{
 		paths:       r.conf.Paths,
 		helpers:     r.conf.HelperDir,
-		pause:       pause.reference(),
 		snapshotter: r.chooseSnapshotter(),
 		clampOOM:    !mayLowerOOMScore(),
 		path:        os.Getenv("PATH"),
@@ -117,7 +112,7 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		return nil
 	}
 
-	if err := r.prepare(ctx, pause, s.snapshotter); err != nil {
+	if err := r.prepare(ctx, s.snapshotter); err != nil {
 		return err
 	}
 	r.log.Info("containerd is up", "took", time.Since(began), "snapshotter", s.snapshotter)
@@ -132,8 +127,8 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	return err
 }
 
-// prepare names the snapshotter for clients of other processes and makes the pause image.
-func (r *Runtime) prepare(ctx context.Context, pause pauseImage, snapshotter string) error {
+// prepare names the snapshotter for clients of other processes.
+func (r *Runtime) prepare(ctx context.Context, snapshotter string) error {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	spaces := r.handle.client.NamespaceService()
 	const key = "containerd.io/defaults/snapshotter"
@@ -146,10 +141,7 @@ func (r *Runtime) prepare(ctx context.Context, pause pauseImage, snapshotter str
 			return fmt.Errorf("label containerd namespace %s: %w", Namespace, err)
 		}
 	}
-	if err := pause.ensure(ctx, r.handle.client, snapshotter); err != nil {
-		return fmt.Errorf("make the pause image: %w", err)
-	}
-	return r.handle.images.UpdateImage(ctx, pause.reference())
+	return nil
 }
 
 // Client is containerd's client over function calls, for what CRI has no words for.

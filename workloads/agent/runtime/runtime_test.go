@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,15 +66,6 @@ func TestRuntime(t *testing.T) {
 	r.WaitForImports()
 	if !present(t, r, images.App) || !present(t, r, images.AppV2) {
 		t.Error("CRI does not see the images of the folder")
-	}
-	pinned, err := r.ListImages(t.Context(), &runtimeapi.ListImagesRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.ContainsFunc(pinned.Images, func(i *runtimeapi.Image) bool {
-		return i.Pinned && slices.ContainsFunc(i.RepoTags, func(tag string) bool { return strings.HasPrefix(tag, "knarr.dev/pause:") })
-	}) {
-		t.Errorf("no pinned pause image among %v", pinned.Images)
 	}
 	before := names(t, r)
 	if _, err := os.Stat(paths.ContainerdSocket()); err != nil {

@@ -21,7 +21,6 @@ type settings struct {
 	paths       config.Paths
 	helpers     string // folder of runc, the shim and the CNI client; "" means PATH
 	snapshotter string
-	pause       string // reference of the sandbox image
 	clampOOM    bool   // this process may not lower an oom_score_adj
 	path        string // PATH of this process, the helpers' folder first
 }
@@ -69,7 +68,6 @@ func containerdConfig(s settings) *srvconfig.Config {
 			},
 			"io.containerd.cri.v1.images": map[string]any{
 				"snapshotter":              s.snapshotter,
-				"pinned_images":            map[string]any{"sandbox": s.pause},
 				"max_concurrent_downloads": 3,
 				"stats_collect_period":     60, // seconds
 				"registry":                 map[string]any{"config_path": registries},
@@ -95,6 +93,10 @@ func containerdConfig(s settings) *srvconfig.Config {
 							// By its name, found on PATH: for a shim named by its path, containerd asks about old
 							// features before each container, which costs two processes.
 							"runtime_type": "io.containerd.runc.v2",
+							// The shim keeps the sandbox as a process (workloads/agent/sandbox), not as a container:
+							// no image, snapshot and runc run for it.
+							"sandboxer":                "shim",
+							"disable_pause_image_pull": true,
 							"options": map[string]any{
 								"BinaryName":    runc,
 								"SystemdCgroup": false,

@@ -1,7 +1,9 @@
 package translate
 
 import (
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,9 +23,9 @@ type ContainerInput struct {
 	VolumePaths map[string]string // host path of each volumeMount, by its index's key; see MountKey
 	// ImageVolumes are the images that are volumes, by the volume's name: the runtime mounts them itself.
 	ImageVolumes map[string]*runtimeapi.ImageSpec
-	HostsFile    string
-	MessageFile  string // receives the termination message
-	TargetID     string // container whose processes an ephemeral container sees
+	Shared       map[string]string // what all containers of the pod have in common: path in the container to path here
+	MessageFile  string            // receives the termination message
+	TargetID     string            // container whose processes an ephemeral container sees
 }
 
 // MountKey names a volume mount of a container: a volume can be mounted more than once, with different sub-paths.
@@ -92,7 +94,7 @@ func expandAll(list []string, env map[string]string) []string {
 
 func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runtimeapi.Mount, []*runtimeapi.Device, error) {
 	var mounts []*runtimeapi.Mount
-	ownHosts := false
+	own := map[string]bool{}
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
 		image := in.ImageVolumes[vm.Name]
@@ -104,7 +106,7 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 		if !filepath.IsAbs(target) {
 			target = filepath.Join("/", target)
 		}
-		ownHosts = ownHosts || target == "/etc/hosts"
+		own[target] = true
 		if image != nil {
 			mounts = append(mounts, &runtimeapi.Mount{ContainerPath: target, Image: image, ImageSubPath: vm.SubPath, Readonly: true})
 			continue
@@ -119,8 +121,12 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 		m.RecursiveReadOnly = vm.ReadOnly && ptr.Deref(vm.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled) == corev1.RecursiveReadOnlyEnabled
 		mounts = append(mounts, m)
 	}
-	if in.HostsFile != "" && !ownHosts {
-		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: in.HostsFile, SelinuxRelabel: true})
+	for _, target := range slices.Sorted(maps.Keys(in.Shared)) {
+		if !own[target] {
+			mounts = append(mounts, &runtimeapi.Mount{
+				ContainerPath: target, HostPath: in.Shared[target], SelinuxRelabel: true, Readonly: readOnly(c, target),
+			})
+		}
 	}
 	if in.MessageFile != "" && c.TerminationMessagePath != "" {
 		mounts = append(mounts, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: in.MessageFile, SelinuxRelabel: true})
@@ -134,6 +140,13 @@ func mountsOf(pod *corev1.Pod, c *corev1.Container, in ContainerInput) ([]*runti
 		devices = append(devices, &runtimeapi.Device{HostPath: host, ContainerPath: c.VolumeDevices[i].DevicePath, Permissions: "mrw"})
 	}
 	return mounts, devices, nil
+}
+
+// readOnly: what names the machine is as read-only as the container's root. Its hosts file stays writable, as with the
+// kubelet, and so does shared memory.
+func readOnly(c *corev1.Container, target string) bool {
+	root := c.SecurityContext != nil && ptr.Deref(c.SecurityContext.ReadOnlyRootFilesystem, false)
+	return root && (target == HostnamePath || target == ResolvConfPath)
 }
 
 // Resources bound one container.

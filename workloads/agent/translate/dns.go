@@ -78,6 +78,42 @@ func podDNS(pod *corev1.Pod, node Node) (*runtimeapi.DNSConfig, error) {
 	}, nil
 }
 
+// Paths in a container that its pod decides about.
+const (
+	HostsPath      = "/etc/hosts"
+	HostnamePath   = "/etc/hostname"
+	ResolvConfPath = "/etc/resolv.conf"
+	ShmPath        = "/dev/shm"
+)
+
+// ResolvConf is the /etc/resolv.conf of the pod's containers.
+func ResolvConf(pod *corev1.Pod, node Node) (string, error) {
+	d, err := podDNS(pod, node)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	if len(d.Searches) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(d.Searches, " "))
+	}
+	for _, s := range d.Servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if len(d.Options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
+	}
+	return b.String(), nil
+}
+
+// HostnameFile is the /etc/hostname of the pod's containers; machine is the name of the machine itself.
+func HostnameFile(pod *corev1.Pod, node Node, machine string) (string, error) {
+	if pod.Spec.HostNetwork {
+		return machine + "\n", nil
+	}
+	name, err := kernelHostname(pod, node)
+	return name + "\n", err
+}
+
 func firstN(list []string, n int) []string { return list[:min(len(list), n)] }
 
 func union(a, b []string) []string {

@@ -1,0 +1,146 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// Manager starts and clears away shims as containerd asks for it: containerd's own manager for runc, for shims that
+// begin with a sandbox instead of a container.
+type Manager struct{ Runc shim.Shim }
+
+func (m Manager) Name() string { return m.Runc.Name() }
+
+func (m Manager) Info(ctx context.Context, options io.Reader) (*types.RuntimeInfo, error) {
+	return m.Runc.Info(ctx, options)
+}
+
+// configFile is where runc's manager looks for the group a shim belongs to. A sandbox's bundle has none, because there
+// is no container in it.
+const configFile = "config.json"
+
+func (m Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	if _, err := os.Stat(configFile); errors.Is(err, os.ErrNotExist) {
+		group, err := json.Marshal(map[string]any{"annotations": map[string]string{"io.kubernetes.cri.sandbox-id": params.GetInstanceID()}})
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(configFile, group, 0o600); err != nil {
+			return nil, fmt.Errorf("name the shim's group: %w", err)
+		}
+	}
+	return m.Runc.Start(ctx, params)
+}
+
+// Stop clears away what a shim that is gone has left. containerd calls it, in a process of its own and in some folder,
+// after each container's and each sandbox's end; mostly nothing is left, and then runc is not asked.
+func (m Manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	here, err := os.Getwd()
+	if err != nil {
+		return shim.StopStatus{}, err
+	}
+	bundle := filepath.Join(filepath.Dir(here), id)
+	if err := forgotten(bundle); err != nil {
+		return shim.StopStatus{}, err
+	}
+	if options, err := runc.ReadOptions(bundle); err == nil && options != nil && options.Root != "" {
+		if _, err := os.Stat(filepath.Join(options.Root, namespaceOf(bundle), id)); errors.Is(err, os.ErrNotExist) {
+			return shim.StopStatus{ExitedAt: time.Now(), ExitStatus: 128 + int(syscall.SIGKILL)}, nil
+		}
+	} else if isSandbox(bundle) {
+		return shim.StopStatus{ExitedAt: time.Now(), ExitStatus: 128 + int(syscall.SIGKILL)}, nil
+	}
+	return m.Runc.Stop(ctx, id)
+}
+
+// namespaceOf is containerd's namespace: bundles lie in a folder of its name.
+func namespaceOf(bundle string) string { return filepath.Base(filepath.Dir(bundle)) }
+
+// pidFile holds the pause process, and when it started so that a reused number is told apart.
+const pidFile = "pause.pid"
+
+func isSandbox(bundle string) bool {
+	_, err := os.Stat(filepath.Join(bundle, pidFile))
+	return err == nil
+}
+
+func remember(pid int) error {
+	began, err := startTime(pid)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(pidFile, fmt.Appendf(nil, "%d %s", pid, began), 0o600); err != nil {
+		return fmt.Errorf("note the process for whoever clears up after the shim: %w", err)
+	}
+	return nil
+}
+
+// forgotten ends the pause process of a shim that is gone.
+func forgotten(bundle string) error {
+	text, err := os.ReadFile(filepath.Join(bundle, pidFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	number, began, _ := strings.Cut(string(text), " ")
+	pid, err := strconv.Atoi(number)
+	if err != nil || pid <= 1 {
+		return nil // written halfway, before the process was let go
+	}
+	if now, err := startTime(pid); err != nil || now != began {
+		return nil
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end process %d, which held a pod's namespaces: %w", pid, err)
+	}
+	return nil
+}
+
+// startTime is field 22 of /proc/PID/stat, in clock ticks since the machine's start. The second field is a name, which
+// may hold anything, in brackets.
+func startTime(pid int) (string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	list := strings.Fields(rest)
+	const wanted = 22 - 3 // the third field is the first of these
+	if len(list) <= wanted {
+		return "", fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(list))
+	}
+	return list[wanted], nil
+}
+
+// Tasks serves containers. Their last one's end does not end the shim, as it does without a sandbox: the pod may get
+// another.
+type Tasks struct{ taskapi.TTRPCTaskService }
+
+// RegisterTTRPC serves the task API.
+func (t Tasks) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, t)
+	return nil
+}
+
+func (t Tasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, nil
+}
