@@ -85,6 +85,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	}
 	server, err := nodeapi.New(nodeapi.Config{
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
+		VolumeRoot: filepath.Join(paths.Agent(), "pods"), LogRoot: paths.PodLogs(),
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
 		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Log: b.log,
 		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},

@@ -85,7 +85,7 @@ func (s *Server) serveResources(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) serveContainers(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	if err := s.stats.WriteContainers(r.Context(), w, s.config.Agent.Pods()); err != nil {
+	if err := s.stats.WriteContainers(r.Context(), w); err != nil {
 		s.fail(w, err)
 	}
 }

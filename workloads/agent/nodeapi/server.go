@@ -49,6 +49,8 @@ type Config struct {
 	NodeName string
 	DataDir  string // on the node's disk, for its statistics
 
+	VolumeRoot, LogRoot string // where pods' volumes and logs lie, for the same
+
 	CertFile, KeyFile string // this node's serving certificate; it may appear later and change at any time
 	ClientCAFile      string // whose client certificates are believed
 
@@ -101,7 +103,8 @@ func New(config Config) (*Server, error) {
 		config:       config,
 		certificates: &certificates{cert: config.CertFile, key: config.KeyFile, ca: config.ClientCAFile, log: config.Log},
 		access:       newAccess(config.Client, config.NodeName),
-		stats:        &stats.Collector{NodeName: config.NodeName, DataDir: config.DataDir, Runtime: config.Runtime, Groups: config.Groups},
+		stats: &stats.Collector{NodeName: config.NodeName, DataDir: config.DataDir, Runtime: config.Runtime, Groups: config.Groups,
+			VolumeRoot: config.VolumeRoot, LogRoot: config.LogRoot, Pods: config.Agent.Pods},
 	}, nil
 }
 

@@ -42,12 +42,12 @@ func (g *group) labels(more ...string) string {
 }
 
 // WriteContainers writes what pods and containers use under the names cAdvisor gave the figures, which dashboards ask for.
-func (c *Collector) WriteContainers(ctx context.Context, out io.Writer, pods []*corev1.Pod) error {
+func (c *Collector) WriteContainers(ctx context.Context, out io.Writer) error {
 	summary, err := c.Summary(ctx, false)
 	if err != nil {
 		return err
 	}
-	for _, f := range containerFamilies(c.groups(pods), summary, time.Now()) {
+	for _, f := range containerFamilies(c.groups(c.Pods()), summary, time.Now()) {
 		if err := f.write(out); err != nil {
 			return err
 		}

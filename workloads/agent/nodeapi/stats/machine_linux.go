@@ -127,3 +127,30 @@ func networkStats(devices, routes string, now time.Time) *statsapi.NetworkStats 
 	}
 	return out
 }
+
+// readProcesses says how many processes there are, and may be; nil when the kernel does not.
+func readProcesses(now time.Time) *statsapi.RlimitStats {
+	most, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		return nil
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return nil
+	}
+	return processes(string(most), string(load), now)
+}
+
+func processes(most, load string, now time.Time) *statsapi.RlimitStats {
+	out := &statsapi.RlimitStats{Time: metav1.NewTime(now)}
+	if limit := int64(number(strings.TrimSpace(most))); limit > 0 {
+		out.MaxPID = &limit
+	}
+	if fields := strings.Fields(load); len(fields) > 3 { // the fourth is running/all
+		if _, all, found := strings.Cut(fields[3], "/"); found {
+			there := int64(number(all))
+			out.NumOfRunningProcesses = &there
+		}
+	}
+	return out
+}

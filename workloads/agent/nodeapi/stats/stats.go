@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
@@ -32,6 +33,13 @@ type Collector struct {
 	DataDir  string // on the node's disk
 	Runtime  Runtime
 	Groups   Groups
+
+	VolumeRoot string // pods' volumes lie in it, by the pods' UIDs
+	LogRoot    string // and their logs here
+	Pods       func() []*corev1.Pod
+
+	folders folders
+	rates   rates
 }
 
 // Summary of the node and all its pods. With onlyCPUAndMemory disks and networks are left out, which is cheaper.
@@ -56,6 +64,13 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 		node.Network = readNetwork(now)
 		node.Runtime = c.images(ctx, now)
 	}
+	pods := map[string]*corev1.Pod{}
+	if !onlyCPUAndMemory {
+		node.Rlimit = readProcesses(now)
+		for _, pod := range c.Pods() {
+			pods[string(pod.UID)] = pod
+		}
+	}
 	summary := &statsapi.Summary{Node: *node, Pods: make([]statsapi.PodStats, 0, len(sandboxes.GetStats()))}
 	for _, sandbox := range sandboxes.GetStats() {
 		pod := podStats(sandbox, begun)
@@ -66,12 +81,14 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 			}
 		} else {
 			addDisk(&pod, disk)
+			c.addLocal(ctx, &pod, pods[pod.PodRef.UID], disk, now)
 		}
 		summary.Pods = append(summary.Pods, pod)
 	}
 	slices.SortFunc(summary.Pods, func(a, b statsapi.PodStats) int {
 		return strings.Compare(a.PodRef.Namespace+"/"+a.PodRef.Name, b.PodRef.Namespace+"/"+b.PodRef.Name)
 	})
+	c.rates.add(summary)
 	return summary, nil
 }
 

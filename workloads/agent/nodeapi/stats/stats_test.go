@@ -102,3 +102,10 @@ func TestThisMachine(t *testing.T) {
 		t.Errorf("readDisk() = %+v", disk)
 	}
 }
+
+func TestProcesses(t *testing.T) {
+	got := processes("4194304\n", "0.1 0.2 0.3 2/345 6789\n", now)
+	if *got.MaxPID != 4194304 || *got.NumOfRunningProcesses != 345 {
+		t.Errorf("processes() = %d of %d", *got.NumOfRunningProcesses, *got.MaxPID)
+	}
+}
