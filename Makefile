@@ -2,7 +2,10 @@
 
 export CGO_ENABLED = 0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS   = -s -w -X knarr.dev/knarr/appliance/command.version=$(VERSION)
+# kubectl's own version; without it, it can't compare itself with a server.
+KUBECTL   = k8s.io/component-base/version
+LDFLAGS   = -s -w -X knarr.dev/knarr/appliance/command.version=$(VERSION) \
+            -X $(KUBECTL).gitVersion=v1.37.2 -X $(KUBECTL).gitMajor=1 -X $(KUBECTL).gitMinor=37
 BUNDLE    = packaging/bundle/assets/bundle.tar.zst
 DEMO_DIR ?= /var/lib/knarr-demo
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck
