@@ -21,6 +21,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -45,11 +46,11 @@ type Reconciler struct {
 	now    func() time.Time
 }
 
-// Register adds the controller to a manager.
-func Register(mgr manager.Manager, signers Signers) error {
+// Register adds the controller to a manager. steady is the time of day.
+func Register(mgr manager.Manager, signers Signers, steady clock.PassiveClock) error {
 	r := &Reconciler{
 		client: mgr.GetClient(), live: mgr.GetAPIReader(), sign: signers,
-		log: slog.With("component", "certificates"), now: time.Now,
+		log: slog.With("component", "certificates"), now: steady.Now,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("certificates").

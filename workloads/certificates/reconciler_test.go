@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 // newReconciler has an authorizer that permits everything a joining machine or a node asks for.
@@ -170,5 +171,23 @@ func TestRequestsOf(t *testing.T) {
 	got := r.requestsOf(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "alpha"}})
 	if len(got) != 1 || got[0].Name != "csr" {
 		t.Errorf("requestsOf() = %v; want the waiting one", got)
+	}
+}
+
+func TestAJumpOfTheClockDeletesNoRequest(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			csr := stored(t, "ann", userSigner, asClient, subject("ann"))
+			csr.CreationTimestamp = metav1.NewTime(now.Add(-time.Minute))
+			r := newReconciler(t, now, csr)
+			r.now = steadytest.Jumped(now, by).Now
+			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: ctrlclient.ObjectKeyFromObject(csr)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.client.Get(t.Context(), ctrlclient.ObjectKeyFromObject(csr), csr); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -59,6 +59,9 @@ func judge(c *batchv1.CronJob, jobs []*batchv1.Job, now time.Time) plan {
 		p.again = min(next.Sub(now), maxWait)
 	}
 	if due.IsZero() {
+		if late := s.late(seen, now); !late.IsZero() {
+			p.note(corev1.EventTypeWarning, "MissSchedule", "Missed scheduled time to start a job: %s", late.UTC().Format(time.RFC1123Z))
+		}
 		return p
 	}
 	if missed > manyMissed {

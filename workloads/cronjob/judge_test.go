@@ -91,7 +91,7 @@ func TestJudge(t *testing.T) {
 		"too many were missed":                     {cron: report(madeAgo(3 * time.Hour)), due: minute, tell: []string{"TooManyMissedTimes"}, again: 55 * time.Second},
 		"a year was missed":                        {cron: report(madeAgo(365 * 24 * time.Hour)), due: minute, tell: []string{"TooManyMissedTimes"}, again: 55 * time.Second},
 		"a deadline makes many into few":           {cron: report(madeAgo(time.Hour*3), func(c *batchv1.CronJob) { c.Spec.StartingDeadlineSeconds = ptr.To[int64](200) }), due: minute, again: 55 * time.Second},
-		"the deadline is over":                     {cron: report(madeAgo(time.Hour*3), func(c *batchv1.CronJob) { c.Spec.StartingDeadlineSeconds = ptr.To[int64](3) }), again: 55 * time.Second},
+		"the deadline is over":                     {cron: report(madeAgo(time.Hour*3), func(c *batchv1.CronJob) { c.Spec.StartingDeadlineSeconds = ptr.To[int64](3) }), tell: []string{"MissSchedule"}, again: 55 * time.Second},
 		"a clock that went back makes nothing":     {cron: report(lastAt(now.Add(time.Hour))), again: maxWait},
 		"suspended":                                {cron: report(func(c *batchv1.CronJob) { c.Spec.Suspend = ptr.To(true) })},
 		"on its way out":                           {cron: report(func(c *batchv1.CronJob) { c.DeletionTimestamp = ptr.To(metav1.NewTime(now)) })},

@@ -38,10 +38,10 @@ type Reconciler struct {
 	clock  clock.PassiveClock
 }
 
-// Register adds the controller to a manager.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	r := &Reconciler{
-		client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "cronjob-controller"), clock: clock.RealClock{},
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "cronjob-controller"), clock: steady,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&batchv1.CronJob{}).

@@ -17,6 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 func reconciler(funcs interceptor.Funcs, objects ...client.Object) (*Reconciler, *testclock.FakePassiveClock, *record.FakeRecorder) {
@@ -115,5 +117,20 @@ func TestReconcileTakesAConflictAsNews(t *testing.T) {
 	}, report())
 	if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
 		t.Errorf("Reconcile() = %v, want nil", err)
+	}
+}
+
+func TestAJumpOfTheClockStartsNothing(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			r, _, _ := reconciler(interceptor.Funcs{}, report(schedules("0 0 * * *"), madeAgo(time.Minute)))
+			r.clock = steadytest.Jumped(now, by)
+			if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
+				t.Fatal(err)
+			}
+			if _, jobs := look(t, r); len(jobs) != 0 {
+				t.Errorf("%d jobs", len(jobs))
+			}
+		})
 	}
 }

@@ -67,6 +67,23 @@ func (s schedule) latest(since, now time.Time) (due time.Time, missed int, next 
 	}
 }
 
+// late is the last due time whose deadline has passed just now, zero if there is none. What passed longer ago was told.
+func (s schedule) late(c *batchv1.CronJob, now time.Time) time.Time {
+	seconds := c.Spec.StartingDeadlineSeconds
+	if seconds == nil {
+		return time.Time{}
+	}
+	ended := now.Add(-time.Duration(*seconds) * time.Second)
+	unbounded := c.DeepCopy()
+	unbounded.Spec.StartingDeadlineSeconds = nil
+	from := since(unbounded, now)
+	if told := ended.Add(-maxWait); told.After(from) {
+		from = told
+	}
+	due, _, _ := s.latest(from, ended)
+	return due
+}
+
 // since is the time from which on due times count.
 func since(c *batchv1.CronJob, now time.Time) time.Time {
 	from := c.CreationTimestamp.Time

@@ -53,13 +53,13 @@ type Reconciler struct {
 	clock  clock.PassiveClock
 }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	r := &Reconciler{
 		client: mgr.GetClient(),
 		pods:   podcontrol.New(owners, mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "job-controller"), clock.RealClock{}),
 		memory: &memory{jobs: map[types.UID]*wrote{}},
-		clock:  clock.RealClock{},
+		clock:  steady,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&batchv1.Job{}, builder.WithPredicates(r.pods.ForgetDeleted(r.memory.forget))).

@@ -23,6 +23,7 @@ import (
 
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 type world struct {
@@ -426,5 +427,20 @@ func TestAConflictIsNoError(t *testing.T) {
 	}, pi().Job)
 	if _, err := w.pass(); err != nil {
 		t.Errorf("Reconcile() = %v, want nil", err)
+	}
+}
+
+func TestAJumpOfTheClockEndsNoJob(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			job := pi().Job
+			job.Spec.ActiveDeadlineSeconds = ptr.To[int64](3600)
+			w := newWorld(t, withUIDs, job)
+			w.settle()
+			w.Reconciler.clock = steadytest.Jumped(now.Add(time.Minute), by)
+			if job := w.settle(); len(conditions(job)) != 0 || job.Status.Active == 0 {
+				t.Errorf("conditions %v, %d pods", conditions(job), job.Status.Active)
+			}
+		})
 	}
 }

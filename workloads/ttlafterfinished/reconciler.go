@@ -32,8 +32,8 @@ type Reconciler struct {
 	clock  clock.PassiveClock
 }
 
-// Register adds the controller to a manager.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	limited := predicate.NewPredicateFuncs(func(o client.Object) bool {
 		job := o.(*batchv1.Job)
 		return job.Spec.TTLSecondsAfterFinished != nil && finishedAt(job) != nil
@@ -41,7 +41,7 @@ func Register(mgr manager.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("ttl-after-finished").
 		For(&batchv1.Job{}, builder.WithPredicates(limited)).
-		Complete(&Reconciler{client: mgr.GetClient(), clock: clock.RealClock{}})
+		Complete(&Reconciler{client: mgr.GetClient(), clock: steady})
 	if err != nil {
 		return fmt.Errorf("register the controller of finished jobs: %w", err)
 	}

@@ -13,6 +13,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -57,6 +59,23 @@ func TestReconcile(t *testing.T) {
 			}
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(tc.job), &batchv1.Job{}); apierrors.IsNotFound(err) != tc.gone {
 				t.Errorf("Get() = %v, want gone %v", err, tc.gone)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheClockDeletesNothing(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			job := finished(batchv1.JobComplete, 90, time.Minute)
+			c := fake.NewClientBuilder().WithObjects(job).Build()
+			r := &Reconciler{client: c, clock: steadytest.Jumped(now, by)}
+			result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(job)})
+			if err != nil || result.RequeueAfter != 30*time.Second {
+				t.Errorf("Reconcile() = %v, %v", result.RequeueAfter, err)
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(job), &batchv1.Job{}); err != nil {
+				t.Error(err)
 			}
 		})
 	}
