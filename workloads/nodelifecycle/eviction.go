@@ -33,8 +33,8 @@ type Evictor struct {
 	clock  clock.PassiveClock
 }
 
-func registerEviction(mgr manager.Manager) error {
-	r := &Evictor{client: mgr.GetClient(), events: events.Recorder(mgr, "taint-eviction-controller"), clock: clock.RealClock{}}
+func registerEviction(mgr manager.Manager, steady clock.PassiveClock) error {
+	r := &Evictor{client: mgr.GetClient(), events: events.Recorder(mgr, "taint-eviction-controller"), clock: steady}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("tainteviction").
 		Watches(&corev1.Node{}, r.followNodes()).
@@ -107,6 +107,9 @@ func judgeEviction(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (evict
 		since := pod.CreationTimestamp.Time
 		if added := taints[i].TimeAdded; added != nil && added.After(since) {
 			since = added.Time
+		}
+		if since.After(now) {
+			since = now // another machine's clock must not keep a pod for ever
 		}
 		left := since.Add(time.Duration(*toleration.TolerationSeconds) * time.Second).Sub(now)
 		if left <= 0 {

@@ -16,10 +16,10 @@ var spoken = []corev1.NodeConditionType{
 	corev1.NodeReady, corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure,
 }
 
-// judgeConditions says what a node's conditions are worth when it was last heard at the given time: nil while they
-// stand, and then again is when the node may have been silent for too long.
-func judgeConditions(node *corev1.Node, heard, now time.Time) (next []corev1.NodeCondition, again time.Duration) {
-	if left := heard.Add(grace).Sub(now); left > 0 {
+// judgeConditions says what a node's conditions are worth when it has been silent that long: nil while they stand, and
+// then again is when it may have been silent for too long.
+func judgeConditions(node *corev1.Node, silent time.Duration, now time.Time) (next []corev1.NodeCondition, again time.Duration) {
+	if left := grace - silent; left > 0 {
 		return nil, left
 	}
 	next = slices.Clone(node.Status.Conditions)
@@ -55,8 +55,8 @@ var kept = map[string]bool{
 	corev1.TaintNodeNetworkUnavailable: true,
 }
 
-// judgeTaints mirrors a node's conditions in its taints; nil when they are as they should be. Without evict no
-// taint drives pods away: when no node at all is healthy it is more likely we who are cut off.
+// judgeTaints mirrors a node's conditions in its taints; nil when they are as they should be. Only with evict a taint
+// drives pods away.
 func judgeTaints(node *corev1.Node, evict bool, now time.Time) []corev1.Taint {
 	var wanted []corev1.Taint
 	add := func(key string, effect corev1.TaintEffect) {

@@ -16,6 +16,7 @@ import (
 
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -52,7 +53,7 @@ func TestJudgeConditions(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			before := tc.node.DeepCopy()
-			next, again := judgeConditions(tc.node, now.Add(-tc.heard), now)
+			next, again := judgeConditions(tc.node, tc.heard, now)
 			var got map[corev1.NodeConditionType]string
 			for _, c := range next {
 				if got == nil {
@@ -70,7 +71,7 @@ func TestJudgeConditions(t *testing.T) {
 			}
 			if next != nil {
 				tc.node.Status.Conditions = next
-				if more, _ := judgeConditions(tc.node, now.Add(-tc.heard), now); more != nil {
+				if more, _ := judgeConditions(tc.node, tc.heard, now); more != nil {
 					t.Error("a second pass changes the conditions again")
 				}
 			}
@@ -161,7 +162,7 @@ func TestASilentNodeLosesItsPods(t *testing.T) {
 	c := fake.NewClientBuilder().WithObjects(silent, other, pod).WithStatusSubresource(&corev1.Node{}, &corev1.Pod{}).
 		WithIndex(&corev1.Pod{}, indexes.PodNode, func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }).Build()
 	clock := testclock.NewFakePassiveClock(now)
-	r := New(c, record.NewFakeRecorder(10), clock)
+	r := New(c, record.NewFakeRecorder(10), clock, clock)
 	pass := func() ctrl.Result {
 		t.Helper()
 		result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "n"}})
@@ -189,5 +190,26 @@ func TestASilentNodeLosesItsPods(t *testing.T) {
 	}
 	if podcontrol.Ready(&p) {
 		t.Error("its pod is still ready")
+	}
+}
+
+func TestAJumpOfTheClockEvictsNobody(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			added := metav1.NewTime(now.Add(-time.Minute))
+			tainted := node(corev1.ConditionUnknown, corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &added})
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: corev1.PodSpec{
+				NodeName: "n", Tolerations: []corev1.Toleration{{Key: corev1.TaintNodeUnreachable, Operator: corev1.TolerationOpExists, TolerationSeconds: ptr.To[int64](300)}},
+			}}
+			c := fake.NewClientBuilder().WithObjects(tainted, pod).Build()
+			r := &Evictor{client: c, events: record.NewFakeRecorder(10), clock: steadytest.Jumped(now, by)}
+			result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(pod)})
+			if err != nil || result.RequeueAfter != 4*time.Minute {
+				t.Errorf("Reconcile() = %v, %v", result.RequeueAfter, err)
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/component-helpers/node/topology"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -40,7 +41,9 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 type Reconciler struct {
 	client client.Client
 	events record.EventRecorder
-	clock  clock.PassiveClock
+	clock  clock.PassiveClock   // for what passes between two looks
+	steady clock.PassiveClock   // for what is written
+	driven map[string]time.Time // by zone, when pods were last driven from one of its nodes
 
 	mu    sync.Mutex
 	heard map[string]sign // by node
@@ -52,8 +55,8 @@ type sign struct {
 	at        time.Time
 }
 
-// Register adds the controllers to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
+// Register adds the controllers to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	// A cache of its own: the shared one would hold every lease of the cluster.
 	leases, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient:        mgr.GetHTTPClient(),
@@ -67,7 +70,7 @@ func Register(mgr manager.Manager) error {
 	if err := mgr.Add(leases); err != nil {
 		return fmt.Errorf("add the cache of node leases: %w", err)
 	}
-	r := New(mgr.GetClient(), events.Recorder(mgr, "node-controller"), clock.RealClock{})
+	r := New(mgr.GetClient(), events.Recorder(mgr, "node-controller"), clock.RealClock{}, steady)
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named("nodelifecycle").
 		For(&corev1.Node{}).
@@ -77,12 +80,12 @@ func Register(mgr manager.Manager) error {
 	if err != nil {
 		return fmt.Errorf("register the node lifecycle controller: %w", err)
 	}
-	return registerEviction(mgr)
+	return registerEviction(mgr, steady)
 }
 
 // New returns a Reconciler that has heard of no node yet.
-func New(c client.Client, recorder record.EventRecorder, passive clock.PassiveClock) *Reconciler {
-	return &Reconciler{client: c, events: recorder, clock: passive, heard: map[string]sign{}}
+func New(c client.Client, recorder record.EventRecorder, passive, steady clock.PassiveClock) *Reconciler {
+	return &Reconciler{client: c, events: recorder, clock: passive, steady: steady, driven: map[string]time.Time{}, heard: map[string]sign{}}
 }
 
 // Reconcile settles one node: first its conditions, then, on the pass that brings, its taints.
@@ -96,8 +99,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("observe node %s: %w", req.Name, err)
 	}
-	now := r.clock.Now()
-	conditions, again := judgeConditions(&node, r.lastHeard(&node, now), now)
+	conditions, again := judgeConditions(&node, r.silence(&node), r.steady.Now())
 	if conditions != nil {
 		next := node.DeepCopy()
 		next.Status.Conditions = conditions
@@ -108,46 +110,53 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, fmt.Errorf("mark node %s unknown: %w", req.Name, err)
 		}
-		r.events.Eventf(next, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", next.Name)
+		if healthy(&node) { // one that never was has nothing to lose
+			r.events.Eventf(next, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", next.Name)
+		}
 		return ctrl.Result{}, nil
 	}
-	if err := r.taint(ctx, &node, now); err != nil {
+	more, err := r.taint(ctx, &node)
+	if err != nil {
 		return ctrl.Result{}, err
 	}
 	if !healthy(&node) {
-		err = r.markPods(ctx, &node, now)
+		err = r.markPods(ctx, &node)
 	}
-	return ctrl.Result{RequeueAfter: again}, err
+	return ctrl.Result{RequeueAfter: sooner(again, more)}, err
 }
 
-func (r *Reconciler) taint(ctx context.Context, node *corev1.Node, now time.Time) error {
-	var all corev1.NodeList
-	if err := r.client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list nodes: %w", err)
+// taint brings a node's taints in line with its conditions; again is when more may be allowed.
+func (r *Reconciler) taint(ctx context.Context, node *corev1.Node) (again time.Duration, err error) {
+	evict, lost, now, zone := false, !healthy(node), r.clock.Now(), topology.GetZoneKey(node)
+	if lost {
+		var all corev1.NodeList
+		if err := r.client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
+			return 0, fmt.Errorf("list nodes: %w", err)
+		}
+		evict, again = judgeDrive(node, survey(all.Items), now.Sub(r.driven[zone]))
 	}
-	anyHealthy := false
-	for i := range all.Items {
-		anyHealthy = anyHealthy || healthy(&all.Items[i])
-	}
-	taints := judgeTaints(node, anyHealthy, now)
+	taints := judgeTaints(node, evict, r.steady.Now())
 	if taints == nil {
-		return nil
+		return again, nil
 	}
 	next := node.DeepCopy()
 	next.Spec.Taints = taints
-	err := r.client.Patch(ctx, next, client.MergeFromWithOptions(node, client.MergeFromWithOptimisticLock{}))
+	err = r.client.Patch(ctx, next, client.MergeFromWithOptions(node, client.MergeFromWithOptimisticLock{}))
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // the newer object queues its own pass
+		return again, nil // the newer object queues its own pass
 	}
 	if err != nil {
-		return fmt.Errorf("taint node %s: %w", node.Name, err)
+		return 0, fmt.Errorf("taint node %s: %w", node.Name, err)
 	}
-	return nil
+	if lost && drives(next) && !drives(node) {
+		r.driven[zone] = now
+	}
+	return again, nil
 }
 
 // markPods takes the pods of an unready node out of service. One that its node called ready after the node
 // itself stopped being ready knows better.
-func (r *Reconciler) markPods(ctx context.Context, node *corev1.Node, now time.Time) error {
+func (r *Reconciler) markPods(ctx context.Context, node *corev1.Node) error {
 	var pods corev1.PodList
 	if err := r.client.List(ctx, &pods, client.MatchingFields{indexes.PodNode: node.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list pods of node %s: %w", node.Name, err)
@@ -162,7 +171,7 @@ func (r *Reconciler) markPods(ctx context.Context, node *corev1.Node, now time.T
 		}
 		next := pod.DeepCopy()
 		ready = podcontrol.Condition(next, corev1.PodReady)
-		ready.Status, ready.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(now)
+		ready.Status, ready.LastTransitionTime = corev1.ConditionFalse, metav1.NewTime(r.steady.Now())
 		err := r.client.Status().Patch(ctx, next, client.StrategicMergeFrom(pod))
 		if client.IgnoreNotFound(err) != nil {
 			errs = append(errs, fmt.Errorf("mark pod %s/%s not ready: %w", pod.Namespace, pod.Name, err))
@@ -173,22 +182,25 @@ func (r *Reconciler) markPods(ctx context.Context, node *corev1.Node, now time.T
 	return errors.Join(errs...)
 }
 
-// followHealth queues every node when one turns healthy or stops being so: whether pods are driven from any node
-// depends on whether there is a healthy one.
+// followHealth queues every node when one turns healthy or stops being so, or goes: whether pods are driven from any
+// node depends on how many are healthy in its zone, and whether there is one at all.
 func (r *Reconciler) followHealth() handler.EventHandler {
+	everyone := func(ctx context.Context, q queue) {
+		var all corev1.NodeList
+		if err := r.client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
+			return // the cache is closing
+		}
+		for i := range all.Items {
+			q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all.Items[i])})
+		}
+	}
 	return handler.Funcs{
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			if healthy(e.ObjectOld.(*corev1.Node)) == healthy(e.ObjectNew.(*corev1.Node)) {
-				return
-			}
-			var all corev1.NodeList
-			if err := r.client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-				return // the cache is closing
-			}
-			for i := range all.Items {
-				q.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&all.Items[i])})
+			if healthy(e.ObjectOld.(*corev1.Node)) != healthy(e.ObjectNew.(*corev1.Node)) {
+				everyone(ctx, q)
 			}
 		},
+		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { everyone(ctx, q) },
 	}
 }
 
@@ -211,8 +223,9 @@ func (r *Reconciler) listen() handler.EventHandler {
 	}
 }
 
-// lastHeard is when a node gave its last sign of life, which may be the status before us.
-func (r *Reconciler) lastHeard(node *corev1.Node, now time.Time) time.Time {
+// silence is the time since a node's last sign of life, which may be the status before us.
+func (r *Reconciler) silence(node *corev1.Node) time.Duration {
+	now := r.clock.Now()
 	var heartbeat metav1.Time
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -226,7 +239,15 @@ func (r *Reconciler) lastHeard(node *corev1.Node, now time.Time) time.Time {
 		s = sign{heartbeat: heartbeat, at: now}
 		r.heard[node.Name] = s
 	}
-	return s.at
+	return now.Sub(s.at)
+}
+
+// sooner of two waits, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
 }
 
 func (r *Reconciler) forget(node string) {

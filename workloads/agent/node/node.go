@@ -62,6 +62,7 @@ type Config struct {
 
 	DataDir   string              // its filesystem is the node's ephemeral storage
 	Addresses func() []netip.Addr // of this machine now, the one others should use first
+	External  bool                // a cloud controller manager makes the node ready for pods, and knows its addresses
 	Client    kubernetes.Interface
 	Nodes     Informer
 	Runtime   Runtime

@@ -26,6 +26,7 @@ func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) fa
 		version:   n.config.Version,
 		machine:   n.machine,
 		addresses: n.config.Addresses(),
+		external:  n.config.External,
 		storage:   disk,
 		pressure:  n.pressure.hold(now, short(look)),
 		podRange:  node != nil && node.Spec.PodCIDR != "",

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
+	cloudproviderapi "k8s.io/cloud-provider/api"
 )
 
 // register makes the Node object, or adopts the one there is: this machine's from before, or made by hand.
@@ -47,10 +48,14 @@ func (n *Node) register(ctx context.Context, node *corev1.Node, f facts) (*corev
 
 func (n *Node) createOrGet(ctx context.Context, f facts) (node *corev1.Node, created bool, err error) {
 	nodes := n.config.Client.CoreV1().Nodes()
-	node, err = nodes.Create(ctx, &corev1.Node{
+	wanted := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.config.Name, Labels: n.labels()},
 		Status:     judge(corev1.NodeStatus{}, f),
-	}, metav1.CreateOptions{})
+	}
+	if n.config.External {
+		awaitCloud(wanted, f)
+	}
+	node, err = nodes.Create(ctx, wanted, metav1.CreateOptions{})
 	switch {
 	case err == nil:
 		return node, true, nil
@@ -63,6 +68,15 @@ func (n *Node) createOrGet(ctx context.Context, f facts) (node *corev1.Node, cre
 		return nil, false, fmt.Errorf("read node %s: %w", n.config.Name, err)
 	}
 	return node, false, nil
+}
+
+// awaitCloud keeps pods from a new node until a cloud controller manager has looked at it (KEP-2392), and tells that the
+// address to look for.
+func awaitCloud(node *corev1.Node, f facts) {
+	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: cloudproviderapi.TaintExternalCloudProvider, Value: "true", Effect: corev1.TaintEffectNoSchedule})
+	if len(f.addresses) > 0 {
+		metav1.SetMetaDataAnnotation(&node.ObjectMeta, cloudproviderapi.AnnotationAlphaProvidedIPAddr, f.addresses[0].String())
+	}
 }
 
 // labels every node has, and those of this one.

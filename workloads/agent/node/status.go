@@ -19,6 +19,7 @@ type facts struct {
 	name      string
 	port      int32
 	addresses []netip.Addr
+	external  bool // a cloud controller manager knows the addresses better
 	machine   machine
 	podRange  bool // the node has its range of pod addresses
 
@@ -54,7 +55,9 @@ func judge(old corev1.NodeStatus, f facts) corev1.NodeStatus {
 			next.Capacity[name], next.Allocatable[name] = amount.DeepCopy(), amount.DeepCopy()
 		}
 	}
-	next.Addresses = addresses(f.addresses, f.name)
+	if !f.external || len(old.Addresses) == 0 { // a cloud says more about a node's addresses than the node knows
+		next.Addresses = addresses(f.addresses, f.name)
+	}
 	next.NodeInfo = f.machine.info
 	next.NodeInfo.KubeletVersion = f.version
 	next.NodeInfo.ContainerRuntimeVersion = old.NodeInfo.ContainerRuntimeVersion
@@ -218,6 +221,9 @@ func news(name string, old, next corev1.NodeStatus) []told {
 		before, after := find(old.Conditions, watched.kind).Status, find(next.Conditions, watched.kind).Status
 		if before == after {
 			continue
+		}
+		if watched.kind == corev1.NodeReady && before == "" && after != corev1.ConditionTrue {
+			continue // a new node is not ready yet, which is no news
 		}
 		reason := watched.no
 		if after == corev1.ConditionTrue {

@@ -199,6 +199,9 @@ func TestNews(t *testing.T) {
 	}{
 		"nothing changed":      {old: ready, next: ready},
 		"reboot and not ready": {old: ready, next: judge(ready, f), want: []string{"Node n1 has been rebooted, boot id: boot2", "Node n1 status is now: NodeNotReady"}},
+		"a new node is not ready yet": {next: judge(corev1.NodeStatus{}, f), want: []string{
+			"Node n1 status is now: NodeHasSufficientMemory", "Node n1 status is now: NodeHasNoDiskPressure", "Node n1 status is now: NodeHasSufficientPID",
+		}},
 		"the first status of all": {next: ready, want: []string{
 			"Node n1 status is now: NodeHasSufficientMemory", "Node n1 status is now: NodeHasNoDiskPressure",
 			"Node n1 status is now: NodeHasSufficientPID", "Node n1 status is now: NodeReady",
