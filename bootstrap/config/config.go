@@ -21,6 +21,9 @@ const (
 	Agent Role = "agent"
 )
 
+// External is the CloudProvider of clusters whose nodes and load balancers a cloud controller manager looks after.
+const External = "external"
+
 // Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
 // configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
 type Config struct {
@@ -33,10 +36,13 @@ type Config struct {
 	NodeIP    string `mapstructure:"node-ip"` // the address other machines reach this one at; default: the one with the default route
 	HTTPSPort int    `mapstructure:"https-port"`
 
-	ClusterCIDR   string `mapstructure:"cluster-cidr"` // pods of all machines; each node gets a /24 of it
+	ClusterCIDR   string `mapstructure:"cluster-cidr"` // pods of all machines: a range of IPv4, and after a comma one of IPv6
 	ServiceCIDR   string `mapstructure:"service-cidr"`
 	ClusterDNS    string `mapstructure:"cluster-dns"`
 	ClusterDomain string `mapstructure:"cluster-domain"`
+
+	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer (bootstrap/addresspool)
+	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
 
 	CgroupRoot      string `mapstructure:"cgroup-root"`
 	WriteKubeconfig string `mapstructure:"write-kubeconfig"`

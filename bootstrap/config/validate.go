@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"knarr.dev/knarr/bootstrap/addresspool"
 )
 
 // A unix socket's path has 107 bytes; this is the longest name we put below the run folder.
@@ -52,11 +54,23 @@ func (c *Config) Validate() error {
 	if reasons := validation.IsDNS1123Subdomain(c.ClusterDomain); len(reasons) > 0 {
 		report("cluster-domain", c.ClusterDomain, "is not a DNS name (%s): set another", reasons[0])
 	}
-	pods, podsErr := parseRange(c.ClusterCIDR)
+	if _, err := addresspool.Parse(c.LoadBalancerAddresses); err != nil {
+		problems = append(problems, fmt.Errorf("load-balancer-addresses: %w", err))
+	}
+	switch {
+	case c.CloudProvider != "" && c.CloudProvider != External:
+		report("cloud-provider", c.CloudProvider, "is not known: use %s, or leave it out", External)
+	case c.CloudProvider != "" && c.LoadBalancerAddresses != "":
+		problems = append(problems, errors.New("load-balancer-addresses cannot be given with cloud-provider: the cloud has its own; remove one of them"))
+	}
+	var pods netip.Prefix
+	all, podsErr := Ranges(c.ClusterCIDR)
 	if podsErr != nil {
 		report("cluster-cidr", c.ClusterCIDR, "%s", podsErr)
-	} else if pods.Bits() > 24 {
+	} else if pods = all[0]; pods.Bits() > 24 {
 		report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /24 of it, so use /24 or larger, such as /16")
+	} else if len(all) > 1 && all[1].Bits() > 64 {
+		report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /64 of the second range, so use /64 or larger, such as /48")
 	}
 	services, servicesErr := parseRange(c.ServiceCIDR)
 	if servicesErr != nil {
@@ -103,6 +117,23 @@ func (c *Config) validateJoin() []error {
 	return nil
 }
 
+// Ranges reads a range of IPv4 and, after a comma, possibly one of IPv6.
+func Ranges(text string) ([]netip.Prefix, error) {
+	first, second, both := strings.Cut(text, ",")
+	prefix, err := parseRange(strings.TrimSpace(first))
+	if err != nil || !both {
+		return []netip.Prefix{prefix}, err
+	}
+	other, err := netip.ParsePrefix(strings.TrimSpace(second))
+	switch {
+	case err != nil || other.Addr().Is4():
+		return nil, errors.New("does not go on with a range of IPv6: give two such as 10.42.0.0/16,fd42::/48")
+	case other != other.Masked():
+		return nil, fmt.Errorf("begins within its range: write %s", other.Masked())
+	}
+	return []netip.Prefix{prefix, other}, nil
+}
+
 func parseRange(text string) (netip.Prefix, error) {
 	prefix, err := netip.ParsePrefix(text)
 	switch {
@@ -144,8 +175,8 @@ func machineAddress(own ...string) (netip.Addr, error) {
 }
 
 func within(addr netip.Addr, ranges []string) bool {
-	for _, text := range ranges {
-		if prefix, err := netip.ParsePrefix(text); err == nil && prefix.Contains(addr) {
+	for part := range strings.SplitSeq(strings.Join(ranges, ","), ",") {
+		if prefix, err := netip.ParsePrefix(part); err == nil && prefix.Contains(addr) {
 			return true
 		}
 	}

@@ -105,7 +105,7 @@ func (m *Member) ClientCAFile() string { return filepath.Join(m.dir, pki.ClientC
 // Complete fills in what an agent's configuration leaves to the cluster.
 func (m *Member) Complete(c *config.Config) {
 	c.ClusterCIDR, c.ServiceCIDR = m.Settings.ClusterCIDR, m.Settings.ServiceCIDR
-	c.ClusterDNS, c.ClusterDomain = m.Settings.ClusterDNS, m.Settings.ClusterDomain
+	c.ClusterDNS, c.ClusterDomain, c.CloudProvider = m.Settings.ClusterDNS, m.Settings.ClusterDomain, m.Settings.CloudProvider
 }
 
 // sameCluster refuses a token of another cluster: a member cannot be of two.

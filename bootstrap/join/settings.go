@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/pki"
 )
 
@@ -25,12 +26,13 @@ type Settings struct {
 	ClusterDNS    string `json:"cluster-dns"`
 	ClusterDomain string `json:"cluster-domain"`
 	ClientCA      string `json:"client-ca"` // PEM; a node knows the API server's client certificate by it
+	CloudProvider string `json:"cloud-provider"`
 }
 
 func (s Settings) data() map[string]string {
 	return map[string]string{
 		"cluster-cidr": s.ClusterCIDR, "service-cidr": s.ServiceCIDR, "cluster-dns": s.ClusterDNS,
-		"cluster-domain": s.ClusterDomain, "client-ca": s.ClientCA,
+		"cluster-domain": s.ClusterDomain, "client-ca": s.ClientCA, "cloud-provider": s.CloudProvider,
 	}
 }
 
@@ -58,10 +60,10 @@ func Publish(ctx context.Context, configMaps corev1client.ConfigMapsGetter, sett
 func readSettings(data map[string]string) (Settings, error) {
 	s := Settings{
 		ClusterCIDR: data["cluster-cidr"], ServiceCIDR: data["service-cidr"], ClusterDNS: data["cluster-dns"],
-		ClusterDomain: data["cluster-domain"], ClientCA: data["client-ca"],
+		ClusterDomain: data["cluster-domain"], ClientCA: data["client-ca"], CloudProvider: data["cloud-provider"],
 	}
-	if _, err := netip.ParsePrefix(s.ClusterCIDR); err != nil {
-		return s, fmt.Errorf("cluster-cidr %q is not a range of addresses", s.ClusterCIDR)
+	if _, err := config.Ranges(s.ClusterCIDR); err != nil {
+		return s, fmt.Errorf("cluster-cidr %q %w", s.ClusterCIDR, err)
 	}
 	if _, err := netip.ParsePrefix(s.ServiceCIDR); err != nil {
 		return s, fmt.Errorf("service-cidr %q is not a range of addresses", s.ServiceCIDR)

@@ -23,6 +23,12 @@ func TestAllocate(t *testing.T) {
 		"a range that is taken is skipped":            {cluster: "10.42.0.0/16", taken: []string{"10.42.0.0/24"}, want: "10.42.1.0/24"},
 		"a gap is filled":                             {cluster: "10.42.0.0/16", taken: []string{"10.42.0.0/24", "10.42.2.0/24"}, want: "10.42.1.0/24"},
 		"a wider range of another time keeps its own": {cluster: "10.42.0.0/16", taken: []string{"10.42.0.0/22"}, want: "10.42.4.0/24"},
+		"the first range of IPv6":                     {cluster: "fd42::/48", want: "fd42::/64"},
+		"a gap of IPv6 is filled":                     {cluster: "fd42::/48", taken: []string{"fd42::/64", "fd42:0:0:2::/64", "10.42.0.0/24"}, want: "fd42:0:0:1::/64"},
+		"an odd range of IPv6 is gone round":          {cluster: "fd42::/60", taken: []string{"fd42::/63"}, want: "fd42:0:0:2::/64"},
+		"the last range of IPv6 can be had":           {cluster: "fd42:0:0:fffe::/63", taken: []string{"fd42:0:0:fffe::/64"}, want: "fd42:0:0:ffff::/64"},
+		"an IPv6 cluster smaller than a node":         {cluster: "fd42::/96"},
+		"all of IPv6 is enough":                       {cluster: "::/0", want: "::/64"},
 		"IPv6 ranges are no obstacle":                 {cluster: "10.42.0.0/16", taken: []string{"fd00::/64"}, want: "10.42.0.0/24"},
 		"the last range can be had":                   {cluster: "10.42.0.0/23", taken: []string{"10.42.0.0/24"}, want: "10.42.1.0/24"},
 		"a full cluster is refused":                   {cluster: "10.42.0.0/24", taken: []string{"10.42.0.0/24"}},
@@ -47,7 +53,7 @@ func TestAllocate(t *testing.T) {
 
 func TestReconcileKeepsWhatNodesHave(t *testing.T) {
 	c := fake.NewClientBuilder().WithObjects(node("a", "10.42.0.0/24"), node("b", ""), node("c", "")).Build()
-	r := &Reconciler{client: c, live: c, events: record.NewFakeRecorder(8), cluster: netip.MustParsePrefix("10.42.0.0/16")}
+	r := &Reconciler{client: c, live: c, events: record.NewFakeRecorder(8), ranges: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd42::/48")}}
 	for _, name := range []string{"a", "b", "c", "b", "gone"} {
 		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: name}}); err != nil {
 			t.Fatal(err)
@@ -60,6 +66,9 @@ func TestReconcileKeepsWhatNodesHave(t *testing.T) {
 		}
 		if got.Spec.PodCIDR != want {
 			t.Errorf("node %s has %q, want %q", name, got.Spec.PodCIDR, want)
+		}
+		if families := len(got.Spec.PodCIDRs); name != "a" && families != 2 { // a is from before there was IPv6
+			t.Errorf("node %s has ranges of %d families: %v", name, families, got.Spec.PodCIDRs)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // Package nodeipam gives every node a range of pod addresses.
 //
-// In:       nodes; the cluster CIDR.
+// In:       nodes; the cluster CIDRs, one of each family at most.
 // Out:      spec.podCIDR and spec.podCIDRs, once a node's life.
 // Promise:  no two nodes share an address, also across restarts and changes of the writer.
 // Not here: addresses of single pods (netstack/podnet).
@@ -25,15 +25,15 @@ import (
 
 // Reconciler settles nodes, one at a time: its single worker is what keeps two of its own decisions apart.
 type Reconciler struct {
-	client  client.Client
-	live    client.Reader
-	events  record.EventRecorder
-	cluster netip.Prefix
+	client client.Client
+	live   client.Reader
+	events record.EventRecorder
+	ranges []netip.Prefix
 }
 
 // Register adds the controller to a manager. It writes alone: only one manager of a cluster may run it.
-func Register(mgr manager.Manager, cluster netip.Prefix) error {
-	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "node-ipam-controller"), cluster: cluster}
+func Register(mgr manager.Manager, ranges []netip.Prefix) error {
+	r := &Reconciler{client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "node-ipam-controller"), ranges: ranges}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("nodeipam").
 		For(&corev1.Node{}, builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
@@ -57,21 +57,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if node == nil || node.Spec.PodCIDR != "" || node.DeletionTimestamp != nil {
 		return ctrl.Result{}, nil
 	}
-	cidr, err := allocate(r.cluster, taken)
-	if err != nil {
-		r.events.Event(node, corev1.EventTypeWarning, "CIDRNotAvailable", err.Error())
-		return ctrl.Result{}, fmt.Errorf("give node %s its pod addresses: %w", req.Name, err)
-	}
 	next := node.DeepCopy()
-	next.Spec.PodCIDR = cidr.String()
-	next.Spec.PodCIDRs = []string{cidr.String()}
+	for _, cluster := range r.ranges {
+		cidr, err := allocate(cluster, taken)
+		if err != nil {
+			r.events.Event(node, corev1.EventTypeNormal, "CIDRNotAvailable", fmt.Sprintf("Node %s status is now: CIDRNotAvailable", node.Name))
+			return ctrl.Result{}, fmt.Errorf("give node %s its pod addresses: %w", req.Name, err)
+		}
+		next.Spec.PodCIDRs = append(next.Spec.PodCIDRs, cidr.String())
+	}
+	next.Spec.PodCIDR = next.Spec.PodCIDRs[0]
 	// Of any version: a node that registers is written to by others, and a range once set the API server keeps.
-	err = r.client.Patch(ctx, next, client.MergeFrom(node))
+	err := r.client.Patch(ctx, next, client.MergeFrom(node))
 	if apierrors.IsNotFound(err) {
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("give node %s the pod addresses %s: %w", req.Name, cidr, err)
+		return ctrl.Result{}, fmt.Errorf("give node %s the pod addresses %v: %w", req.Name, next.Spec.PodCIDRs, err)
 	}
 	return ctrl.Result{}, nil
 }
