@@ -3,7 +3,10 @@ package token
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"regexp"
@@ -34,6 +37,7 @@ const (
 	keyDescription = "description"
 	keyGroups      = "auth-extra-groups"
 	keyLogin       = "usage-bootstrap-authentication"
+	keySigning     = "usage-bootstrap-signing"
 )
 
 var extraGroup = regexp.MustCompile(`^system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]$`)
@@ -45,6 +49,7 @@ type Grant struct {
 	Groups      []string  // beside BootstrappersGroup
 	Expires     time.Time // zero: never
 	Login       bool      // may log in to the API server
+	Signing     bool      // vouches for the cluster toward machines that know it
 
 	secret string
 }
@@ -66,6 +71,7 @@ func FromSecret(s *corev1.Secret) (*Grant, error) {
 		secret:      string(s.Data[keySecret]),
 		Description: string(s.Data[keyDescription]),
 		Login:       string(s.Data[keyLogin]) == "true",
+		Signing:     string(s.Data[keySigning]) == "true",
 	}
 	switch {
 	case s.Type != corev1.SecretTypeBootstrapToken:
@@ -75,13 +81,11 @@ func FromSecret(s *corev1.Secret) (*Grant, error) {
 	case len(g.secret) != secretLength || !word.MatchString(g.secret):
 		return nil, fmt.Errorf("secret %s holds no usable token", s.Name)
 	}
-	if text := string(s.Data[keyExpiration]); text != "" {
-		expires, err := time.Parse(time.RFC3339, text)
-		if err != nil {
-			return nil, fmt.Errorf("secret %s has no readable expiration", s.Name)
-		}
-		g.Expires = expires
+	expires, err := Expiration(s)
+	if err != nil {
+		return nil, err
 	}
+	g.Expires = expires
 	for group := range strings.SplitSeq(string(s.Data[keyGroups]), ",") {
 		if group == "" {
 			continue
@@ -93,6 +97,29 @@ func FromSecret(s *corev1.Secret) (*Grant, error) {
 	}
 	slices.Sort(g.Groups)
 	return g, nil
+}
+
+// Expiration is when a token's Secret ends; zero: never.
+func Expiration(s *corev1.Secret) (time.Time, error) {
+	text := string(s.Data[keyExpiration])
+	if text == "" {
+		return time.Time{}, nil
+	}
+	expires, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("secret %s has no readable expiration", s.Name)
+	}
+	return expires, nil
+}
+
+// Sign returns a signature of content, which is not in it: a JWS of HS256 in compact form with its content left out
+// (RFC 7515, appendix F), as clients of the ConfigMap cluster-info compute it.
+func (g *Grant) Sign(content string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	header := encode(fmt.Appendf(nil, `{"alg":"HS256","kid":%q}`, g.ID))
+	mac := hmac.New(sha256.New, []byte(g.secret))
+	mac.Write([]byte(header + "." + encode([]byte(content))))
+	return header + ".." + encode(mac.Sum(nil))
 }
 
 // Expired reports whether the grant has ended.

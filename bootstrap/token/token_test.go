@@ -150,3 +150,11 @@ func TestLifeOfATokenInTheCluster(t *testing.T) {
 		t.Errorf("revoking nonsense: %v", err)
 	}
 }
+
+// TestSign compares with a signature that another implementation made (RFC 7515 with HS256).
+func TestSign(t *testing.T) {
+	g := &Grant{ID: "abcdef", secret: "0123456789abcdef"}
+	if got, want := g.Sign("config"), "eyJhbGciOiJIUzI1NiIsImtpZCI6ImFiY2RlZiJ9..bTeHbksnlLJBm7Vi0Ei2oppeiyS8yaqjp8xiz72--Bs"; got != want {
+		t.Errorf("Sign() = %s, want %s", got, want)
+	}
+}

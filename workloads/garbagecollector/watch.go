@@ -72,7 +72,7 @@ type watcher struct {
 	shared  informers
 	begin   <-chan struct{}
 	changed chan struct{} // the kinds there are may have changed
-	gone    []Gone
+	others  Listener
 	watches map[schema.GroupVersionKind]*kindWatch
 	running sync.WaitGroup
 }
@@ -83,12 +83,16 @@ type kindWatch struct {
 	synced <-chan struct{}
 }
 
-// Gone is told of every object that went, of any kind: nobody else needs to watch them all.
-type Gone func(kind schema.GroupResource, namespace string)
+// Listener is told of every object of any kind: nobody else needs to watch them all. Its functions must return at once,
+// and keep nothing of what they are shown.
+type Listener struct {
+	Seen func(resource schema.GroupResource, object metav1.Object) // when it comes, and when it changes
+	Gone func(resource schema.GroupResource, namespace string)
+}
 
 // Register adds the collector to a manager. It waits for begin before it looks at anything: garbage can wait for
 // a machine to get ready.
-func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger, gone ...Gone) error {
+func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger, others Listener) error {
 	objects, err := metadata.NewForConfigAndClient(metadata.ConfigFor(mgr.GetConfig()), mgr.GetHTTPClient())
 	if err != nil {
 		return fmt.Errorf("make a metadata client: %w", err)
@@ -100,7 +104,7 @@ func Register(mgr manager.Manager, begin <-chan struct{}, log *slog.Logger, gone
 	w := &watcher{
 		Collector: New(objects, events.Recorder(mgr, "garbage-collector-controller"), log),
 		kinds:     kinds, shared: mgr.GetCache(), begin: begin,
-		changed: make(chan struct{}, 1), gone: gone, watches: map[schema.GroupVersionKind]*kindWatch{},
+		changed: make(chan struct{}, 1), others: others, watches: map[schema.GroupVersionKind]*kindWatch{},
 	}
 	if err := mgr.Add(w); err != nil {
 		return fmt.Errorf("register the garbage collector: %w", err)
@@ -187,8 +191,7 @@ func (w *watcher) watch(ctx context.Context, kind schema.GroupVersionKind, resou
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	objects := w.objects.Resource(resource)
-	store := &store{graph: w.graph, kind: kind, synced: make(chan struct{})}
-	store.gone = func(namespace string) { w.tellGone(resource.GroupResource(), namespace) }
+	store := &store{watcher: w, kind: kind, resource: resource.GroupResource(), synced: make(chan struct{})}
 	if resource.Resource == "customresourcedefinitions" || resource.Resource == "apiservices" {
 		store.changed = w.noteChange
 	}
@@ -207,7 +210,7 @@ func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind,
 	if err != nil {
 		return nil, err
 	}
-	set := func(o any) { w.graph.set(kind, o.(metav1.Object)) }
+	set := func(o any) { w.set(kind, resource.GroupResource(), o.(metav1.Object)) }
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    set,
 		UpdateFunc: func(_, o any) { set(o) },
@@ -216,7 +219,7 @@ func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind,
 				o = last.Obj
 			}
 			w.graph.remove(o.(metav1.Object).GetUID())
-			w.tellGone(resource.GroupResource(), o.(metav1.Object).GetNamespace())
+			w.others.Gone(resource.GroupResource(), o.(metav1.Object).GetNamespace())
 		},
 	})
 	if err != nil {
@@ -226,10 +229,9 @@ func (w *watcher) watchShared(ctx context.Context, kind schema.GroupVersionKind,
 	return &kindWatch{stop: stop, synced: registration.HasSyncedChecker().Done()}, nil
 }
 
-func (w *watcher) tellGone(kind schema.GroupResource, namespace string) {
-	for _, tell := range w.gone {
-		tell(kind, namespace)
-	}
+func (w *watcher) set(kind schema.GroupVersionKind, resource schema.GroupResource, o metav1.Object) {
+	w.graph.set(kind, o)
+	w.others.Seen(resource, o)
 }
 
 func (w *watcher) noteChange() {
@@ -241,17 +243,17 @@ func (w *watcher) noteChange() {
 
 // store is what a reflector fills: the graph, and nothing else.
 type store struct {
-	graph   *graph
-	kind    schema.GroupVersionKind
-	changed func()
-	gone    func(namespace string)
-	once    sync.Once
-	synced  chan struct{}
+	*watcher
+	kind     schema.GroupVersionKind
+	resource schema.GroupResource
+	changed  func()
+	once     sync.Once
+	synced   chan struct{}
 }
 
 // Add implements toolscache.ReflectorStore.
 func (s *store) Add(o any) error {
-	s.graph.set(s.kind, o.(metav1.Object))
+	s.set(s.kind, s.resource, o.(metav1.Object))
 	s.tell()
 	return nil
 }
@@ -262,7 +264,7 @@ func (s *store) Update(o any) error { return s.Add(o) }
 // Delete implements toolscache.ReflectorStore.
 func (s *store) Delete(o any) error {
 	s.graph.remove(o.(metav1.Object).GetUID())
-	s.gone(o.(metav1.Object).GetNamespace())
+	s.others.Gone(s.resource, o.(metav1.Object).GetNamespace())
 	s.tell()
 	return nil
 }
@@ -272,7 +274,7 @@ func (s *store) Replace(list []any, _ string) error {
 	there := make(map[types.UID]bool, len(list))
 	for _, o := range list {
 		there[o.(metav1.Object).GetUID()] = true
-		s.graph.set(s.kind, o.(metav1.Object))
+		s.set(s.kind, s.resource, o.(metav1.Object))
 	}
 	s.graph.removeKind(s.kind, there)
 	s.once.Do(func() { close(s.synced) })

@@ -1,0 +1,130 @@
+package devicetaint
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	testclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func claim(tolerations ...resourcev1.DeviceToleration) *resourcev1.ResourceClaim {
+	return &resourcev1.ResourceClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "gpu", CreationTimestamp: metav1.NewTime(now.Add(-time.Hour))},
+		Status: resourcev1.ResourceClaimStatus{
+			Allocation:  &resourcev1.AllocationResult{Devices: resourcev1.DeviceAllocationResult{Results: []resourcev1.DeviceRequestAllocationResult{{Driver: "d", Pool: "p", Device: "gpu-0", Tolerations: tolerations}}}},
+			ReservedFor: []resourcev1.ResourceClaimConsumerReference{{Resource: "pods", Name: "web", UID: "web"}},
+		},
+	}
+}
+
+func taint(effect resourcev1.DeviceTaintEffect, ago time.Duration) resourcev1.DeviceTaint {
+	return resourcev1.DeviceTaint{Key: "broken", Value: "yes", Effect: effect, TimeAdded: ptr.To(metav1.NewTime(now.Add(-ago)))}
+}
+
+func slice(name string, generation int64, taints ...resourcev1.DeviceTaint) resourcev1.ResourceSlice {
+	return resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Driver: "d", Pool: resourcev1.ResourcePool{Name: "p", Generation: generation}, Devices: []resourcev1.Device{{Name: name, Taints: taints}}}}
+}
+
+func rule(selector *resourcev1.DeviceTaintSelector, t resourcev1.DeviceTaint) resourcev1.DeviceTaintRule {
+	return resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "r", Generation: 1}, Spec: resourcev1.DeviceTaintRuleSpec{DeviceSelector: selector, Taint: t}}
+}
+
+func TestJudge(t *testing.T) {
+	drives := taint(resourcev1.DeviceTaintEffectNoExecute, time.Minute)
+	future := taint(resourcev1.DeviceTaintEffectNoExecute, -365*24*time.Hour)
+	exists := resourcev1.DeviceToleration{Operator: resourcev1.DeviceTolerationOpExists}
+	forAWhile := func(seconds int64) resourcev1.DeviceToleration {
+		return resourcev1.DeviceToleration{Key: "broken", Value: "yes", TolerationSeconds: &seconds}
+	}
+	unallocated := claim()
+	unallocated.Status.Allocation = nil
+	tests := map[string]struct {
+		claim  *resourcev1.ResourceClaim
+		slices []resourcev1.ResourceSlice
+		rules  []resourcev1.DeviceTaintRule
+		evict  bool
+		again  time.Duration
+	}{
+		"a sound device":                             {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-0", 1)}},
+		"a device its driver gives up":               {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-0", 1, drives)}, evict: true},
+		"another device of the pool":                 {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-1", 1, drives)}},
+		"what an old generation said":                {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-0", 1, drives), slice("gpu-0", 2)}},
+		"a taint that only refuses":                  {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-0", 1, taint(resourcev1.DeviceTaintEffectNoSchedule, 0))}},
+		"a taint nobody knows":                       {claim: claim(), slices: []resourcev1.ResourceSlice{slice("gpu-0", 1, taint("Later", 0))}},
+		"a rule for all devices":                     {claim: claim(), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}, evict: true},
+		"a rule for its driver":                      {claim: claim(), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{Driver: ptr.To("d")}, drives)}, evict: true},
+		"a rule for another pool":                    {claim: claim(), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{Driver: ptr.To("d"), Pool: ptr.To("q")}, drives)}},
+		"a rule for nothing":                         {claim: claim(), rules: []resourcev1.DeviceTaintRule{rule(nil, drives)}},
+		"tolerated for ever":                         {claim: claim(exists), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}},
+		"tolerated for a while longer":               {claim: claim(forAWhile(90)), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}, again: 30 * time.Second},
+		"tolerated for long enough":                  {claim: claim(forAWhile(30)), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}, evict: true},
+		"the shorter toleration counts":              {claim: claim(exists, forAWhile(30)), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}, evict: true},
+		"a taint of another machine's future counts": {claim: claim(forAWhile(30)), rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, future)}, again: 30 * time.Second},
+		"a claim without devices":                    {claim: unallocated, rules: []resourcev1.DeviceTaintRule{rule(&resourcev1.DeviceTaintSelector{}, drives)}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if evict, again := judge(tc.claim, tc.slices, tc.rules, now); evict != tc.evict || again != tc.again {
+				t.Errorf("judge() = %v, %v; want %v, %v", evict, again, tc.evict, tc.again)
+			}
+		})
+	}
+}
+
+func TestProgress(t *testing.T) {
+	all := &resourcev1.DeviceTaintSelector{}
+	said := rule(all, taint(resourcev1.DeviceTaintEffectNone, 0))
+	said.Status.Conditions = []metav1.Condition{{Type: resourcev1.DeviceTaintConditionEvictionInProgress, Status: metav1.ConditionFalse, ObservedGeneration: 1, Message: "as said"}}
+	tests := map[string]struct {
+		rule    resourcev1.DeviceTaintRule
+		status  metav1.ConditionStatus
+		message string
+	}{
+		"pods are driven away":                   {rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), metav1.ConditionTrue, "1 pod"},
+		"no pod has such a device":               {rule(nil, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), metav1.ConditionFalse, "no pod"},
+		"a rule without effect tells what might": {rule(all, taint(resourcev1.DeviceTaintEffectNone, 0)), metav1.ConditionFalse, "1 pod(s) would"},
+		"but only once":                          {said, metav1.ConditionFalse, "as said"},
+		"one that only refuses":                  {rule(all, taint(resourcev1.DeviceTaintEffectNoSchedule, 0)), metav1.ConditionFalse, "does not evict"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := progress(&tc.rule, []resourcev1.ResourceClaim{*claim()}, metav1.NewTime(now))
+			if got.Status != tc.status || !strings.Contains(got.Message, tc.message) {
+				t.Errorf("progress() = %+v", got)
+			}
+		})
+	}
+}
+
+func TestReconcileEvictsThePodTheClaimNames(t *testing.T) {
+	for uid, want := range map[string]bool{"web": true, "another": false} {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"}}
+		held := claim()
+		held.Status.ReservedFor[0].UID = types.UID(uid)
+		all := rule(&resourcev1.DeviceTaintSelector{}, taint(resourcev1.DeviceTaintEffectNoExecute, 0))
+		c := fake.NewClientBuilder().WithObjects(pod, held, &all).WithStatusSubresource(&corev1.Pod{}).Build()
+		r := &Reconciler{client: c, devices: c, events: record.NewFakeRecorder(10), clock: testclock.NewFakePassiveClock(now)}
+		for range 2 {
+			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(held)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), &corev1.Pod{})
+		if apierrors.IsNotFound(err) != want {
+			t.Errorf("a claim of pod %s: %v, want it gone: %v", uid, err, want)
+		}
+	}
+}

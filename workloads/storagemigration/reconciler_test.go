@@ -1,0 +1,62 @@
+package storagemigration
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+func TestConditions(t *testing.T) {
+	now := metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	running := conditions(nil, storagemigrationv1.MigrationRunning, "", now)
+	tests := map[string]struct {
+		have  []metav1.Condition
+		state storagemigrationv1.MigrationConditionType
+		want  map[string]metav1.ConditionStatus
+	}{
+		"it runs":                       {nil, storagemigrationv1.MigrationRunning, map[string]metav1.ConditionStatus{"Running": "True"}},
+		"it has run":                    {running, storagemigrationv1.MigrationSucceeded, map[string]metav1.ConditionStatus{"Running": "False", "Succeeded": "True"}},
+		"it cannot":                     {running, storagemigrationv1.MigrationFailed, map[string]metav1.ConditionStatus{"Running": "False", "Failed": "True"}},
+		"it could not so much as begin": {nil, storagemigrationv1.MigrationFailed, map[string]metav1.ConditionStatus{"Running": "False", "Failed": "True"}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := map[string]metav1.ConditionStatus{}
+			for _, c := range conditions(tc.have, tc.state, "", now) {
+				if got[c.Type] = c.Status; c.Reason == "" {
+					t.Errorf("%s has no reason", c.Type)
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("conditions() (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPermanent(t *testing.T) {
+	secrets := schema.GroupResource{Resource: "secrets"}
+	tests := map[string]struct {
+		err  error
+		want bool
+	}{
+		"a busy server is asked again":     {err: apierrors.NewTooManyRequests("later", 1)},
+		"a server that stops, too":         {err: errors.New("connection refused")},
+		"what is not valid never will be":  {err: apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "a", nil), want: true},
+		"what a policy forbids stays so":   {err: apierrors.NewForbidden(secrets, "a", errors.New("no")), want: true},
+		"what cannot be patched never can": {err: apierrors.NewMethodNotSupported(secrets, "patch"), want: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := permanent(tc.err); got != tc.want {
+				t.Errorf("permanent() = %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
