@@ -34,6 +34,7 @@ import (
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 
 	"knarr.dev/knarr/appliance/apiserver/bootstrapobjects"
+	"knarr.dev/knarr/appliance/apiserver/identity"
 	"knarr.dev/knarr/appliance/apiserver/openapi"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/apiserver/resource"
@@ -49,6 +50,7 @@ type chain struct {
 	connection *persistence.Connection
 	run        func(ctx context.Context) error
 	objects    *bootstrapobjects.Keeper
+	identity   *identity.Keeper
 	described  []*openapicommon.OpenAPIV3Config
 }
 
@@ -114,6 +116,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 		ExtraPrefixes:  extraHeaderPrefix,
 		AllowedProxies: frontProxyAccepted,
 	})
+	c.identity = identity.New(c.client.CoordinationV1(), config.APIServerID)
 	prepared, err := aggregator.PrepareRun()
 	if err != nil {
 		return fmt.Errorf("prepare the aggregator: %w", err)

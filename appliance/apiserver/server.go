@@ -76,6 +76,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		if err := baseline.Settle(ctx, chain.client.RbacV1()); err != nil && ctx.Err() == nil {
 			slog.Error("default roles are not all in place; restart to try again", "component", s.Name(), "err", err)
 		}
+		group.Go(func() error { return chain.identity.Run(ctx) })
 		return chain.objects.Run(ctx)
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {

@@ -15,12 +15,16 @@ package allocation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -39,13 +43,17 @@ type Services struct {
 	*resource.Storage
 
 	addresses, ports *book
-	networks         []network // the primary family's first
+	networks         []network         // the primary family's first
+	more             *resource.Storage // ServiceCIDRs
 	nodePorts        portRange
 }
 
 // NewServices is the Wrap of the services' row.
 func NewServices(env *resource.Env, store *resource.Storage) (rest.Storage, error) {
-	s := &Services{Storage: store, nodePorts: portRange(env.NodePorts)}
+	s := &Services{Storage: store, more: env.Storage(networkingv1.Resource("servicecidrs")), nodePorts: portRange(env.NodePorts)}
+	if s.more == nil {
+		return nil, fmt.Errorf("find the storage of service ranges: it is not in the table")
+	}
 	for _, cidr := range env.ServiceCIDRs {
 		prefix, err := netip.ParsePrefix(cidr)
 		if err != nil {
@@ -121,12 +129,15 @@ func (s *Services) reserveAddresses(ctx context.Context, t *transaction, svc *co
 	}
 	path := field.NewPath("spec", "clusterIPs")
 	for i, family := range svc.Spec.IPFamilies {
-		n, found := s.network(family)
-		if !found {
+		networks, err := s.networksOf(ctx, family)
+		if err != nil {
+			return nil, err
+		}
+		if len(networks) == 0 {
 			return field.ErrorList{field.Invalid(path.Root().Child("ipFamilies").Index(i), family, "not configured on this cluster")}, nil
 		}
 		if i >= len(svc.Spec.ClusterIPs) {
-			address, err := s.addresses.reserveAny(ctx, t, n)
+			address, err := s.reserveAnyAddress(ctx, t, networks)
 			if err != nil {
 				return nil, err
 			}
@@ -141,8 +152,8 @@ func (s *Services) reserveAddresses(ctx context.Context, t *transaction, svc *co
 		if t.holds(s.addresses, ip.String()) {
 			continue // it was this service's before; the range may have changed since
 		}
-		if !n.contains(ip) {
-			return field.ErrorList{field.Invalid(path, svc.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", wanted, wanted, n.prefix))}, nil
+		if !slices.ContainsFunc(networks, func(n network) bool { return n.contains(ip) }) {
+			return field.ErrorList{field.Invalid(path, svc.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: the provided IP (%s) is not in the valid range. The range of valid IPs is %s", wanted, wanted, prefixes(networks)))}, nil
 		}
 		free, err := s.addresses.reserve(ctx, t, ip.String())
 		if err != nil {
@@ -239,13 +250,54 @@ func (s *Services) families() []corev1.IPFamily {
 	return families
 }
 
-func (s *Services) network(family corev1.IPFamily) (network, bool) {
+// networksOf are the ranges of a family the cluster has: first the one it was configured with, then those of ServiceCIDRs
+// that are not being deleted.
+func (s *Services) networksOf(ctx context.Context, family corev1.IPFamily) ([]network, error) {
+	var found []network
 	for _, n := range s.networks {
 		if n.family() == family {
-			return n, true
+			found = append(found, n)
 		}
 	}
-	return network{}, false
+	if len(found) == 0 {
+		return nil, nil
+	}
+	list, err := s.more.List(ctx, &metainternalversion.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, fmt.Errorf("list service ranges: %w", err)
+	}
+	for _, cidr := range list.(*networkingv1.ServiceCIDRList).Items {
+		for _, text := range cidr.Spec.CIDRs {
+			prefix, err := netip.ParsePrefix(text)
+			if err != nil || cidr.DeletionTimestamp != nil {
+				continue
+			}
+			if n := newNetwork(prefix); n.family() == family && !slices.Contains(found, n) {
+				found = append(found, n)
+			}
+		}
+	}
+	return found, nil
+}
+
+// reserveAnyAddress takes an address of the first range that has one left.
+func (s *Services) reserveAnyAddress(ctx context.Context, t *transaction, networks []network) (string, error) {
+	err := errFull
+	for _, n := range networks {
+		var address string
+		if address, err = s.addresses.reserveAny(ctx, t, n); !errors.Is(err, errFull) {
+			return address, err
+		}
+	}
+	return "", err
+}
+
+func prefixes(networks []network) string {
+	var all []string
+	for _, n := range networks {
+		all = append(all, n.prefix.String())
+	}
+	return strings.Join(all, ", ")
 }
 
 // held lists the reservations a service lives by.

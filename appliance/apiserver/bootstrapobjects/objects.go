@@ -1,6 +1,7 @@
 package bootstrapobjects
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -14,6 +15,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
@@ -38,7 +41,7 @@ func (k *Keeper) objects() ([]step, error) {
 	}
 	core, discovery := k.client.CoreV1(), k.client.DiscoveryV1()
 	steps := []step{
-		keep("service CIDR", k.client.NetworkingV1().ServiceCIDRs(), k.serviceCIDR(), nil),
+		k.serviceRange(),
 		keep("service", core.Services(metav1.NamespaceDefault), k.service(), healService),
 		keep("endpoints", core.Endpoints(metav1.NamespaceDefault), k.endpoints(), healEndpoints),
 		keep("endpoint slice", discovery.EndpointSlices(metav1.NamespaceDefault), k.endpointSlice(), healSlice),
@@ -48,6 +51,35 @@ func (k *Keeper) objects() ([]step, error) {
 		steps = append(steps, keep("priority class", k.client.SchedulingV1().PriorityClasses(), class, nil))
 	}
 	return append(steps, k.flowControl()...), nil
+}
+
+// serviceRange is there and ready to be used. Of others a controller says whether they are.
+func (k *Keeper) serviceRange() step {
+	client := k.client.NetworkingV1().ServiceCIDRs()
+	create := keep("service CIDR", client, k.serviceCIDR(), nil)
+	return func(ctx context.Context) error {
+		if err := create(ctx); err != nil {
+			return err
+		}
+		have, err := client.Get(ctx, service, metav1.GetOptions{ResourceVersion: "0"})
+		if apierrors.IsNotFound(err) {
+			return nil // deleted just now
+		}
+		if err != nil {
+			return fmt.Errorf("get service CIDR %s: %w", service, err)
+		}
+		if have.DeletionTimestamp != nil || meta.FindStatusCondition(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
+			return nil
+		}
+		meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{
+			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready",
+		})
+		_, err = client.UpdateStatus(ctx, have, metav1.UpdateOptions{})
+		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) { // the next pass looks again
+			return fmt.Errorf("update status of service CIDR %s: %w", service, err)
+		}
+		return nil
+	}
 }
 
 func (k *Keeper) serviceCIDR() *networkingv1.ServiceCIDR {
