@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"net/http"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -15,45 +17,77 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"knarr.dev/knarr/appliance/election"
 	"knarr.dev/knarr/workloads/indexes"
 )
 
-// control runs the controllers and the scheduler on one manager, whose cache everything on a server reads.
-type control struct{ manager manager.Manager }
+// leaderLease is held by the server whose controllers and scheduler work.
+const leaderLease = "knarr-controllers"
 
-// newControl makes the manager; register adds what runs on it.
-func newControl(ctx context.Context, api *rest.Config, log *slog.Logger, register func(manager.Manager) error) (*control, error) {
-	mgr, err := ctrl.NewManager(api, ctrl.Options{
-		Scheme:                 scheme.Scheme,
-		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
-		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
-		Metrics:                metricsserver.Options{BindAddress: "0"},
-		HealthProbeBindAddress: "0",
-		// Names are per process here, and a restarted machine in a test is the same process.
-		Controller: config.Controller{SkipNameValidation: ptr(true)},
+// control is the cache everything on a server reads, and while this server leads, the controllers and the scheduler.
+type control struct {
+	api       *rest.Config
+	cache     cache.Cache
+	register  func(context.Context, manager.Manager) error
+	candidate *election.Candidate
+}
+
+// newControl makes the cache; register adds what runs on a manager, once for each time this server comes to lead.
+func newControl(ctx context.Context, api *rest.Config, server string, log *slog.Logger, register func(context.Context, manager.Manager) error) (*control, error) {
+	shared, err := cache.New(api, cache.Options{
+		Scheme:           scheme.Scheme,
+		Mapper:           builtinMapper(),
+		DefaultTransform: cache.TransformStripManagedFields(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make the controllers' manager: %w", err)
+		return nil, fmt.Errorf("make the server's cache: %w", err)
 	}
-	if err := indexes.Register(ctx, mgr.GetFieldIndexer()); err != nil {
+	if err := indexes.Register(ctx, shared); err != nil {
 		return nil, err
 	}
-	if err := register(mgr); err != nil {
+	client, err := kubernetes.NewForConfig(api)
+	if err != nil {
 		return nil, err
 	}
-	return &control{manager: mgr}, nil
+	c := &control{api: api, cache: shared, register: register}
+	c.candidate = election.New(client.CoordinationV1(), leaderLease, server, log.With("component", c.Name()))
+	return c, nil
 }
 
 func ptr[T any](v T) *T { return &v }
 
 func (c *control) Name() string { return "controllers" }
 
-// Run is ready when the cache holds what the controllers read.
+// Run is ready when the cache holds what is read from it; the controllers may work on another server.
 func (c *control) Run(ctx context.Context, ready func()) error {
-	ended := make(chan error, 1)
-	go func() { ended <- c.manager.Start(ctx) }()
-	if c.manager.GetCache().WaitForCacheSync(ctx) {
-		ready()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.cache.Start(ctx) })
+	group.Go(func() error {
+		if c.cache.WaitForCacheSync(ctx) {
+			ready()
+		}
+		return nil
+	})
+	group.Go(func() error { return c.candidate.Run(ctx, c.lead) })
+	return group.Wait()
+}
+
+// lead is one term. What its controllers remember ends with it.
+func (c *control) lead(ctx context.Context) error {
+	mgr, err := ctrl.NewManager(c.api, ctrl.Options{
+		Scheme:                 scheme.Scheme,
+		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
+		NewCache:               func(*rest.Config, cache.Options) (cache.Cache, error) { return &term{Cache: c.cache}, nil },
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+		// Names are per process here, and there is a manager for each term.
+		Controller: config.Controller{SkipNameValidation: ptr(true)},
+	})
+	if err != nil {
+		return fmt.Errorf("make the controllers' manager: %w", err)
 	}
-	return <-ended
+	if err := c.register(ctx, mgr); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
 }

@@ -11,6 +11,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/packaging/bundle"
+	"knarr.dev/knarr/workloads/steady"
 )
 
 const (
@@ -58,7 +59,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 
 	shareMetrics()
-	b := &builder{cfg: cfg, version: version, log: log, begun: make(chan struct{})}
+	b := &builder{cfg: cfg, version: version, log: log, begun: make(chan struct{}), steady: steady.New(log.With("component", "clock"))}
 	stages, err := b.stages(ctx)
 	if err != nil {
 		return err
@@ -79,6 +80,7 @@ type builder struct {
 	cfg     *config.Config
 	version string
 	log     *slog.Logger
+	steady  *steady.Clock
 
 	helpers string        // folder of runc and its like; "" means PATH
 	begun   chan struct{} // closed when the machine serves
@@ -103,13 +105,16 @@ func (b *builder) stages(ctx context.Context) ([]Stage, error) {
 type ranges struct {
 	node, dns      netip.Addr
 	pods, services netip.Prefix
+	allPods        []netip.Prefix // of both families, pods the first
 }
 
 func parseRanges(nodeIP, dns, pods, services string) (r ranges, err error) {
 	var errs [4]error
 	r.node, errs[0] = netip.ParseAddr(nodeIP)
 	r.dns, errs[1] = netip.ParseAddr(dns)
-	r.pods, errs[2] = netip.ParsePrefix(pods)
+	if r.allPods, errs[2] = config.Ranges(pods); errs[2] == nil {
+		r.pods = r.allPods[0]
+	}
 	r.services, errs[3] = netip.ParsePrefix(services)
 	return r, errors.Join(errs[:]...)
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/healthcheck"
@@ -102,18 +103,19 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	config := node.Config{
+	conf := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return []netip.Addr{in.ranges.node} },
+		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,
 	}
 	if in.privileged != nil {
-		if config.Privileged, err = kubernetes.NewForConfig(in.privileged); err != nil {
+		if conf.Privileged, err = kubernetes.NewForConfig(in.privileged); err != nil {
 			return nil, err
 		}
-		config.RoleLabels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+		conf.RoleLabels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
 	}
-	return node.New(config)
+	return node.New(conf)
 }
 
 // network is what lets pods, services and names be reached from this machine.

@@ -6,36 +6,52 @@ import (
 	"net/netip"
 	"strconv"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"knarr.dev/knarr/appliance/apiserver"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/datastore"
+	"knarr.dev/knarr/bootstrap/addresspool"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/certificates"
 	"knarr.dev/knarr/workloads/clusterrole"
 	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
+	"knarr.dev/knarr/workloads/devicetaint"
 	"knarr.dev/knarr/workloads/disruption"
+	"knarr.dev/knarr/workloads/dormant"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/endpointslicemirroring"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/job"
+	"knarr.dev/knarr/workloads/legacytoken"
+	"knarr.dev/knarr/workloads/loadbalancer"
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
 	"knarr.dev/knarr/workloads/podgc"
+	"knarr.dev/knarr/workloads/policystatus"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
+	"knarr.dev/knarr/workloads/resourceclaim"
 	"knarr.dev/knarr/workloads/resourcequota"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
+	"knarr.dev/knarr/workloads/servicecidr"
 	"knarr.dev/knarr/workloads/statefulset"
+	"knarr.dev/knarr/workloads/storagemigration"
 	"knarr.dev/knarr/workloads/ttlafterfinished"
 )
 
@@ -80,7 +96,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	control, err := newControl(ctx, api.LoopbackConfig(), b.log, func(mgr manager.Manager) error { return b.register(mgr, r, keys) })
+	control, err := newControl(ctx, api.LoopbackConfig(), b.cfg.NodeName, b.log, func(ctx context.Context, mgr manager.Manager) error { return b.register(ctx, mgr, r, keys) })
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +108,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		return []Stage{{store}, {api}, {control, settings, keeper}, {trimmer{}, heap{}}}, nil
 	}
 	parts, err := b.node(ctx, nodeInput{
-		ranges: r, cache: control.manager.GetCache(), privileged: api.LoopbackConfig(),
+		ranges: r, cache: control.cache, privileged: api.LoopbackConfig(),
 		api:         pki.RESTConfig("https://127.0.0.1:"+strconv.Itoa(b.cfg.HTTPSPort), keys.ClusterCA.CertFile, keys.NodeClient.CertFile, keys.NodeClient.KeyFile),
 		clientCA:    keys.ClientCA.CertFile,
 		servingCert: keys.NodeServer.CertFile, servingKey: keys.NodeServer.KeyFile,
@@ -109,7 +125,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 }
 
 // register adds every controller and the scheduler.
-func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
+func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, keys *pki.PKI) error {
 	placing, err := scheduler.ReadConfig(b.cfg.SchedulerConfig)
 	if err != nil {
 		return err
@@ -118,6 +134,15 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 	if err != nil {
 		return fmt.Errorf("quotas: %w", err)
 	}
+	asleep := dormant.New(b.log)
+	sleepers, err := b.sleepers(ctx, mgr)
+	if err != nil {
+		return err
+	}
+	for _, s := range sleepers {
+		asleep.Add(s)
+	}
+	everything := garbagecollector.Listener{Seen: asleep.Seen, Gone: quotas.Gone}
 	for name, register := range map[string]func() error{
 		"deployment":      func() error { return deployment.Register(mgr) },
 		"replicaset":      func() error { return replicaset.Register(mgr) },
@@ -128,20 +153,20 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		"mirroring":       func() error { return endpointslicemirroring.Register(mgr) },
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
-		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
+		"node addresses":  func() error { return nodeipam.Register(mgr, r.allPods) },
 		"scheduler":       func() error { return scheduler.Register(mgr, placing, b.log) },
 		"namespace":       func() error { return namespace.Register(mgr) },
-		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, quotas.Gone) },
-		"node lifecycle":  func() error { return nodelifecycle.Register(mgr) },
+		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, everything) },
+		"node lifecycle":  func() error { return nodelifecycle.Register(mgr, b.steady) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
-		"jobs":            func() error { return job.Register(mgr) },
-		"cron jobs":       func() error { return cronjob.Register(mgr) },
+		"jobs":            func() error { return job.Register(mgr, b.steady) },
+		"cron jobs":       func() error { return cronjob.Register(mgr, b.steady) },
 		"disruption":      func() error { return disruption.Register(mgr) },
-		"finished jobs":   func() error { return ttlafterfinished.Register(mgr) },
+		"finished jobs":   func() error { return ttlafterfinished.Register(mgr, b.steady) },
 		"autoscalers":     func() error { return horizontalpodautoscaler.Register(mgr) },
 		"certificates": func() error {
-			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA})
+			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA}, b.steady)
 		},
 	} {
 		if err := register(); err != nil {
@@ -149,6 +174,51 @@ func (b *builder) register(mgr manager.Manager, r ranges, keys *pki.PKI) error {
 		}
 	}
 	return nil
+}
+
+// sleepers are the controllers most clusters never need.
+func (b *builder) sleepers(ctx context.Context, mgr manager.Manager) ([]*dormant.Sleeper, error) {
+	sleepers := []*dormant.Sleeper{
+		{
+			Name: "bootstrap tokens", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: bootstraptoken.Concerns,
+			Start: func() error { return bootstraptoken.Register(mgr, b.steady) },
+		},
+		{
+			Name: "legacy tokens", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: legacytoken.Concerns,
+			Start: func() error { return legacytoken.Register(mgr, b.steady, b.log) },
+		},
+		{
+			Name: "service ranges", Resources: []schema.GroupResource{networkingv1.Resource("servicecidrs")}, Concerns: servicecidr.Concerns,
+			Start: func() error { return servicecidr.Register(mgr, b.steady) },
+		},
+		{
+			Name: "resource claims", Start: func() error { return resourceclaim.Register(mgr) },
+			Resources: []schema.GroupResource{resourcev1.Resource("resourceclaims"), resourcev1.Resource("resourceclaimtemplates")},
+		},
+		{
+			Name: "device taints", Start: func() error { return devicetaint.Register(mgr, b.steady) },
+			Resources: []schema.GroupResource{resourcev1.Resource("resourceslices"), resourcev1.Resource("devicetaintrules")},
+		},
+		{
+			Name: "storage migrations", Resources: []schema.GroupResource{storagemigrationv1.Resource("storageversionmigrations")},
+			Start: func() error { return storagemigration.Register(mgr, b.steady) },
+		},
+		{
+			Name: "admission policies", Resources: []schema.GroupResource{admissionregistrationv1.Resource("validatingadmissionpolicies")},
+			Start: func() error { return policystatus.Register(mgr) },
+		},
+	}
+	addresses, err := addresspool.Parse(b.cfg.LoadBalancerAddresses)
+	if err != nil {
+		return nil, fmt.Errorf("load-balancer-addresses: %w", err)
+	}
+	if len(addresses) > 0 { // else services of type LoadBalancer wait for somebody who has addresses
+		sleepers = append(sleepers, &dormant.Sleeper{
+			Name: "load balancers", Resources: []schema.GroupResource{corev1.Resource("services")}, Concerns: loadbalancer.Concerns,
+			Start: func() error { return loadbalancer.Register(ctx, mgr, addresses) },
+		})
+	}
+	return sleepers, nil
 }
 
 // publish tells joining machines what all machines have to agree on.
@@ -161,6 +231,7 @@ func (b *builder) publish(api *apiserver.Server, keys *pki.PKI) (Component, erro
 		return join.Publish(ctx, client.CoreV1(), join.Settings{
 			ClusterCIDR: b.cfg.ClusterCIDR, ServiceCIDR: b.cfg.ServiceCIDR,
 			ClusterDNS: b.cfg.ClusterDNS, ClusterDomain: b.cfg.ClusterDomain, ClientCA: string(keys.ClientCA.CertPEM),
+			CloudProvider: b.cfg.CloudProvider,
 		})
 	}}, nil
 }

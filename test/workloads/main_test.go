@@ -18,6 +18,12 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagemigrationv1 "k8s.io/api/storagemigration/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
@@ -29,26 +35,35 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
+	"knarr.dev/knarr/bootstrap/addresspool"
+	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
 	"knarr.dev/knarr/workloads/deployment"
 	"knarr.dev/knarr/workloads/disruption"
+	"knarr.dev/knarr/workloads/dormant"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/job"
+	"knarr.dev/knarr/workloads/loadbalancer"
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
 	"knarr.dev/knarr/workloads/podgc"
+	"knarr.dev/knarr/workloads/policystatus"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
+	"knarr.dev/knarr/workloads/resourceclaim"
 	"knarr.dev/knarr/workloads/resourcequota"
 	"knarr.dev/knarr/workloads/rootca"
 	"knarr.dev/knarr/workloads/scheduler"
 	"knarr.dev/knarr/workloads/serviceaccount"
+	"knarr.dev/knarr/workloads/servicecidr"
 	"knarr.dev/knarr/workloads/statefulset"
+	"knarr.dev/knarr/workloads/steady"
+	"knarr.dev/knarr/workloads/storagemigration"
 	"knarr.dev/knarr/workloads/ttlafterfinished"
 )
 
@@ -141,7 +156,23 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 	if err != nil {
 		return nil, err
 	}
-	begin := make(chan struct{})
+	begin, clock := make(chan struct{}), steady.New(log)
+	pool, err := addresspool.Parse("192.0.2.1-192.0.2.9")
+	if err != nil {
+		return nil, err
+	}
+	asleep := dormant.New(log)
+	for resource, start := range map[schema.GroupResource]func() error{
+		corev1.Resource("secrets"):                                      func() error { return bootstraptoken.Register(mgr, clock) },
+		networkingv1.Resource("servicecidrs"):                           func() error { return servicecidr.Register(mgr, clock) },
+		resourcev1.Resource("resourceclaimtemplates"):                   func() error { return resourceclaim.Register(mgr) },
+		storagemigrationv1.Resource("storageversionmigrations"):         func() error { return storagemigration.Register(mgr, clock) },
+		admissionregistrationv1.Resource("validatingadmissionpolicies"): func() error { return policystatus.Register(mgr) },
+		corev1.Resource("services"):                                     func() error { return loadbalancer.Register(context.Background(), mgr, pool) },
+	} {
+		asleep.Add(&dormant.Sleeper{Name: resource.String(), Resources: []schema.GroupResource{resource}, Start: start})
+	}
+	everything := garbagecollector.Listener{Seen: asleep.Seen, Gone: quotas.Gone}
 	close(begin)
 	return mgr, errors.Join(
 		indexes.Register(context.Background(), mgr.GetFieldIndexer()),
@@ -152,18 +183,18 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		deployment.Register(mgr),
 		endpointslice.Register(mgr),
 		namespace.Register(mgr),
-		garbagecollector.Register(mgr, begin, log, quotas.Gone),
+		garbagecollector.Register(mgr, begin, log, everything),
 		serviceaccount.Register(mgr),
 		rootca.Register(mgr, server.PKI.ClusterCA.CertPEM),
-		nodeipam.Register(mgr, netip.MustParsePrefix("10.42.0.0/16")),
-		nodelifecycle.Register(mgr),
+		nodeipam.Register(mgr, []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}),
+		nodelifecycle.Register(mgr, clock),
 		podgc.Register(mgr, log),
 		scheduler.Register(mgr, placing, log),
-		cronjob.Register(mgr),
+		cronjob.Register(mgr, clock),
 		disruption.Register(mgr),
-		job.Register(mgr),
+		job.Register(mgr, clock),
+		ttlafterfinished.Register(mgr, clock),
 		horizontalpodautoscaler.Register(mgr),
-		ttlafterfinished.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)
 }
