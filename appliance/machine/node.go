@@ -20,6 +20,7 @@ import (
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/policy"
 	"knarr.dev/knarr/netstack/proxy"
+	"knarr.dev/knarr/storage/localpath"
 	"knarr.dev/knarr/storage/volume"
 	"knarr.dev/knarr/workloads/agent"
 	"knarr.dev/knarr/workloads/agent/cgroup"
@@ -88,7 +89,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
 		VolumeRoot: filepath.Join(paths.Agent(), "pods"), LogRoot: paths.PodLogs(),
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
-		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Log: b.log,
+		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Log: b.log,
 		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"knarr.dev/knarr/appliance/apiserver"
@@ -21,6 +22,7 @@ import (
 	"knarr.dev/knarr/bootstrap/addresspool"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/storage/localpath"
 	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/certificates"
 	"knarr.dev/knarr/workloads/clusterrole"
@@ -40,6 +42,7 @@ import (
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
 	"knarr.dev/knarr/workloads/replicaset"
@@ -158,6 +161,8 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"namespace":       func() error { return namespace.Register(mgr) },
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, everything) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr, b.steady) },
+		"volumes":         func() error { return persistentvolume.Register(mgr) },
+		"local volumes":   func() error { return b.localVolumes(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"jobs":            func() error { return job.Register(mgr, b.steady) },
@@ -219,6 +224,15 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager) ([]*dormant
 		})
 	}
 	return sleepers, nil
+}
+
+// localVolumes makes volumes of folders on the nodes.
+func (b *builder) localVolumes(mgr manager.Manager) error {
+	client, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	return localpath.Register(mgr, localpath.Proxied{API: client.RESTClient()})
 }
 
 // publish tells joining machines what all machines have to agree on.

@@ -103,6 +103,9 @@ func (p Paths) ContainerdSocket() string { return filepath.Join(p.Run, "containe
 // Agent is the node agent's own state: pods/<uid>/volumes/..., the last desired pods.
 func (p Paths) Agent() string { return filepath.Join(p.Data, "agent") }
 
+// Volumes is where the volumes live that are folders on this machine, until their claims are deleted.
+func (p Paths) Volumes() string { return filepath.Join(p.Data, "volumes") }
+
 // PodLogs is laid out as <namespace>_<pod>_<uid>/<container>/<restart>.log.
 func (p Paths) PodLogs() string { return filepath.Join(p.Data, "log", "pods") }
 

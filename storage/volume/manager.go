@@ -22,6 +22,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+
+	"knarr.dev/knarr/storage/tree"
 )
 
 // refreshEvery is how old the files of a mutable ConfigMap or Secret may be. One conditional read a minute and object
@@ -245,7 +247,11 @@ func (m *Manager) remove(uid types.UID) error {
 	if uid == "" || filepath.Dir(folder) != filepath.Clean(m.config.Root) {
 		return fmt.Errorf("remove volumes of pod %q: not a pod's uid", uid)
 	}
-	if err := removeTree(filepath.Join(folder, "volumes")); err != nil {
+	volumes := filepath.Join(folder, "volumes")
+	if err := tree.Detach(volumes); err != nil {
+		return fmt.Errorf("detach volumes of pod %s: %w", uid, err)
+	}
+	if err := tree.Remove(volumes); err != nil {
 		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
 	}
 	// The folder itself goes with its last content; what the agent keeps in it (messages, sub-paths) is the agent's.

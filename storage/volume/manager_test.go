@@ -19,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"knarr.dev/knarr/storage/tree"
 )
 
 const uid types.UID = "6f2f0000-0000-4000-8000-000000000001"
@@ -31,7 +33,7 @@ func newManager(t *testing.T, objects ...runtime.Object) (*Manager, *fake.Client
 	}
 	root := filepath.Join(t.TempDir(), "pods")
 	t.Cleanup(func() {
-		mounts, _ := mountsBelow(root)
+		mounts, _ := tree.Mounts(root)
 		for i := len(mounts) - 1; i >= 0; i-- {
 			_ = unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
@@ -171,7 +173,7 @@ func TestSecretsAndTokensLieInMemory(t *testing.T) {
 	if got := read(t, paths["api"], "token"); got != "token-1-for-web" {
 		t.Errorf("a second Mount() asked for a new token: %q", got)
 	}
-	mounts, err := mountsBelow(m.config.Root)
+	mounts, err := tree.Mounts(m.config.Root)
 	if err != nil || len(mounts) != 2 {
 		t.Errorf("mounts after two passes: %v (%v), want 2", mounts, err)
 	}
@@ -274,31 +276,8 @@ func TestUnmountKeepsWhatIsNotThePods(t *testing.T) {
 	if left, err := os.ReadDir(m.config.Root); err != nil || len(left) != 0 {
 		t.Errorf("left after Unmount(): %v, %v", left, err)
 	}
-	if mounts, err := mountsBelow(m.config.Root); err != nil || len(mounts) != 0 {
+	if mounts, err := tree.Mounts(m.config.Root); err != nil || len(mounts) != 0 {
 		t.Errorf("mounts left after Unmount(): %v, %v", mounts, err)
-	}
-}
-
-func TestDeletingStopsAtAMount(t *testing.T) {
-	m, _ := newManager(t)
-	folder := mkdir(t, m.folder(uid), "volumes")
-	precious := t.TempDir()
-	if err := os.WriteFile(filepath.Join(precious, "file"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount(precious, mkdir(t, folder, "bound"), "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	parent, err := unix.Open(m.folder(uid), unix.O_PATH, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(parent)
-	if err := removeAt(parent, "volumes", folder); err == nil || !strings.Contains(err.Error(), "still mounted") {
-		t.Errorf("removeAt() = %v, want it to say what is mounted", err)
-	}
-	if _, err := os.Stat(filepath.Join(precious, "file")); err != nil {
-		t.Errorf("a mounted file was deleted: %v", err)
 	}
 }
 

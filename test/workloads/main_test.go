@@ -36,6 +36,7 @@ import (
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
 	"knarr.dev/knarr/bootstrap/addresspool"
+	"knarr.dev/knarr/storage/localpath"
 	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/cronjob"
 	"knarr.dev/knarr/workloads/daemonset"
@@ -51,6 +52,7 @@ import (
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
 	"knarr.dev/knarr/workloads/replicaset"
@@ -189,6 +191,8 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		nodeipam.Register(mgr, []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}),
 		nodelifecycle.Register(mgr, clock),
 		podgc.Register(mgr, log),
+		persistentvolume.Register(mgr),
+		localpath.Register(mgr, disks{server.Dir}),
 		scheduler.Register(mgr, placing, log),
 		cronjob.Register(mgr, clock),
 		disruption.Register(mgr),

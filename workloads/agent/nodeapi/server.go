@@ -60,7 +60,10 @@ type Config struct {
 	Groups  stats.Groups
 	// Settings are shown at /configz to those who look for a kubelet's configuration.
 	Settings map[string]any
-	Log      *slog.Logger
+	// Volumes answers below /volumes/, about folders that are volumes of the cluster; nil where there are none. It is
+	// asked by those who have the right to nodes/proxy.
+	Volumes http.Handler
+	Log     *slog.Logger
 }
 
 // Validate says what is missing.
@@ -197,6 +200,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveContainers)
 	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.serveCheckpoint)
 	mux.HandleFunc("GET /configz", s.serveSettings)
+	if s.config.Volumes != nil {
+		mux.Handle("/volumes/", s.config.Volumes)
+	}
 	return mux
 }
 
