@@ -55,6 +55,15 @@ func (c *cluster) GetInformer(ctx context.Context, object client.Object, _ ...ca
 	case *storagev1.StorageClass:
 		c.watching.Add(1)
 		list = &storagev1.StorageClassList{}
+	case *storagev1.CSIDriver:
+		c.watching.Add(1)
+		list = &storagev1.CSIDriverList{}
+	case *storagev1.CSINode:
+		c.watching.Add(1)
+		list = &storagev1.CSINodeList{}
+	case *storagev1.CSIStorageCapacity:
+		c.watching.Add(1)
+		list = &storagev1.CSIStorageCapacityList{}
 	case *corev1.Service:
 		list = &corev1.ServiceList{}
 	case *corev1.Namespace:

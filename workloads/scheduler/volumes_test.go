@@ -61,7 +61,7 @@ func volumeOn(name, host string) *corev1.PersistentVolume {
 
 func TestDecideAboutVolumes(t *testing.T) {
 	class := func(name string, mode storagev1.VolumeBindingMode) *storagev1.StorageClass {
-		return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, VolumeBindingMode: ptr.To(mode)}
+		return &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Provisioner: volume.NotSupportedProvisioner, VolumeBindingMode: ptr.To(mode)}
 	}
 	tests := map[string]struct {
 		there   []*corev1.Pod

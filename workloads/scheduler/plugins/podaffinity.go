@@ -1,13 +1,28 @@
 package plugins
 
 import (
+	"fmt"
+
 	"k8s.io/apimachinery/pkg/labels"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
 // PodAffinity keeps pods near or away from others, as they or those others ask.
-type PodAffinity struct{}
+type PodAffinity struct {
+	welcome int64 // how much it counts that a pod there must stand near ones like this
+	own     bool  // wishes of the pods there do not count, unless the pod has wishes itself
+}
+
+func newPodAffinity(args *configv1.InterPodAffinityArgs) (Plugin, error) {
+	welcome := ptr.Deref(args.HardPodAffinityWeight, 1)
+	if welcome < 0 || welcome > 100 {
+		return nil, fmt.Errorf("hardPodAffinityWeight: %d is not between 0 and 100", welcome)
+	}
+	return PodAffinity{welcome: int64(welcome), own: args.IgnorePreferredTermsOfExistingPods}, nil
+}
 
 // Name of the rule.
 func (PodAffinity) Name() string { return "InterPodAffinity" }
@@ -181,8 +196,11 @@ func (PodAffinity) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snap
 }
 
 // Score implements Scorer: the weights of the pod's wishes about pods near a node, and of theirs about it.
-func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {
+func (a PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {
 	wishes := len(pod.PreferAffinity)+len(pod.PreferAntiAffinity) > 0
+	if !wishes && a.own {
+		return nil
+	}
 	weights := domains{}
 	add := func(terms []snapshot.Term, about *snapshot.Pod, n *snapshot.Node, sign, fixed int64) {
 		namespace := snap.Namespace(about.Object.Namespace)
@@ -213,7 +231,9 @@ func (PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapsh
 		for _, other := range n.Fond {
 			add(other.PreferAffinity, pod, n, 1, 0)
 			add(other.PreferAntiAffinity, pod, n, -1, 0)
-			add(other.Affinity, pod, n, 1, 1) // those who must stand near such pods would welcome one more
+			if a.welcome > 0 {
+				add(other.Affinity, pod, n, 1, a.welcome) // those who must stand near such pods would welcome one more
+			}
 		}
 	}
 	if len(weights) == 0 {

@@ -13,14 +13,16 @@ func Rules() []Rule {
 		plain(Unschedulable{}, 0),
 		plain(NodeName{}, 0),
 		plain(Taints{}, 3),
-		plain(NodeAffinity{}, 2),
+		configured(NodeAffinity{}.Name(), 2, newNodeAffinity),
 		plain(Ports{}, 0),
-		plain(Resources{}, 1),
+		configured(Resources{}.Name(), 1, newResources),
 		plain(SoleUse{}, 0),
-		plain(Volumes{}, 0),
-		plain(Spread{}, 2),
-		plain(PodAffinity{}, 2),
-		plain(Balance{}, 1),
+		configured(Volumes{}.Name(), 0, newVolumes),
+		plain(VolumeZones{}, 0),
+		plain(VolumeLimits{}, 0),
+		configured(Spread{}.Name(), 2, newSpread),
+		configured(PodAffinity{}.Name(), 2, newPodAffinity),
+		configured(Balance{}.Name(), 1, newBalance),
 		plain(Images{}, 1),
 	}
 }
@@ -32,5 +34,22 @@ func plain(p Plugin, weight int64) Rule {
 			return nil, fmt.Errorf("%s takes no arguments", p.Name())
 		}
 		return p, nil
+	}}
+}
+
+// configured is a rule made from arguments, whose zero value means upstream's defaults.
+func configured[A any, P interface {
+	*A
+	runtime.Object
+}](name string, weight int64, make func(P) (Plugin, error)) Rule {
+	return Rule{Name: name, Weight: weight, New: func(args runtime.Object) (Plugin, error) {
+		if args == nil {
+			return make(new(A))
+		}
+		typed, ok := args.(P)
+		if !ok {
+			return nil, fmt.Errorf("%s takes %T, not %T", name, new(A), args)
+		}
+		return make(typed)
 	}}
 }

@@ -1,6 +1,8 @@
 package plugins
 
 import (
+	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -9,12 +11,61 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
 // Spread keeps a group of pods even over zones, hosts or any other topology.
-type Spread struct{}
+type Spread struct {
+	hard, soft []corev1.TopologySpreadConstraint // for pods that name none
+	gentle     bool                              // nodes outside the topology of those count as well
+}
+
+func newSpread(args *configv1.PodTopologySpreadArgs) (Plugin, error) {
+	switch {
+	case args.DefaultingType == configv1.SystemDefaulting || args.DefaultingType == "" && len(args.DefaultConstraints) == 0:
+		if len(args.DefaultConstraints) > 0 {
+			return nil, errors.New("defaultConstraints: are only heeded with defaultingType List")
+		}
+		return Spread{soft: defaultSpread, gentle: true}, nil
+	case args.DefaultingType != configv1.ListDefaulting && args.DefaultingType != "":
+		return nil, fmt.Errorf("defaultingType: %q is not System or List", args.DefaultingType)
+	}
+	rule := Spread{}
+	for i, c := range args.DefaultConstraints {
+		switch {
+		case c.LabelSelector != nil:
+			return nil, fmt.Errorf("defaultConstraints[%d].labelSelector: must be empty: each pod's services and owner say who is like it", i)
+		case c.MaxSkew < 1:
+			return nil, fmt.Errorf("defaultConstraints[%d].maxSkew: %d is not at least 1", i, c.MaxSkew)
+		case c.TopologyKey == "":
+			return nil, fmt.Errorf("defaultConstraints[%d].topologyKey: must not be empty", i)
+		case c.WhenUnsatisfiable == corev1.DoNotSchedule:
+			rule.hard = append(rule.hard, c)
+		case c.WhenUnsatisfiable == corev1.ScheduleAnyway:
+			rule.soft = append(rule.soft, c)
+		default:
+			return nil, fmt.Errorf("defaultConstraints[%d].whenUnsatisfiable: %q is not DoNotSchedule or ScheduleAnyway", i, c.WhenUnsatisfiable)
+		}
+	}
+	return rule, nil
+}
+
+// constraintsOf are a pod's constraints of a strictness: its own, or the defaults if it has none at all.
+func (s Spread) constraintsOf(pod *corev1.Pod, snap *snapshot.Snapshot, when corev1.UnsatisfiableConstraintAction) []*constraint {
+	if len(pod.Spec.TopologySpreadConstraints) > 0 {
+		return parseConstraints(pod, when)
+	}
+	defaults := s.soft
+	if when == corev1.DoNotSchedule {
+		defaults = s.hard
+	}
+	if len(defaults) == 0 {
+		return nil
+	}
+	return defaultConstraints(pod, defaults, snap.Services(pod.Namespace))
+}
 
 // Name of the rule.
 func (Spread) Name() string { return "PodTopologySpread" }
@@ -29,8 +80,8 @@ type constraint struct {
 }
 
 // Filter implements Filterer.
-func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
-	constraints := parseConstraints(pod.Object, corev1.DoNotSchedule)
+func (s Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
+	constraints := s.constraintsOf(pod.Object, snap, corev1.DoNotSchedule)
 	if len(constraints) == 0 {
 		return nil, nil
 	}
@@ -60,7 +111,7 @@ func (Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refus
 }
 
 // Helps implements Filterer.
-func (Spread) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
+func (s Spread) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool {
 	switch change.Kind {
 	case snapshot.NodeAdded, snapshot.NodeChanged, snapshot.NodeGone, snapshot.PodRelabeled:
 		return true
@@ -68,7 +119,7 @@ func (Spread) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Cha
 		if change.Pod.Namespace != pod.Object.Namespace {
 			return false
 		}
-		for _, c := range parseConstraints(pod.Object, corev1.DoNotSchedule) {
+		for _, c := range s.constraintsOf(pod.Object, snap, corev1.DoNotSchedule) {
 			if c.selector.Matches(labels.Set(change.Pod.Labels)) {
 				return true
 			}
@@ -82,13 +133,9 @@ const aside = -1
 
 // Score implements Scorer: the fewer of the group in a node's domains the better. A pod that says nothing is spread
 // over hosts and zones with those its controller and its services count as its like.
-func (Spread) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, nodes []*snapshot.Node) Score {
-	constraints := parseConstraints(pod.Object, corev1.ScheduleAnyway)
-	everywhere := false // nodes outside the topology count as well
-	if len(pod.Object.Spec.TopologySpreadConstraints) == 0 {
-		constraints = defaultConstraints(pod.Object, snap.Services(pod.Object.Namespace))
-		everywhere = true
-	}
+func (s Spread) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, nodes []*snapshot.Node) Score {
+	constraints := s.constraintsOf(pod.Object, snap, corev1.ScheduleAnyway)
+	everywhere := s.gentle && len(pod.Object.Spec.TopologySpreadConstraints) == 0 // nodes outside the topology count as well
 	if len(constraints) == 0 {
 		return nil
 	}
@@ -163,10 +210,9 @@ func (Spread) Normalize(scores []int64) {
 	}
 }
 
-// defaultConstraints are upstream's for pods that name none: gentle, over zones and more so over hosts. A pod's like
-// are those its services select together with it and, when a controller that keeps replicas made it, that one's.
+// defaultConstraints are those of a list for a pod that names none. A pod's like are those its services select together with it and, when a controller that keeps replicas made it, that one's.
 // Upstream asks the controller's selector; the controller's name on its pods says the same without reading it.
-func defaultConstraints(pod *corev1.Pod, services []labels.Selector) []*constraint {
+func defaultConstraints(pod *corev1.Pod, defaults []corev1.TopologySpreadConstraint, services []labels.Selector) []*constraint {
 	like := labels.Everything()
 	for _, service := range services {
 		if service.Matches(labels.Set(pod.Labels)) {
@@ -184,13 +230,14 @@ func defaultConstraints(pod *corev1.Pod, services []labels.Selector) []*constrai
 	if like.Empty() && owner == "" {
 		return nil
 	}
-	constraints := make([]*constraint, len(defaultSpread))
-	for i := range defaultSpread {
-		constraints[i] = &constraint{spec: &defaultSpread[i], selector: like, owner: owner, self: 1, counts: map[string]int64{}}
+	constraints := make([]*constraint, len(defaults))
+	for i := range defaults {
+		constraints[i] = &constraint{spec: &defaults[i], selector: like, owner: owner, self: 1, counts: map[string]int64{}}
 	}
 	return constraints
 }
 
+// defaultSpread is upstream's: gentle, over zones and more so over hosts.
 var defaultSpread = []corev1.TopologySpreadConstraint{
 	{TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, MaxSkew: 3},
 	{TopologyKey: corev1.LabelTopologyZone, WhenUnsatisfiable: corev1.ScheduleAnyway, MaxSkew: 5},

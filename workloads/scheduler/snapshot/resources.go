@@ -71,3 +71,16 @@ func requestsOf(pod *corev1.Pod) (asked, assumed Resources) {
 	assumed, _ = Of(resourcehelper.PodRequests(pod, options))
 	return asked, assumed
 }
+
+// Amount is how much there is of a resource, CPU in thousandths.
+func (r *Resources) Amount(name corev1.ResourceName) int64 {
+	switch name {
+	case corev1.ResourceCPU:
+		return r.MilliCPU
+	case corev1.ResourceMemory:
+		return r.Memory
+	case corev1.ResourceEphemeralStorage:
+		return r.Ephemeral
+	}
+	return r.Scalar[name]
+}

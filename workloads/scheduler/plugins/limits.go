@@ -1,0 +1,116 @@
+package plugins
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/component-helpers/storage/volume"
+
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
+)
+
+// VolumeLimits keeps nodes from having more volumes of a CSI driver attached than it can attach to them.
+type VolumeLimits struct{}
+
+// Name of the rule.
+func (VolumeLimits) Name() string { return "NodeVolumeLimits" }
+
+// Needs implements Follower.
+func (VolumeLimits) Needs(pod *snapshot.Pod) bool { return len(pod.Claims) > 0 }
+
+// Sources implements Follower.
+func (VolumeLimits) Sources() []Source {
+	return append(Volumes{}.Sources(), SourceOf(&storagev1.CSINode{}, (*snapshot.Snapshot).SetCSINode, (*snapshot.Snapshot).RemoveCSINode))
+}
+
+// attachment is a volume that a driver attaches: one however many pods on the node use it.
+type attachment struct{ driver, volume string }
+
+// Filter implements Filterer.
+func (VolumeLimits) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
+	wanted := map[attachment]bool{}
+	addAttachments(wanted, pod, snap)
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	refusal := &Refusal{Reasons: []string{"node(s) exceed max volume count"}}
+	return func(n *snapshot.Node) *Refusal {
+		limits := limitsOf(snap.CSINode(n.Name))
+		if len(limits) == 0 {
+			return nil
+		}
+		there := map[attachment]bool{}
+		for _, other := range n.Pods {
+			addAttachments(there, other, snap)
+		}
+		count, more := map[string]int64{}, map[string]bool{}
+		for a := range there {
+			count[a.driver]++
+		}
+		for a := range wanted {
+			if !there[a] {
+				count[a.driver]++
+				more[a.driver] = true
+			}
+		}
+		for driver := range more {
+			if limit, limited := limits[driver]; limited && count[driver] > limit {
+				return refusal
+			}
+		}
+		return nil
+	}, nil
+}
+
+// addAttachments notes what has to be attached for a pod.
+func addAttachments(to map[attachment]bool, pod *snapshot.Pod, snap *snapshot.Snapshot) {
+	for _, wanted := range pod.Claims {
+		claim := snap.Claim(pod.Object.Namespace, wanted.Name)
+		if claim == nil {
+			continue
+		}
+		if claim.Spec.VolumeName == "" {
+			// It is to be made yet: by the class's provisioner, which has the name of its driver.
+			if class := snap.Class(volume.GetPersistentVolumeClaimClass(claim)); class != nil && class.Provisioner != volume.NotSupportedProvisioner {
+				to[attachment{class.Provisioner, claim.Namespace + "/" + claim.Name}] = true
+			}
+			continue
+		}
+		if v := snap.Volume(claim.Spec.VolumeName); v != nil && v.Object.Spec.CSI != nil {
+			to[attachment{v.Object.Spec.CSI.Driver, v.Object.Spec.CSI.VolumeHandle}] = true
+		}
+	}
+}
+
+// limitsOf is how many volumes each driver can attach to a node, where it says.
+func limitsOf(node *storagev1.CSINode) map[string]int64 {
+	if node == nil {
+		return nil
+	}
+	limits := map[string]int64{}
+	for _, driver := range node.Spec.Drivers {
+		if driver.Allocatable != nil && driver.Allocatable.Count != nil {
+			limits[driver.Name] = int64(*driver.Allocatable.Count)
+		}
+	}
+	return limits
+}
+
+// Helps implements Filterer.
+func (VolumeLimits) Helps(_ *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
+	switch change.Kind {
+	case snapshot.NodeAdded, snapshot.StorageChanged:
+		return true
+	case snapshot.PodGone:
+		return usesClaims(change.Pod)
+	}
+	return false
+}
+
+func usesClaims(pod *corev1.Pod) bool {
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.PersistentVolumeClaim != nil || v.Ephemeral != nil {
+			return true
+		}
+	}
+	return false
+}
