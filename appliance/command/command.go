@@ -30,7 +30,7 @@ func Run(ctx context.Context, args []string) error {
 	root.AddCommand(
 		serverCommand(), agentCommand(),
 		kubectlCommand(), ctrCommand(), imageCommand(),
-		tokenCommand(), statusCommand(), configCommand(), resetCommand(), versionCommand(),
+		tokenCommand(), statusCommand(), whyCommand(), configCommand(), resetCommand(), versionCommand(),
 	)
 	root.SetArgs(args[1:])
 	return root.ExecuteContext(ctx)

@@ -50,6 +50,8 @@ func TestPods(t *testing.T) {
 		"what cannot run says why":               cannotRun,
 		"a namespace takes its pods with it":     namespaceTakesItsPods,
 		"its resources are limits in the kernel": limitsInTheKernel,
+		"its claim outlives it":                  claimOutlivesPods,
+		"knarr why explains it":                  whyExplains,
 	} {
 		t.Run(name, func(t *testing.T) {
 			own := *c

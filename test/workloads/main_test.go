@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -106,7 +107,7 @@ func run(m *testing.M) (code int, err error) {
 	if api, err = client.NewWithWatch(server.Admin(), client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 1, err
 	}
-	control = process{server: server, log: log}
+	control = process{server: server, disks: disks{filepath.Join(dir, "disks")}, log: log}
 	if err := control.start(); err != nil {
 		return 1, err
 	}
@@ -117,13 +118,14 @@ func run(m *testing.M) (code int, err error) {
 // process is all controllers, as if they were a process of their own: what it remembers goes with it.
 type process struct {
 	server *servertest.Server
+	disks  disks
 	log    *slog.Logger
 	cancel context.CancelFunc
 	ended  chan error
 }
 
 func (p *process) start() error {
-	mgr, err := controllers(p.server, p.log)
+	mgr, err := controllers(p.server, p.disks, p.log)
 	if err != nil {
 		return err
 	}
@@ -139,7 +141,7 @@ func (p *process) stop() error {
 	return <-p.ended
 }
 
-func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, error) {
+func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (manager.Manager, error) {
 	mgr, err := ctrl.NewManager(server.Admin(), ctrl.Options{
 		Scheme:                 scheme.Scheme,
 		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
@@ -192,7 +194,7 @@ func controllers(server *servertest.Server, log *slog.Logger) (manager.Manager, 
 		nodelifecycle.Register(mgr, clock),
 		podgc.Register(mgr, log),
 		persistentvolume.Register(mgr),
-		localpath.Register(mgr, disks{server.Dir}),
+		localpath.Register(mgr, nodes),
 		scheduler.Register(mgr, placing, log),
 		cronjob.Register(mgr, clock),
 		disruption.Register(mgr),
