@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"context"
 	"slices"
 	"testing"
 
@@ -77,7 +78,7 @@ func picture(c corpus.Case) *snapshot.Snapshot {
 func bestOf(pod *snapshot.Pod, snap *snapshot.Snapshot) (nodes []string) {
 	equals := 1
 	for i := 0; i < equals; i++ {
-		d := decide(pod, snap, ordinary(), 0, func(n int) int { equals = n; return i })
+		d := decide(context.Background(), pod, snap, ordinary(), 0, func(n int) int { equals = n; return i })
 		nodes = append(nodes, d.node)
 	}
 	return sorted(nodes)
