@@ -18,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,10 @@ type Facts struct {
 	Volumes    []corev1.PersistentVolume
 	Classes    []storagev1.StorageClass
 	CSINodes   []storagev1.CSINode
+
+	ResourceClaims []resourcev1.ResourceClaim
+	ResourceSlices []resourcev1.ResourceSlice
+	DeviceClasses  []resourcev1.DeviceClass
 
 	Unknown []string // what could not be read, and why
 }
@@ -106,6 +111,9 @@ func (f *Facts) surroundings(ctx context.Context, client kubernetes.Interface) {
 		l, err := core.Namespaces().List(ctx, metav1.ListOptions{})
 		return ptr.Deref(l, corev1.NamespaceList{}).Items, err
 	})
+	if len(f.Pod.Spec.ResourceClaims) > 0 {
+		f.devices(ctx, client)
+	}
 	if !slices.ContainsFunc(f.Pod.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil }) {
 		return
 	}
@@ -128,6 +136,23 @@ func (f *Facts) surroundings(ctx context.Context, client kubernetes.Interface) {
 	for _, e := range f.events(ctx, client, "involvedObject.kind=PersistentVolumeClaim") {
 		f.ClaimNews[e.InvolvedObject.Name] = e
 	}
+}
+
+// devices reads what claims for devices are decided by.
+func (f *Facts) devices(ctx context.Context, client kubernetes.Interface) {
+	api := client.ResourceV1()
+	take(f, "resource claims", &f.ResourceClaims, func() ([]resourcev1.ResourceClaim, error) {
+		l, err := api.ResourceClaims("").List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, resourcev1.ResourceClaimList{}).Items, err
+	})
+	take(f, "resource slices", &f.ResourceSlices, func() ([]resourcev1.ResourceSlice, error) {
+		l, err := api.ResourceSlices().List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, resourcev1.ResourceSliceList{}).Items, err
+	})
+	take(f, "device classes", &f.DeviceClasses, func() ([]resourcev1.DeviceClass, error) {
+		l, err := api.DeviceClasses().List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, resourcev1.DeviceClassList{}).Items, err
+	})
 }
 
 // node reads the node a pod is on.

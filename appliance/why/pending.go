@@ -144,6 +144,15 @@ func picture(f *Facts) *snapshot.Snapshot {
 	for i := range f.CSINodes {
 		snap.SetCSINode(&f.CSINodes[i])
 	}
+	for i := range f.ResourceClaims {
+		snap.SetResourceClaim(&f.ResourceClaims[i])
+	}
+	for i := range f.ResourceSlices {
+		snap.SetResourceSlice(&f.ResourceSlices[i])
+	}
+	for i := range f.DeviceClasses {
+		snap.SetDeviceClass(&f.DeviceClasses[i])
+	}
 	return snap
 }
 

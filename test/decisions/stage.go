@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -166,6 +167,11 @@ func (s *stage) make(ctx context.Context, o client.Object) error {
 	case *corev1.PersistentVolumeClaim:
 		o.Status = stated.(*corev1.PersistentVolumeClaim).Status
 		err = s.api.Status().Update(ctx, o)
+	case *resourcev1.ResourceClaim:
+		if status := stated.(*resourcev1.ResourceClaim).Status; status.Allocation != nil {
+			o.Status = status
+			err = s.api.Status().Update(ctx, o)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("make %T %s what is stated: %w", o, o.GetName(), err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
 	"knarr.dev/knarr/workloads/scheduler/corpus"
@@ -69,6 +70,12 @@ func picture(c corpus.Case) *snapshot.Snapshot {
 			snap.SetCSINode(o)
 		case *storagev1.CSIStorageCapacity:
 			snap.SetCapacity(o)
+		case *resourcev1.ResourceClaim:
+			snap.SetResourceClaim(o)
+		case *resourcev1.ResourceSlice:
+			snap.SetResourceSlice(o)
+		case *resourcev1.DeviceClass:
+			snap.SetDeviceClass(o)
 		}
 	}
 	return snap

@@ -20,6 +20,7 @@ func Rules() []Rule {
 		configured(Volumes{}.Name(), 0, newVolumes),
 		plain(VolumeZones{}, 0),
 		plain(VolumeLimits{}, 0),
+		plain(newDevices(), 0),
 		configured(Spread{}.Name(), 2, newSpread),
 		configured(PodAffinity{}.Name(), 2, newPodAffinity),
 		configured(Balance{}.Name(), 1, newBalance),

@@ -26,6 +26,8 @@ const (
 	NamespaceChanged
 	// StorageChanged: Claim, or if nil a volume or storage class, is new or has news.
 	StorageChanged
+	// DevicesChanged: devices, a class of them or a claim for some is new, has news or is gone.
+	DevicesChanged
 )
 
 // Change is one change of the cluster, for the plugins to say whether it helps a pod they refused.

@@ -27,6 +27,7 @@ type Snapshot struct {
 	holders    map[string]int                        // nodes that have an image
 	services   map[string]map[string]labels.Selector // by namespace and name
 	storage    volumes
+	devices    devices
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
 }
@@ -41,7 +42,7 @@ func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
 		fond: map[string]*Node{}, holders: map[string]int{},
-		services: map[string]map[string]labels.Selector{}, storage: newVolumes(), nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
+		services: map[string]map[string]labels.Selector{}, storage: newVolumes(), devices: newDevices(), nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
 
