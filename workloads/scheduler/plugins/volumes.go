@@ -171,7 +171,8 @@ func newOpenClaim(claim *corev1.PersistentVolumeClaim, snap *snapshot.Snapshot) 
 	}
 	for v := range snap.Volumes(open.class.Name) {
 		if volume.IsVolumeBoundToClaim(v.Object, claim) && able(v.Object, claim) {
-			open.local, open.others, open.nowhere = nil, []*snapshot.Volume{v}, true // it and nothing else
+			// It and no other, but where it is not to be had one may be made: upstream decides so, too.
+			open.local, open.others = nil, []*snapshot.Volume{v}
 			return open
 		}
 		if !free(v.Object, claim, selector) {
