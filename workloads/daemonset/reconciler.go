@@ -88,8 +88,10 @@ func newReconciler(c client.Client, live client.Reader, recorder record.EventRec
 
 // Reconcile settles one DaemonSet.
 func (r *Reconciler) Reconcile(ctx context.Context, ds *appsv1.DaemonSet) (ctrl.Result, error) {
-	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.pods.Expected.Met(ds.UID)
+	current, again, err := r.pods.Current(ctx, ds)
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("observe daemonset %s/%s: %w", ds.Namespace, ds.Name, err)
+	}
 	o, revisions, err := r.observe(ctx, ds)
 	if apierrors.IsConflict(err) || podcontrol.Pointless(err) {
 		return ctrl.Result{}, nil // our view was old, or all of it is going

@@ -22,13 +22,17 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/events"
+	"knarr.dev/knarr/workloads/expectations"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
@@ -36,11 +40,12 @@ var kind = appsv1.SchemeGroupVersion.WithKind("Deployment")
 
 // Reconciler settles Deployments.
 type Reconciler struct {
-	client client.Client
-	live   client.Reader
-	claims podcontrol.Claimer
-	events record.EventRecorder
-	clock  clock.PassiveClock
+	client  client.Client
+	live    client.Reader
+	claims  podcontrol.Claimer
+	written expectations.Versions // of ReplicaSets
+	events  record.EventRecorder
+	clock   clock.PassiveClock
 }
 
 // Register adds the controller to a manager whose cache has workloads/indexes.
@@ -53,7 +58,10 @@ func Register(mgr manager.Manager) error {
 		clock:  clock.RealClock{},
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&appsv1.Deployment{}).
+		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
+			r.written.Forget(e.Object.GetUID())
+			return false
+		}})).
 		Owns(&appsv1.ReplicaSet{}).
 		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
 		Watches(&corev1.Pod{}, r.followDeletedPods()).
@@ -71,6 +79,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, d *appsv1.Deployment) (ctrl.
 	sets, err := r.claimed(ctx, d)
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if behind, err := r.behind(ctx, d, sets); err != nil || behind {
+		return ctrl.Result{}, err // the newer ReplicaSet queues its own pass
 	}
 	oldPods, err := r.oldPodsRun(ctx, d, sets)
 	if err != nil {
@@ -92,7 +103,9 @@ func (r *Reconciler) act(ctx context.Context, d *appsv1.Deployment, plan *Plan) 
 		}
 	}
 	for _, change := range plan.Updates {
-		if err := r.client.Update(ctx, change.Set); err != nil {
+		err := r.client.Update(ctx, change.Set)
+		r.remember(d, change.Set, err)
+		if err != nil {
 			return fmt.Errorf("update replicaset %s/%s: %w", d.Namespace, change.Set.Name, err)
 		}
 		tellScaled(r.events, d, change.Set.Name, change.From, *change.Set.Spec.Replicas)
@@ -131,6 +144,7 @@ func (r *Reconciler) create(ctx context.Context, d *appsv1.Deployment, plan *Pla
 	rs := plan.Create
 	replicas := *rs.Spec.Replicas
 	err := r.client.Create(ctx, rs)
+	r.remember(d, rs, err)
 	switch {
 	case err == nil:
 		tellScaled(r.events, d, rs.Name, 0, replicas)
@@ -179,6 +193,40 @@ func (r *Reconciler) claimed(ctx context.Context, d *appsv1.Deployment) ([]*apps
 		sets[i] = &list.Items[i]
 	}
 	return podcontrol.Take(ctx, &r.claims, d, selector, sets)
+}
+
+// remember notes what a write of a ReplicaSet has led to.
+func (r *Reconciler) remember(d *appsv1.Deployment, rs *appsv1.ReplicaSet, err error) {
+	switch {
+	case err == nil:
+		r.written.Wrote(d.UID, rs.Name, rs.ResourceVersion)
+	case podcontrol.Unanswered(err):
+		r.written.Doubt(d.UID, rs.Name)
+	}
+}
+
+// behind says whether the cache does not yet show what was last written of d's ReplicaSets. The size of one is decided
+// from the sizes of all: seen too late, they would together be more than d allows.
+func (r *Reconciler) behind(ctx context.Context, d *appsv1.Deployment, sets []*appsv1.ReplicaSet) (bool, error) {
+	shown := map[string]string{}
+	for _, rs := range sets {
+		shown[rs.Name] = rs.ResourceVersion
+	}
+	_, ask := r.written.Behind(d.UID, shown)
+	for _, name := range ask {
+		var rs appsv1.ReplicaSet
+		err := r.live.Get(ctx, client.ObjectKey{Namespace: d.Namespace, Name: name}, &rs)
+		switch {
+		case client.IgnoreNotFound(err) != nil:
+			return false, fmt.Errorf("look at replicaset %s/%s: %w", d.Namespace, name, err)
+		case err != nil || !metav1.IsControlledBy(&rs, d):
+			r.written.Dropped(d.UID, name)
+		default:
+			r.written.Wrote(d.UID, name, rs.ResourceVersion)
+		}
+	}
+	behind, missing := r.written.Behind(d.UID, shown)
+	return behind || len(missing) > 0, nil
 }
 
 // oldPodsRun says whether pods of templates other than d's still run or may be about to, which holds up Recreate only.

@@ -84,3 +84,27 @@ func TestReconcileAvoidsATakenName(t *testing.T) {
 		t.Errorf("%d ReplicaSets, want the squatter and ours", len(got))
 	}
 }
+
+func TestReconcileWaitsForWhatItWrote(t *testing.T) {
+	d := web(3, intstr.FromInt32(1), intstr.FromInt32(0))
+	r, pass := reconciler(t, d)
+	pass()
+	made := sets(t, r.client)[0]
+	if behind, err := r.behind(t.Context(), d, nil); err != nil || !behind {
+		t.Errorf("behind() = %v, %v while the ReplicaSet it made is not shown", behind, err)
+	}
+	if behind, err := r.behind(t.Context(), d, []*appsv1.ReplicaSet{&made}); err != nil || behind {
+		t.Errorf("behind() = %v, %v once it is", behind, err)
+	}
+	r.written.Doubt(d.UID, made.Name)
+	if behind, err := r.behind(t.Context(), d, []*appsv1.ReplicaSet{&made}); err != nil || behind {
+		t.Errorf("behind() = %v, %v after a write that was not made", behind, err)
+	}
+	r.written.Wrote(d.UID, made.Name, made.ResourceVersion)
+	if err := r.client.Delete(t.Context(), &made); err != nil {
+		t.Fatal(err)
+	}
+	if behind, err := r.behind(t.Context(), d, nil); err != nil || behind {
+		t.Errorf("behind() = %v, %v for a ReplicaSet somebody deleted", behind, err)
+	}
+}

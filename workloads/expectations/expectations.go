@@ -7,6 +7,8 @@
 package expectations
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +28,7 @@ type Expectations struct {
 	mu      sync.Mutex
 	created map[types.UID]map[string]time.Time
 	deleted map[types.UID]map[string]time.Time
+	doubted map[types.UID]map[string]time.Time // of the created
 }
 
 // New returns an empty set.
@@ -34,6 +37,7 @@ func New(c clock.PassiveClock) *Expectations {
 		clock:   c,
 		created: map[types.UID]map[string]time.Time{},
 		deleted: map[types.UID]map[string]time.Time{},
+		doubted: map[types.UID]map[string]time.Time{},
 	}
 }
 
@@ -44,14 +48,30 @@ func (e *Expectations) Creating(owner types.UID, child string) { e.note(e.create
 func (e *Expectations) Deleting(owner types.UID, child string) { e.note(e.deleted, owner, child) }
 
 // Created settles a creation: the cache shows the child, or the write failed.
-func (e *Expectations) Created(owner types.UID, child string) { e.settle(e.created, owner, child) }
+func (e *Expectations) Created(owner types.UID, child string) {
+	e.settle(e.created, owner, child)
+	e.settle(e.doubted, owner, child)
+}
+
+// Doubt notes that nobody answered a creation: it stays expected, but the server should be asked.
+func (e *Expectations) Doubt(owner types.UID, child string) { e.note(e.doubted, owner, child) }
+
+// Made settles a doubt: the child was created, and the cache will show it.
+func (e *Expectations) Made(owner types.UID, child string) { e.settle(e.doubted, owner, child) }
+
+// Doubted are the children of owner nobody knows to be created or not. Those the cache shows meanwhile are not.
+func (e *Expectations) Doubted(owner types.UID) []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.doubted[owner]))
+}
 
 // Deleted settles a deletion: the cache shows the child going or gone, or the write failed.
 func (e *Expectations) Deleted(owner types.UID, child string) { e.settle(e.deleted, owner, child) }
 
 // Gone settles everything about a child that left the cache.
 func (e *Expectations) Gone(owner types.UID, child string) {
-	e.settle(e.created, owner, child)
+	e.Created(owner, child)
 	e.settle(e.deleted, owner, child)
 }
 
@@ -61,6 +81,7 @@ func (e *Expectations) Forget(owner types.UID) {
 	defer e.mu.Unlock()
 	delete(e.created, owner)
 	delete(e.deleted, owner)
+	delete(e.doubted, owner)
 }
 
 // Met says whether the cache has shown all of owner's writes; again is when to ask once more if it has not.

@@ -86,8 +86,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, of *batchv1.Job) (ctrl.Resul
 		tellUnknownMode(r.pods.Events, job)
 		return ctrl.Result{}, nil
 	}
-	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.pods.Expected.Met(job.UID)
+	current, again, err := r.pods.Current(ctx, job.Job)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
 	pods, err := r.pods.Pods(ctx, job.Job)
 	if err != nil {
 		return ctrl.Result{}, err

@@ -2,7 +2,8 @@
 //
 // In:       an owner, its pod template, its pods.
 // Out:      pods created, deleted, adopted and released, each with the Event upstream writes.
-// Promise:  every write is in the controller's expectations before it is sent, and leaves them if it fails.
+// Promise:  every write is in the controller's expectations before it is sent, and leaves them if it fails. One that
+// nobody answered stays until the server has been asked.
 // Not here: how many pods there should be, and which.
 package podcontrol
 
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -72,11 +74,41 @@ func Pointless(err error) bool {
 	return apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || apierrors.IsNotFound(err)
 }
 
+// Unanswered says whether a failed write may have been made all the same: the connection broke, or the server gave up
+// waiting for its datastore.
+func Unanswered(err error) bool {
+	return apierrors.ReasonForError(err) == metav1.StatusReasonUnknown || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsInternalError(err)
+}
+
+// Current says whether the cache shows all that was written for owner; again is when to look once more if it does not.
+// It is to be asked before the pods are listed: what the cache shows after this moment includes all we did before it.
+func (c *Control[T]) Current(ctx context.Context, owner T) (current bool, again time.Duration, err error) {
+	for _, name := range c.Expected.Doubted(owner.GetUID()) {
+		made := &metav1.PartialObjectMetadata{}
+		made.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+		err := c.Live.Get(ctx, client.ObjectKey{Namespace: owner.GetNamespace(), Name: name}, made)
+		switch {
+		case err == nil:
+			c.Expected.Made(owner.GetUID(), name)
+		case apierrors.IsNotFound(err):
+			c.Expected.Created(owner.GetUID(), name)
+		default:
+			return false, 0, fmt.Errorf("look whether pod %s was created: %w", name, err)
+		}
+	}
+	current, again = c.Expected.Met(owner.GetUID())
+	return current, again, nil
+}
+
 // Create sends one pod.
 func (c *Control[T]) Create(ctx context.Context, owner T, pod *corev1.Pod) error {
 	c.Expected.Creating(owner.GetUID(), pod.Name)
 	if err := c.Client.Create(ctx, pod); err != nil {
-		c.Expected.Created(owner.GetUID(), pod.Name)
+		if Unanswered(err) {
+			c.Expected.Doubt(owner.GetUID(), pod.Name)
+		} else {
+			c.Expected.Created(owner.GetUID(), pod.Name)
+		}
 		if !Pointless(err) {
 			c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}

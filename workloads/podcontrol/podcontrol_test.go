@@ -1,6 +1,7 @@
 package podcontrol
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
@@ -12,8 +13,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -196,5 +201,43 @@ func TestFromTemplateNamesFitAHostname(t *testing.T) {
 	got := FromTemplate(owner, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), &corev1.PodTemplateSpec{})
 	if len(got.Name) != nameLimit {
 		t.Errorf("name %q has %d letters, want %d", got.Name, len(got.Name), nameLimit)
+	}
+}
+
+func TestACreationNobodyAnsweredIsAskedAbout(t *testing.T) {
+	broken := errors.New("connection reset by peer")
+	tests := map[string]struct {
+		made, answers, current bool
+	}{
+		"one that was made holds its owner until the cache shows it": {made: true, answers: true, current: false},
+		"one that was not made is forgotten":                         {made: false, answers: true, current: true},
+		"while the server is silent nothing is done":                 {made: true, answers: false, current: false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "rs"}}
+			c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+				Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+					if tc.made {
+						return errors.Join(broken, c.Create(ctx, o, options...))
+					}
+					return broken
+				},
+				Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
+					if !tc.answers {
+						return broken
+					}
+					return c.Get(ctx, key, o, options...)
+				},
+			}).Build()
+			control := New(Owners[*appsv1.ReplicaSet]{Kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}, c, c, record.NewFakeRecorder(9), testclock.NewFakePassiveClock(now))
+			if err := control.Create(t.Context(), rs, pod("web-a")); err == nil {
+				t.Fatal("Create() = nil, want the broken connection")
+			}
+			current, _, err := control.Current(t.Context(), rs)
+			if current != tc.current || (err == nil) != tc.answers {
+				t.Errorf("Current() = %v, %v; want %v", current, err, tc.current)
+			}
+		})
 	}
 }

@@ -23,8 +23,10 @@ type Keeper[T client.Object] struct {
 // Keep creates or deletes the pods owner has too few or too many, where rs is owner seen as a ReplicaSet. It returns
 // the status that comes of it, nil if the pods could not be seen, and when to look again.
 func (k *Keeper[T]) Keep(ctx context.Context, owner T, rs *appsv1.ReplicaSet) (*appsv1.ReplicaSetStatus, time.Duration, error) {
-	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := k.Pods.Expected.Met(rs.UID)
+	current, again, err := k.Pods.Current(ctx, owner)
+	if err != nil {
+		return nil, 0, err
+	}
 	pods, err := k.Pods.Pods(ctx, owner)
 	if err != nil {
 		return nil, 0, err

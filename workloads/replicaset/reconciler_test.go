@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -171,7 +172,7 @@ func TestReconcileCreatesAndDeletes(t *testing.T) {
 func TestReconcileReportsARefusal(t *testing.T) {
 	r := reconciler(interceptor.Funcs{
 		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
-			return errors.New("quota exceeded")
+			return apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("quota exceeded"))
 		},
 	}, web(50))
 	if err := r.pass(t); err == nil {

@@ -81,8 +81,10 @@ func newReconciler(c client.Client, live client.Reader, recorder record.EventRec
 
 // Reconcile settles one StatefulSet.
 func (r *Reconciler) Reconcile(ctx context.Context, set *appsv1.StatefulSet) (ctrl.Result, error) {
-	// Asked before the pods are listed: what the cache shows after this moment includes all we did before it.
-	current, again := r.pods.Expected.Met(set.UID)
+	current, again, err := r.pods.Current(ctx, set)
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("observe statefulset %s/%s: %w", set.Namespace, set.Name, err)
+	}
 	o, revisions, err := r.observe(ctx, set)
 	if apierrors.IsConflict(err) || podcontrol.Pointless(err) {
 		return ctrl.Result{}, nil // our view was old, or all of it is going
