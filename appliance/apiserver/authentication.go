@@ -32,7 +32,7 @@ var (
 )
 
 // authentication tries a front proxy's word, then the client's certificate, then tokens, then nobody.
-func authentication(config *Config, audiences authenticator.Audiences, tokens []authenticator.Token, serving *genericapiserver.SecureServingInfo) (genericapiserver.AuthenticationInfo, error) {
+func authentication(config *Config, access *access, serving *genericapiserver.SecureServingInfo) (genericapiserver.AuthenticationInfo, error) {
 	clientCA, err := dynamiccertificates.NewDynamicCAContentFromFile("client-ca", config.ClientCA)
 	if err != nil {
 		return genericapiserver.AuthenticationInfo{}, fmt.Errorf("read the client CA: %w", err)
@@ -42,7 +42,7 @@ func authentication(config *Config, audiences authenticator.Audiences, tokens []
 		return genericapiserver.AuthenticationInfo{}, fmt.Errorf("read the front proxy CA: %w", err)
 	}
 	info := genericapiserver.AuthenticationInfo{
-		APIAudiences: audiences,
+		APIAudiences: access.audiences,
 		RequestHeaderConfig: &authenticatorfactory.RequestHeaderConfig{
 			UsernameHeaders:     userHeaders,
 			UIDHeaders:          uidHeaders,
@@ -61,18 +61,24 @@ func authentication(config *Config, audiences authenticator.Audiences, tokens []
 		headerrequest.NewDynamicVerifyOptionsSecure(frontProxyCA.VerifyOptions, frontProxyAccepted, userHeaders, uidHeaders, groupHeaders, extraHeaderPrefix),
 		authn.NewCertificates(clientCA.VerifyOptions),
 	}
-	if len(tokens) > 0 {
-		all := tokenunion.New(tokens...)
-		known = append(known, bearertoken.New(all), websocket.NewProtocolAuthenticator(all))
-	}
-	var public []apiserver.AnonymousAuthCondition
-	for _, path := range publicPaths {
-		public = append(public, apiserver.AnonymousAuthCondition{Path: path})
-	}
+	all := tokenunion.New(access.tokens...)
+	known = append(known, bearertoken.New(all), websocket.NewProtocolAuthenticator(all))
 	// A credential that is wrong is refused even where none would do: its owner should learn of it.
-	info.Authenticator = union.NewFailOnError(
-		group.NewAuthenticatedGroupAdder(union.New(known...)),
-		anonymous.NewAuthenticator(public),
-	)
+	info.Authenticator = group.NewAuthenticatedGroupAdder(union.New(known...))
+	if anybody := anonymously(access.anonymous); anybody.Enabled {
+		info.Authenticator = union.NewFailOnError(info.Authenticator, anonymous.NewAuthenticator(anybody.Conditions))
+	}
 	return info, nil
+}
+
+// anonymously is who needs no credentials: nobody beyond public paths, unless the operator's file says otherwise.
+func anonymously(config *apiserver.AnonymousAuthConfig) *apiserver.AnonymousAuthConfig {
+	if config != nil {
+		return config
+	}
+	public := &apiserver.AnonymousAuthConfig{Enabled: true}
+	for _, path := range publicPaths {
+		public.Conditions = append(public.Conditions, apiserver.AnonymousAuthCondition{Path: path})
+	}
+	return public
 }

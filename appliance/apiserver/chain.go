@@ -33,6 +33,8 @@ import (
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 
+	"knarr.dev/knarr/appliance/apiserver/atrest"
+	"knarr.dev/knarr/appliance/apiserver/audit"
 	"knarr.dev/knarr/appliance/apiserver/bootstrapobjects"
 	"knarr.dev/knarr/appliance/apiserver/identity"
 	"knarr.dev/knarr/appliance/apiserver/openapi"
@@ -48,6 +50,8 @@ import (
 type chain struct {
 	client     *kubernetes.Clientset
 	connection *persistence.Connection
+	encryption *atrest.Encryption
+	followers  []func(ctx context.Context)
 	run        func(ctx context.Context) error
 	objects    *bootstrapobjects.Keeper
 	identity   *identity.Keeper
@@ -71,8 +75,14 @@ func (s *Server) assemble(ctx context.Context, listener net.Listener) (*chain, e
 	return c, nil
 }
 
-func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) error {
+func (s *Server) assembleOn(ctx context.Context, c *chain, listener net.Listener) error {
 	var err error
+	if c.encryption, err = atrest.Open(ctx, s.config.Encryption); err != nil {
+		return err
+	}
+	if err := c.encryption.Check(ctx, c.connection); err != nil {
+		return err
+	}
 	if c.client, err = kubernetes.NewForConfig(s.client); err != nil {
 		return fmt.Errorf("make the API server's own client: %w", err)
 	}
@@ -80,7 +90,7 @@ func (s *Server) assembleOn(_ context.Context, c *chain, listener net.Listener) 
 	shared := informers.NewSharedInformerFactory(c.client, 0)
 	resolver := aggregatorapiserver.NewClusterIPServiceResolver(shared.Core().V1().Services().Lister())
 
-	config, access, env, err := s.genericConfig(c, listener, shared, resolver)
+	config, access, env, err := s.genericConfig(ctx, c, listener, shared, resolver)
 	if err != nil {
 		return err
 	}
@@ -147,7 +157,7 @@ func warm(ctx context.Context, factories ...interface {
 }
 
 // genericConfig is what the three servers have in common.
-func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver) (*genericapiserver.Config, *access, *resource.Env, error) {
+func (s *Server) genericConfig(ctx context.Context, c *chain, listener net.Listener, shared informers.SharedInformerFactory, resolver webhook.ServiceResolver) (*genericapiserver.Config, *access, *resource.Env, error) {
 	config := genericapiserver.NewConfig(scheme.Codecs)
 	config.EffectiveVersion = newEffectiveVersion()
 	config.LoopbackClientConfig = s.client
@@ -169,17 +179,22 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 	}
 	config.SecureServing = &genericapiserver.SecureServingInfo{Listener: listener, Cert: serving}
 
-	access, err := newAccess(&s.config, c.client, shared)
+	access, err := newAccess(ctx, &s.config, c.client, shared)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if config.Authentication, err = authentication(&s.config, access.audiences, access.tokens, config.SecureServing); err != nil {
+	if config.Authentication, err = authentication(&s.config, access, config.SecureServing); err != nil {
 		return nil, nil, nil, err
 	}
-	config.Authorization.Authorizer, config.RuleResolver = access.authorizer, access.roles
+	config.Authorization.Authorizer, config.RuleResolver = access.authorizer, access.rules
+	c.followers = access.followers
+	if err := audit.Apply(s.config.Audit, config); err != nil {
+		return nil, nil, nil, err
+	}
 
 	config.RESTOptionsGetter = s.builtinStorage(c, config)
 	config.AddHealthChecks(datastoreCheck(c.connection))
+	config.AddHealthChecks(c.encryption.HealthChecks()...)
 	config.FlowControl = utilflowcontrol.New(shared, c.client.FlowcontrolV1(), config.MaxRequestsInFlight+config.MaxMutatingRequestsInFlight)
 
 	env := &resource.Env{
@@ -189,7 +204,7 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 		Authenticator:  config.Authentication.Authenticator,
 		Audiences:      access.audiences,
 		Authorizer:     access.authorizer,
-		Rules:          access.roles,
+		Rules:          access.rules,
 		Tokens:         access.issuer,
 		NodePorts:      s.config.NodePorts,
 	}
@@ -206,6 +221,13 @@ func (s *Server) genericConfig(c *chain, listener net.Listener, shared informers
 	return config, access, env, nil
 }
 
+// storage is what the resources of the three servers have in common; the factory knows how theirs are encoded.
+func (c *chain) storage(config *genericapiserver.Config, factory serverstorage.StorageFactory) *persistence.Options {
+	return &persistence.Options{
+		Connection: c.connection, Factory: factory, Transformers: c.encryption, Counts: config.StorageObjectCountTracker,
+	}
+}
+
 // builtinStorage encodes each group in its preferred version, as protobuf.
 func (s *Server) builtinStorage(c *chain, config *genericapiserver.Config) *persistence.Options {
 	factory := serverstorage.NewDefaultStorageFactory(
@@ -216,28 +238,20 @@ func (s *Server) builtinStorage(c *chain, config *genericapiserver.Config) *pers
 		config.MergedResourceConfig,
 		table.KeyPrefixes,
 	)
-	return &persistence.Options{Connection: c.connection, Factory: factory, Counts: config.StorageObjectCountTracker}
+	return c.storage(config, factory)
 }
 
 // libraryStorage encodes the one group of a library's server.
 func libraryStorage(c *chain, config *genericapiserver.Config, codecs serializer.CodecFactory, version schema.GroupVersion) *persistence.Options {
 	backend := persistence.BackendConfig(codecs.LegacyCodec(version), config.StorageObjectCountTracker)
 	backend.EncodeVersioner = runtime.NewMultiGroupVersioner(version, schema.GroupKind{Group: version.Group})
-	return &persistence.Options{
-		Connection: c.connection,
-		Factory:    &options.SimpleStorageFactory{StorageConfig: backend},
-		Counts:     config.StorageObjectCountTracker,
-	}
+	return c.storage(config, &options.SimpleStorageFactory{StorageConfig: backend})
 }
 
 // customStorage encodes custom resources, which have no Go types.
 func customStorage(c *chain, config *genericapiserver.Config) *persistence.Options {
 	backend := persistence.BackendConfig(unstructured.UnstructuredJSONScheme, config.StorageObjectCountTracker)
-	return &persistence.Options{
-		Connection: c.connection,
-		Factory:    &options.SimpleStorageFactory{StorageConfig: backend},
-		Counts:     config.StorageObjectCountTracker,
-	}
+	return c.storage(config, &options.SimpleStorageFactory{StorageConfig: backend})
 }
 
 // derived is the common configuration for another server of the chain: start hooks and storage are its own.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 
+	"knarr.dev/knarr/appliance/apiserver/atrest"
+	"knarr.dev/knarr/appliance/apiserver/audit"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
@@ -30,6 +32,13 @@ type Config struct {
 	ServiceAccountIssuer string // URL in them; empty: https://kubernetes.default.svc.CLUSTER-DOMAIN
 	ClusterDomain        string
 
+	// Files of the operator; each may be left out.
+	AuthenticationConfig  string // AuthenticationConfiguration: JWT issuers
+	AuthenticationWebhook string // kubeconfig of a service that reviews tokens
+	AuthorizationConfig   string // AuthorizationConfiguration: webhooks beside Node and RBAC
+
+	Audit        audit.Config
+	Encryption   atrest.Files // of what is in the datastore
 	Datastore    persistence.Endpoints
 	ServiceCIDRs []netip.Prefix // one of each address family at most; the first is the default
 	NodePorts    resource.PortRange
@@ -69,9 +78,17 @@ func (c *Config) Validate() error {
 		"cluster CA": c.ClusterCA, "client CA": c.ClientCA,
 		"front proxy CA": c.FrontProxyCA, "front proxy certificate": c.FrontProxyCert, "front proxy key": c.FrontProxyKey,
 		"kubelet client certificate": c.KubeletClientCert, "kubelet client key": c.KubeletClientKey,
-		"service account key": c.ServiceAccountKey,
+		"service account key": c.ServiceAccountKey, "encryption keys": c.Encryption.Keys,
 	} {
 		if _, err := os.Stat(file); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	for name, file := range map[string]string{
+		"authentication configuration": c.AuthenticationConfig, "authentication webhook": c.AuthenticationWebhook,
+		"authorization configuration": c.AuthorizationConfig, "audit policy": c.Audit.Policy, "encryption configuration": c.Encryption.Override,
+	} {
+		if _, err := os.Stat(file); file != "" && err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"knarr.dev/knarr/appliance/apiserver/atrest"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 	"knarr.dev/knarr/appliance/apiserver/table"
@@ -41,6 +42,7 @@ func TestValidate(t *testing.T) {
 				ServingCert: file, ServingKey: file, ClusterCA: file, ClientCA: file,
 				FrontProxyCA: file, FrontProxyCert: file, FrontProxyKey: file,
 				KubeletClientCert: file, KubeletClientKey: file, ServiceAccountKey: file,
+				Encryption:   atrest.Files{Keys: file},
 				Datastore:    persistence.Endpoints{URLs: []string{"unix:///run/etcd.sock"}},
 				ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 			}

@@ -72,11 +72,13 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 			slog.Warn("objects of the cluster itself are not all in place yet", "component", s.Name(), "err", err)
 		}
 		ready()
-		// Until now system:masters and nodes were served, which need no roles.
-		if err := baseline.Settle(ctx, chain.client.RbacV1()); err != nil && ctx.Err() == nil {
-			slog.Error("default roles are not all in place; restart to try again", "component", s.Name(), "err", err)
+		group.Go(func() error { chain.encryption.Run(ctx, chain.connection); return nil })
+		for _, follow := range chain.followers {
+			group.Go(func() error { follow(ctx); return nil })
 		}
 		group.Go(func() error { return chain.identity.Run(ctx) })
+		// Until now system:masters and nodes were served, which need no roles.
+		group.Go(func() error { baseline.Keep(ctx, chain.client.RbacV1(), slog.With("component", s.Name())); return nil })
 		return chain.objects.Run(ctx)
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {

@@ -28,7 +28,7 @@ func Run(ctx context.Context, args []string) error {
 		SilenceErrors: true, // main prints it, once
 	}
 	root.AddCommand(
-		serverCommand(), agentCommand(),
+		serverCommand(), agentCommand(), secretsCommand(),
 		kubectlCommand(), ctrCommand(), imageCommand(),
 		tokenCommand(), statusCommand(), whyCommand(), configCommand(), resetCommand(), versionCommand(),
 	)

@@ -52,7 +52,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 	state := &State{PID: os.Getpid(), Version: version, Role: cfg.Role, Node: cfg.NodeName, Since: begin}
 	if cfg.Role == config.Server {
-		state.Kubeconfig = cfg.WriteKubeconfig
+		state.Kubeconfig, state.Encryption = cfg.WriteKubeconfig, cfg.EncryptionConfig
 	}
 	if err := state.write(cfg.Paths()); err != nil {
 		return err

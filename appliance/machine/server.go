@@ -17,6 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"knarr.dev/knarr/appliance/apiserver"
+	"knarr.dev/knarr/appliance/apiserver/atrest"
+	"knarr.dev/knarr/appliance/apiserver/audit"
+	"knarr.dev/knarr/appliance/apiserver/authn"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/datastore"
 	"knarr.dev/knarr/bootstrap/addresspool"
@@ -95,6 +98,12 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		ServiceAccountKey: keys.ServiceAccountKeyFile, ClusterDomain: b.cfg.ClusterDomain,
 		Datastore:    persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys},
 		ServiceCIDRs: []netip.Prefix{r.services},
+
+		Encryption:            atrest.Files{Keys: keys.EncryptionKeysFile, Override: b.cfg.EncryptionConfig},
+		Audit:                 audit.Config{Log: b.cfg.Paths().Audit(), Policy: b.cfg.AuditPolicy},
+		AuthenticationConfig:  b.cfg.AuthenticationConfig,
+		AuthenticationWebhook: b.cfg.AuthenticationWebhook,
+		AuthorizationConfig:   b.cfg.AuthorizationConfig,
 	})
 	if err != nil {
 		return nil, err
@@ -138,7 +147,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		return fmt.Errorf("quotas: %w", err)
 	}
 	asleep := dormant.New(b.log)
-	sleepers, err := b.sleepers(ctx, mgr)
+	sleepers, err := b.sleepers(ctx, mgr, keys)
 	if err != nil {
 		return err
 	}
@@ -182,11 +191,15 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 }
 
 // sleepers are the controllers most clusters never need.
-func (b *builder) sleepers(ctx context.Context, mgr manager.Manager) ([]*dormant.Sleeper, error) {
+func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.PKI) ([]*dormant.Sleeper, error) {
 	sleepers := []*dormant.Sleeper{
 		{
 			Name: "bootstrap tokens", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: bootstraptoken.Concerns,
 			Start: func() error { return bootstraptoken.Register(mgr, b.steady) },
+		},
+		{
+			Name: "token secrets", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: serviceaccount.ConcernsTokens,
+			Start: func() error { return b.tokenSecrets(mgr, keys) },
 		},
 		{
 			Name: "legacy tokens", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: legacytoken.Concerns,
@@ -268,4 +281,13 @@ func (o once) Run(ctx context.Context, ready func()) error {
 	ready()
 	<-ctx.Done()
 	return nil
+}
+
+// tokenSecrets signs what programs outside the cluster log in with.
+func (b *builder) tokenSecrets(mgr manager.Manager, keys *pki.PKI) error {
+	signer, err := authn.NewSecretIssuer(keys.ServiceAccountKey)
+	if err != nil {
+		return err
+	}
+	return serviceaccount.RegisterTokens(mgr, keys.ClusterCA.CertPEM, signer)
 }

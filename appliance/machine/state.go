@@ -23,6 +23,7 @@ type State struct {
 	Ready      time.Duration `json:"ready"` // from the start until the machine served; 0 while it is starting
 	Components []Started     `json:"components"`
 	Kubeconfig string        `json:"kubeconfig,omitempty"` // the administrator's, on servers
+	Encryption string        `json:"encryption,omitempty"` // the operator's EncryptionConfiguration, where one rules
 }
 
 // stateName is the first file in a run directory. It stays when knarr ends: ReadState asks the lock whether it counts.

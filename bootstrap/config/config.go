@@ -49,6 +49,13 @@ type Config struct {
 	DisableNode     bool   `mapstructure:"disable-node"`
 	SchedulerConfig string `mapstructure:"scheduler-config"` // a KubeSchedulerConfiguration; "" for the ordinary one
 
+	// Files in the formats Kubernetes documents, for what the defaults do not do.
+	EncryptionConfig      string `mapstructure:"encryption-config"`      // instead of our own keys; EncryptionConfiguration
+	AuditPolicy           string `mapstructure:"audit-policy"`           // instead of ours; audit.k8s.io/v1 Policy
+	AuthenticationConfig  string `mapstructure:"authentication-config"`  // JWT issuers; AuthenticationConfiguration
+	AuthenticationWebhook string `mapstructure:"authentication-webhook"` // who knows tokens we do not; a kubeconfig
+	AuthorizationConfig   string `mapstructure:"authorization-config"`   // webhooks beside Node and RBAC; AuthorizationConfiguration
+
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
 	Token Secret `mapstructure:"token"` // from `knarr token create`
 }
@@ -81,6 +88,9 @@ func (p Paths) PKI() string { return filepath.Join(p.Data, "pki") }
 
 // Kubeconfig is the administrator's (0600).
 func (p Paths) Kubeconfig() string { return filepath.Join(p.Data, "kubeconfig") }
+
+// Audit is the log of who changed what (0600, in a folder of 0700).
+func (p Paths) Audit() string { return filepath.Join(p.Data, "log", "audit", "audit.log") }
 
 // Etcd is the datastore's folder.
 func (p Paths) Etcd() string { return filepath.Join(p.Data, "etcd") }

@@ -49,6 +49,11 @@ var settings = []setting{
 	{"load-balancer-addresses", "addresses, ranges (A-B) or networks for services of type LoadBalancer, between commas", "", false},
 	{"cloud-provider", "external: nodes wait for a cloud controller manager to initialize them, and services for its load balancers", "", false},
 	{"write-kubeconfig", "where the administrator's kubeconfig goes (default: DATA-DIR/kubeconfig)", "", false},
+	{"encryption-config", "file (EncryptionConfiguration) that says how data is encrypted (default: Secrets, with a key of our own)", "", false},
+	{"audit-policy", "file (audit.k8s.io/v1 Policy) that says what is recorded (default: who changed what)", "", false},
+	{"authentication-config", "file (AuthenticationConfiguration) with JWT issuers whose tokens are accepted", "", false},
+	{"authentication-webhook", "kubeconfig of a service that is asked about tokens nobody here knows", "", false},
+	{"authorization-config", "file (AuthorizationConfiguration) with webhooks that are asked beside Node and RBAC", "", false},
 	{"disable-node", "run the control plane only, no pods", false, false},
 	{"scheduler-config", "KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1) with profiles, plugins, extenders", "", false},
 }
@@ -270,6 +275,16 @@ func (c *Config) complete(sources map[string]string) error {
 		c.NodeIP = addr.String()
 		sources["node-ip"] = "detected"
 	}
+	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig} {
+		if *file == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*file)
+		if err != nil {
+			return fmt.Errorf("find file %s: %w", *file, err)
+		}
+		*file = absolute
+	}
 	if c.WriteKubeconfig == "" {
 		c.WriteKubeconfig = c.Paths().Kubeconfig()
 	}
@@ -282,7 +297,9 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"cgroup-root": c.CgroupRoot, "join": c.Join, tokenKey: c.Token.String(), "https-port": strconv.Itoa(c.HTTPSPort),
 		"cluster-cidr": c.ClusterCIDR, "service-cidr": c.ServiceCIDR, "cluster-dns": c.ClusterDNS,
 		"cluster-domain": c.ClusterDomain, "write-kubeconfig": c.WriteKubeconfig, "disable-node": strconv.FormatBool(c.DisableNode),
-		"scheduler-config": c.SchedulerConfig,
+		"scheduler-config":  c.SchedulerConfig,
+		"encryption-config": c.EncryptionConfig, "audit-policy": c.AuditPolicy, "authentication-config": c.AuthenticationConfig,
+		"authentication-webhook": c.AuthenticationWebhook, "authorization-config": c.AuthorizationConfig,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {
 		return !slices.ContainsFunc(known, func(s setting) bool { return s.key == key })

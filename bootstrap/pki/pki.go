@@ -1,7 +1,8 @@
 // Package pki keeps this machine's keys and certificates.
 //
 // In:       a folder, and what this machine's certificates must say.
-// Out:      four authorities, the service-account key and a leaf certificate for each role on a server.
+// Out:      four authorities, the service-account key, the keys Secrets are encrypted with, and a leaf certificate for
+// each role on a server.
 // Promise:  an authority that exists is never replaced; a leaf always says what is wanted, does not end soon,
 // and is issued again when damaged. Files change whole and only root reads keys.
 // Not here: certificates of other machines (bootstrap/join asks, workloads/certificates signs).
@@ -25,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"knarr.dev/knarr/bootstrap/durable"
+	"knarr.dev/knarr/bootstrap/keyring"
 )
 
 // Want is what the certificates of a server must say.
@@ -47,6 +49,8 @@ type PKI struct {
 
 	ServiceAccountKey     crypto.Signer // signs service-account tokens
 	ServiceAccountKeyFile string
+
+	EncryptionKeysFile string // what Secrets are encrypted with in the datastore (bootstrap/keyring)
 
 	APIServer              *Pair
 	APIServerKubeletClient *Pair // the API server to a node's API
@@ -73,6 +77,10 @@ const (
 // ClusterCAKeyFile is where servers, and they alone, keep the key of the cluster's authority.
 const ClusterCAKeyFile = "ca.key"
 
+// EncryptionKeysFile is where servers, and they alone, keep what Secrets are encrypted with. Every server of a cluster
+// has the same, as it has the same authorities.
+const EncryptionKeysFile = "encryption.yaml"
+
 // NodeUser and NodesGroup are a node's identity; the Node authorizer and the signers go by them.
 const (
 	NodeUserPrefix = "system:node:"
@@ -91,7 +99,7 @@ func ensure(dir string, want Want, now time.Time) (*PKI, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder for keys: %w", err)
 	}
-	p := &PKI{Dir: dir, ServiceAccountKeyFile: filepath.Join(dir, "service-account.key")}
+	p := &PKI{Dir: dir, ServiceAccountKeyFile: filepath.Join(dir, "service-account.key"), EncryptionKeysFile: filepath.Join(dir, EncryptionKeysFile)}
 	if err := p.ensureRoots(now); err != nil {
 		return nil, err
 	}
@@ -109,7 +117,7 @@ func ensure(dir string, want Want, now time.Time) (*PKI, error) {
 	return p, nil
 }
 
-// ensureRoots makes the authorities and the service-account key side by side: each waits for the disk when new.
+// ensureRoots makes the authorities and the other keys side by side: each waits for the disk when new.
 func (p *PKI) ensureRoots(now time.Time) error {
 	authorities := []struct {
 		into       **Pair
@@ -129,9 +137,13 @@ func (p *PKI) ensureRoots(now time.Time) error {
 			return err
 		})
 	}
-	var keyMade bool
+	var keyMade, ringMade bool
 	group.Go(func() (err error) {
 		p.ServiceAccountKey, keyMade, err = ensureSigningKey(p.ServiceAccountKeyFile)
+		return err
+	})
+	group.Go(func() (err error) {
+		ringMade, err = keyring.Ensure(p.EncryptionKeysFile)
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -144,6 +156,9 @@ func (p *PKI) ensureRoots(now time.Time) error {
 	}
 	if keyMade {
 		p.Issued = append(p.Issued, p.ServiceAccountKeyFile)
+	}
+	if ringMade {
+		p.Issued = append(p.Issued, p.EncryptionKeysFile)
 	}
 	return nil
 }

@@ -171,8 +171,8 @@ func TestEnsureFiles(t *testing.T) {
 		t.Errorf("folder: %v, %v; want 0700", info.Mode(), err)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2*13+1 {
-		t.Errorf("%d files, %v; want 13 pairs and a key", len(entries), err)
+	if err != nil || len(entries) != 2*13+2 {
+		t.Errorf("%d files, %v; want 13 pairs, a key and the encryption keys", len(entries), err)
 	}
 	for _, entry := range entries {
 		if info, err := entry.Info(); err != nil || info.Mode().Perm() != 0o600 {

@@ -1,9 +1,9 @@
-// Package serviceaccount gives every namespace its default ServiceAccount.
+// Package serviceaccount gives every namespace its default ServiceAccount, and token Secrets their tokens.
 //
-// In:       namespaces and ServiceAccounts, from the shared cache.
-// Out:      a ServiceAccount named default in every namespace that is not going.
-// Promise:  pods of a new namespace find it at once, and a deleted one comes back.
-// Not here: tokens (appliance/apiserver issues them).
+// In:       namespaces and ServiceAccounts, from the shared cache; Secrets of type kubernetes.io/service-account-token.
+// Out:      a ServiceAccount named default in every namespace that is not going; tokens in Secrets that are for one.
+// Promise:  pods of a new namespace find it at once, and a deleted one comes back; a Secret's token goes with the account.
+// Not here: signing tokens and knowing them again, the tokens of pods (appliance/apiserver/authn).
 package serviceaccount
 
 import (

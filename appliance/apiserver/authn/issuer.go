@@ -1,6 +1,6 @@
 // Package authn tells who sends a request, from the tokens of service accounts and of joining machines.
 //
-// In:       the service-account key, and the objects tokens are bound to.
+// In:       the service-account key, and the objects tokens are bound to or kept in.
 // Out:      tokens, the users they stand for, and the documents with which others check them (OpenID discovery).
 // Promise:  a token ends with its time, its service account or the object it is bound to, whichever is first;
 // no error or log line holds a token.
@@ -43,7 +43,8 @@ const (
 
 // claims are a service-account token's, beside the registered ones.
 type claims struct {
-	Kubernetes kubernetesClaims `json:"kubernetes.io"`
+	Kubernetes   kubernetesClaims `json:"kubernetes.io"`
+	secretClaims                  // of a token in a Secret
 }
 
 type kubernetesClaims struct {
@@ -70,6 +71,14 @@ type Issuer struct {
 
 // NewIssuer makes tokens in the name of an issuer (an https URL), for those audiences unless others are asked for.
 func NewIssuer(name string, audiences authenticator.Audiences, key crypto.Signer) (*Issuer, error) {
+	signer, err := newSigner(key)
+	if err != nil {
+		return nil, err
+	}
+	return &Issuer{name: name, audiences: audiences, signer: signer, now: time.Now}, nil
+}
+
+func newSigner(key crypto.Signer) (jose.Signer, error) {
 	public, err := webKey(key.Public())
 	if err != nil {
 		return nil, fmt.Errorf("use service-account key: %w", err)
@@ -79,7 +88,7 @@ func NewIssuer(name string, audiences authenticator.Audiences, key crypto.Signer
 	if err != nil {
 		return nil, fmt.Errorf("use service-account key: %w", err)
 	}
-	return &Issuer{name: name, audiences: audiences, signer: signer, now: time.Now}, nil
+	return signer, nil
 }
 
 // Issue signs a token for the account, bound to the object if there is one, and says when it should be replaced.

@@ -2,9 +2,12 @@ package authn
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
@@ -28,4 +31,19 @@ func (c Client) Object(ctx context.Context, ref Ref, fresh bool) (metav1.Object,
 		return c.Core.Nodes().Get(ctx, ref.Name, options)
 	}
 	return nil, fmt.Errorf("tokens are not bound to %s", ref.Resource)
+}
+
+// MarkUsed implements Marker.
+func (c Client) MarkUsed(ctx context.Context, secret *corev1.Secret, day string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": secret.UID, "labels": map[string]string{LastUsedLabel: day},
+	}})
+	if err != nil {
+		return fmt.Errorf("encode the day of use: %w", err)
+	}
+	_, err = c.Core.Secrets(secret.Namespace).Patch(ctx, secret.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("label secret %s/%s: %w", secret.Namespace, secret.Name, err)
+	}
+	return nil
 }

@@ -19,8 +19,17 @@ import (
 // New asks for system:masters, then the nodes' own rules, then roles and bindings: the quickest first.
 func New(nodes *node.Authorizer, roles *rbac.Authorizer) (authorizer.Authorizer, error) {
 	return union.New(
-		union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
+		masters(),
 		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodes},
 		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: roles},
 	)
+}
+
+// WithMasters asks for system:masters, then somebody else.
+func WithMasters(other authorizer.Authorizer) (authorizer.Authorizer, error) {
+	return union.New(masters(), union.NamedAuthorizer{AuthorizerName: "configured", Authorizer: other})
+}
+
+func masters() union.NamedAuthorizer {
+	return union.NamedAuthorizer{AuthorizerName: "masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)}
 }

@@ -10,7 +10,9 @@ package baseline
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -24,6 +26,30 @@ import (
 // sideBySide is how many writes are under way: etcd puts concurrent ones into one sync of its log, and a start has
 // other things to write.
 const sideBySide = 16
+
+// How long to wait after a pass that failed, doubling from the first to the last.
+const (
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
+
+// Keep makes passes until one succeeds or ctx ends. The namespace kube-system has to exist.
+func Keep(ctx context.Context, client rbacclient.RbacV1Interface, log *slog.Logger) {
+	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+		err := Settle(ctx, client)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		log.Warn("default roles are not all in place; trying again", "err", err, "after", wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
 
 // Settle makes one pass. The namespace kube-system has to exist.
 func Settle(ctx context.Context, client rbacclient.RbacV1Interface) error {

@@ -1,13 +1,19 @@
 package baseline
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/client-go/informers"
@@ -32,6 +38,37 @@ func writes(client *fake.Clientset) []string {
 	slices.Sort(out)
 	client.ClearActions()
 	return out
+}
+
+func TestKeepTriesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset()
+		failing := 3
+		client.PrependReactor("list", "clusterroles", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if failing--; failing >= 0 {
+				return true, nil, errors.New("no leader")
+			}
+			return false, nil, nil
+		})
+		began := time.Now()
+		Keep(t.Context(), client.RbacV1(), slog.New(slog.DiscardHandler))
+		if took := time.Since(began); took != 7*time.Second {
+			t.Errorf("took %v; want waits of 1, 2 and 4 s", took)
+		}
+		if _, err := client.RbacV1().ClusterRoleBindings().Get(t.Context(), "cluster-admin", metav1.GetOptions{}); err != nil {
+			t.Errorf("after three failures: %v", err)
+		}
+	})
+}
+
+func TestKeepEndsWithItsServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		client := fake.NewClientset()
+		client.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, errors.New("no leader") })
+		Keep(ctx, client.RbacV1(), slog.New(slog.DiscardHandler))
+	})
 }
 
 func TestSettle(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -46,6 +47,7 @@ func (k *Keeper) objects() ([]step, error) {
 		keep("endpoints", core.Endpoints(metav1.NamespaceDefault), k.endpoints(), healEndpoints),
 		keep("endpoint slice", discovery.EndpointSlices(metav1.NamespaceDefault), k.endpointSlice(), healSlice),
 		keep("config map", core.ConfigMaps(metav1.NamespaceSystem), authentication, healConfigMap),
+		keep("config map", core.ConfigMaps(metav1.NamespaceSystem), tokenTracking(time.Now()), nil),
 	}
 	for _, class := range priorityClasses() {
 		steps = append(steps, keep("priority class", k.client.SchedulingV1().PriorityClasses(), class, nil))
@@ -194,6 +196,15 @@ func (k *Keeper) extensionAuthentication() (*corev1.ConfigMap, error) {
 		ObjectMeta: metav1.ObjectMeta{Name: "extension-apiserver-authentication", Namespace: metav1.NamespaceSystem},
 		Data:       data,
 	}, nil
+}
+
+// tokenTracking says since when the last use of token Secrets is noted on them. Who cleans up unused ones waits for as
+// long as it takes (KEP-2799).
+func tokenTracking(now time.Time) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "kube-apiserver-legacy-service-account-token-tracking", Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{"since": now.UTC().Format(time.DateOnly)},
+	}
 }
 
 func healConfigMap(have, want *corev1.ConfigMap) bool {

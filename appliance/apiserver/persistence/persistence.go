@@ -31,7 +31,6 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
 	"k8s.io/apiserver/pkg/storage/value"
-	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
 	flowcontrolrequest "k8s.io/apiserver/pkg/util/flowcontrol/request"
 	"k8s.io/client-go/tools/cache"
 )
@@ -107,7 +106,7 @@ func (c *Connection) Close() error {
 type Options struct {
 	Connection   *Connection
 	Factory      serverstorage.StorageFactory // codec and key prefix of a resource
-	Transformers value.ResourceTransformers   // encryption at rest; nil: none
+	Transformers value.ResourceTransformers   // encryption at rest
 	Counts       flowcontrolrequest.StorageObjectCountTracker
 }
 
@@ -119,10 +118,7 @@ func (o *Options) GetRESTOptions(resource schema.GroupResource, example runtime.
 	if err != nil {
 		return generic.RESTOptions{}, fmt.Errorf("find how to store %s: %w", resource, err)
 	}
-	config.Transformer = identity.NewEncryptCheckTransformer()
-	if o.Transformers != nil {
-		config.Transformer = o.Transformers.TransformerForResource(resource)
-	}
+	config.Transformer = o.Transformers.TransformerForResource(resource)
 	return generic.RESTOptions{
 		StorageConfig:             config,
 		Decorator:                 o.cached,

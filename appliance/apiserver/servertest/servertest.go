@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"knarr.dev/knarr/appliance/apiserver"
+	"knarr.dev/knarr/appliance/apiserver/atrest"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/datastore"
 	"knarr.dev/knarr/bootstrap/pki"
@@ -43,8 +44,8 @@ type Server struct {
 	stopped chan error
 }
 
-// Start runs a datastore and an API server until Stop.
-func Start(dir string) (*Server, error) {
+// Start runs a datastore and an API server until Stop. What the usual configuration has nothing of can be added to it.
+func Start(dir string, change ...func(*apiserver.Config)) (*Server, error) {
 	loopback := netip.MustParseAddr("127.0.0.1")
 	keys, err := pki.Ensure(filepath.Join(dir, "pki"), pki.Want{
 		NodeName:          "test",
@@ -71,7 +72,11 @@ func Start(dir string) (*Server, error) {
 		Peer:    datastore.Certificate{CertFile: keys.EtcdPeer.CertFile, KeyFile: keys.EtcdPeer.KeyFile, CAFile: keys.EtcdCA.CertFile},
 		Log:     slog.New(slog.DiscardHandler),
 	})
-	server, err := apiserver.New(config(keys, port, persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys}))
+	told := config(keys, port, persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys})
+	for _, c := range change {
+		c(&told)
+	}
+	server, err := apiserver.New(told)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +113,7 @@ func config(keys *pki.PKI, port int, store persistence.Endpoints) apiserver.Conf
 		BindAddress:       netip.MustParseAddr("127.0.0.1"),
 		Port:              port,
 		AdvertiseAddress:  advertised,
+		Encryption:        atrest.Files{Keys: keys.EncryptionKeysFile},
 		ServingCert:       keys.APIServer.CertFile,
 		ServingKey:        keys.APIServer.KeyFile,
 		ClusterCA:         keys.ClusterCA.CertFile,
