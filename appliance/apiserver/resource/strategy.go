@@ -7,6 +7,7 @@ import (
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/operation"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,12 +15,15 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"knarr.dev/knarr/appliance/apiserver/declared"
 )
 
 // strategy is the behaviour every stored kind shares, with a row's hooks called where they have something to add.
 type strategy struct {
 	runtime.ObjectTyper
 	names.NameGenerator
+	scheme *runtime.Scheme
 	row    *Row
 	layout layout
 }
@@ -28,6 +32,7 @@ var (
 	_ rest.RESTCreateUpdateStrategy        = &strategy{}
 	_ rest.GarbageCollectionDeleteStrategy = &strategy{}
 	_ rest.ResetFieldsStrategy             = &strategy{}
+	_ rest.DeclarativeValidationStrategy   = &strategy{}
 	_ rest.RESTGracefulDeleteStrategy      = &gracefulStrategy{}
 	_ rest.UpdateResetFieldsStrategy       = &statusStrategy{}
 )
@@ -93,6 +98,16 @@ func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) 
 	return nil
 }
 
+// ValidateDeclaratively adds what the type declares of itself.
+func (s *strategy) ValidateDeclaratively(ctx context.Context, obj, old runtime.Object, found field.ErrorList, _ operation.Type, _ rest.DeclarativeValidationConfig) field.ErrorList {
+	return declared.Check(ctx, s.scheme, obj, old, found)
+}
+
+// DeclarativeValidationConfig is for the library's own implementation.
+func (s *strategy) DeclarativeValidationConfig(context.Context, runtime.Object, runtime.Object) rest.DeclarativeValidationConfig {
+	return rest.DeclarativeValidationConfig{}
+}
+
 func (s *strategy) WarningsOnCreate(ctx context.Context, obj runtime.Object) []string {
 	if f := s.row.Hooks.warnings; f != nil {
 		return f(ctx, obj)
@@ -100,7 +115,11 @@ func (s *strategy) WarningsOnCreate(ctx context.Context, obj runtime.Object) []s
 	return nil
 }
 
-func (s *strategy) WarningsOnUpdate(ctx context.Context, obj, _ runtime.Object) []string {
+// WarningsOnUpdate spares those who change something else: the author of the content was warned.
+func (s *strategy) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object) []string {
+	if s.row.Hooks.warnings == nil || s.layout.sameContent(obj, old) {
+		return nil
+	}
 	return s.WarningsOnCreate(ctx, obj)
 }
 

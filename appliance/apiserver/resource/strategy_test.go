@@ -95,8 +95,11 @@ func TestHooksAreCalledWithTheirType(t *testing.T) {
 	if errs := (&statusStrategy{s}).ValidateUpdate(ctx, d, d); len(errs) != 0 {
 		t.Errorf("an update of status was validated by the rule for the spec: %v", errs)
 	}
-	if w := s.WarningsOnUpdate(ctx, d, d); len(w) != 1 {
+	if w := s.WarningsOnUpdate(ctx, deployment(2, 1, "a"), d); len(w) != 1 {
 		t.Errorf("warnings: %v", w)
+	}
+	if w := s.WarningsOnUpdate(ctx, deployment(1, 2, "b"), d); len(w) != 0 {
+		t.Errorf("warnings of an update that leaves the content alone: %v", w)
 	}
 }
 

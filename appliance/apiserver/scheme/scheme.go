@@ -42,6 +42,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"knarr.dev/knarr/appliance/apiserver/declared"
 	"knarr.dev/knarr/appliance/apiserver/kinds"
 )
 
@@ -118,7 +119,7 @@ func build(s *runtime.Scheme) error {
 	s.AddKnownTypes(internal(eventsv1.GroupName), &corev1.Event{}, &corev1.EventList{})
 	s.AddKnownTypes(internal(autoscalingv1.GroupName), &autoscalingv1.Scale{})
 
-	for _, add := range []func(*runtime.Scheme) error{addConversions, addOptions, addFieldLabels, kinds.RegisterDefaults} {
+	for _, add := range []func(*runtime.Scheme) error{addConversions, addOptions, addFieldLabels, kinds.RegisterDefaults, declared.AddToScheme} {
 		if err := add(s); err != nil {
 			return err
 		}
