@@ -2,16 +2,8 @@ package apiserver_test
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -22,14 +14,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
-	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/appliance/apiserver/resource"
+	"knarr.dev/knarr/appliance/apiserver/servertest"
 	"knarr.dev/knarr/appliance/apiserver/table"
 )
 
-// TestEveryRow takes one object of every stored kind through its life: testdata/objects holds the smallest valid
-// one of each.
+// TestEveryRow takes one object of every stored kind through its life: servertest/objects.yaml holds the smallest
+// valid one of each.
 func TestEveryRow(t *testing.T) {
 	for _, row := range table.Rows() {
 		if row.Virtual != nil {
@@ -130,39 +122,11 @@ func live(t *testing.T, row resource.Row, gv schema.GroupVersion) {
 // smallest finds the object to try a kind with.
 func smallest(t *testing.T, row resource.Row, gv schema.GroupVersion) *unstructured.Unstructured {
 	t.Helper()
-	content, err := os.ReadFile("testdata/objects.yaml")
+	object, err := servertest.Smallest(gv.WithKind(row.Kind()), server.PKI.ClusterCA.CertPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificates := map[string]string{
-		"CSR": base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: signingRequest(t)})),
-		"DER": base64.StdEncoding.EncodeToString(signingRequest(t)),
-		"CA":  strings.ReplaceAll(string(server.PKI.ClusterCA.CertPEM), "\n", "\\n"),
-	}
-	for _, document := range strings.Split(os.Expand(string(content), func(name string) string { return certificates[name] }), "\n---\n") {
-		object := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal([]byte(document), &object.Object); err != nil {
-			t.Fatal(err)
-		}
-		if object.GroupVersionKind() == gv.WithKind(row.Kind()) {
-			return object
-		}
-	}
-	t.Fatalf("testdata/objects.yaml has no %s", gv.WithKind(row.Kind()))
-	return nil
-}
-
-func signingRequest(t *testing.T) []byte {
-	t.Helper()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "test"}}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return request
+	return object
 }
 
 func expect(t *testing.T, events watch.Interface, want watch.EventType) {

@@ -57,7 +57,7 @@ func (s *scaleStorage) Get(ctx context.Context, name string, options *metav1.Get
 
 func (s *scaleStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	scaled := &scaledInfo{UpdatedObjectInfo: info, storage: s, name: name}
-	obj, _, err := s.from.Store.Update(ctx, name, scaled, s.validateCreate(create), s.validateUpdate(update), false, options)
+	obj, _, err := s.from.Store.Update(ctx, name, Blame(scaled), s.validateCreate(create), s.validateUpdate(update), false, options)
 	if err != nil {
 		return nil, false, err
 	}

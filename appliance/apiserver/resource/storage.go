@@ -37,6 +37,21 @@ func (s *Storage) ShortNames() []string { return s.Row.Short }
 // Categories for kubectl.
 func (s *Storage) Categories() []string { return s.Row.Categories }
 
+// Get refuses versions that are none.
+func (s *Storage) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+	if options != nil {
+		if err := checkVersion(options.ResourceVersion); err != nil {
+			return nil, err
+		}
+	}
+	return s.Store.Get(ctx, name, options)
+}
+
+// Update takes the client's word for what the client sent.
+func (s *Storage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	return s.Store.Update(ctx, name, Blame(info), create, update, force, options)
+}
+
 // DeleteDuringUpdate sets when an update, of the object or of its status, completes a deletion.
 func (s *Storage) DeleteDuringUpdate(when func(ctx context.Context, key string, obj, existing runtime.Object) bool) {
 	s.ShouldDeleteDuringUpdate = when
@@ -50,7 +65,7 @@ func (s *Storage) Status() *StatusStorage { return s.status }
 
 // newStorage makes the store of a row, and starts its watch cache.
 func newStorage(env *Env, row *Row) (*Storage, error) {
-	main := &strategy{ObjectTyper: env.Scheme, NameGenerator: names.SimpleNameGenerator, row: row, layout: layoutOf(row.Object)}
+	main := &strategy{ObjectTyper: env.Scheme, scheme: env.Scheme, NameGenerator: names.SimpleNameGenerator, row: row, layout: layoutOf(row.Object)}
 	if row.Status && main.layout.status < 0 {
 		return nil, fmt.Errorf("row %s: %s has no status", row.GroupResource(), row.Kind())
 	}
@@ -138,7 +153,7 @@ func (s *StatusStorage) Get(ctx context.Context, name string, options *metav1.Ge
 
 // Update never creates.
 func (s *StatusStorage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	return s.store.Update(ctx, name, info, create, update, false, options)
+	return s.store.Update(ctx, name, Blame(info), create, update, false, options)
 }
 
 // GetResetFields is for server-side apply.

@@ -32,7 +32,7 @@ var _ rest.Patcher = &part{}
 // partOf makes a part's storage. Prepare takes over from old what the part may not change.
 func partOf[T runtime.Object](s *resource.Storage, prepare func(obj, old T), validate func(obj, old T) field.ErrorList) *part {
 	store := *s.Store
-	store.UpdateStrategy = &partStrategy[T]{RESTUpdateStrategy: s.UpdateStrategy, prepare: prepare, validate: validate}
+	store.UpdateStrategy = &partStrategy[T]{wholeStrategy: s.UpdateStrategy.(wholeStrategy), prepare: prepare, validate: validate}
 	store.ResetFieldsStrategy = nil
 	return &part{store: &store}
 }
@@ -48,7 +48,7 @@ func (p *part) Get(ctx context.Context, name string, options *metav1.GetOptions)
 
 // Update never creates.
 func (p *part) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
-	return p.store.Update(ctx, name, info, create, update, false, options)
+	return p.store.Update(ctx, name, resource.Blame(info), create, update, false, options)
 }
 
 // ConvertToTable lets kubectl print what it patched.
@@ -59,8 +59,14 @@ func (p *part) ConvertToTable(ctx context.Context, object, options runtime.Objec
 // GetResetFields says that the path takes ownership of what it writes and resets nothing else by itself.
 func (p *part) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set { return nil }
 
-type partStrategy[T runtime.Object] struct {
+// wholeStrategy is what stays the same for a part: names, and what the type declares of itself.
+type wholeStrategy interface {
 	rest.RESTUpdateStrategy
+	rest.DeclarativeValidationStrategy
+}
+
+type partStrategy[T runtime.Object] struct {
+	wholeStrategy
 	prepare  func(obj, old T)
 	validate func(obj, old T) field.ErrorList
 }
