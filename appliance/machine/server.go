@@ -48,6 +48,7 @@ import (
 	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
+	"knarr.dev/knarr/workloads/protection"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
 	"knarr.dev/knarr/workloads/resourceclaim"
@@ -179,6 +180,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"disruption":      func() error { return disruption.Register(mgr) },
 		"finished jobs":   func() error { return ttlafterfinished.Register(mgr, b.steady) },
 		"autoscalers":     func() error { return horizontalpodautoscaler.Register(mgr) },
+		"used storage":    func() error { return protection.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA}, b.steady)
 		},
