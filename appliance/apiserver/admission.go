@@ -33,18 +33,30 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	if err != nil {
 		return fmt.Errorf("make admission plugins: %w", err)
 	}
-	// The library's first is NamespaceLifecycle; its webhooks and policies see what all others made of the object.
-	order := append(plugins.RecommendedPluginOrder[:1:1], rbac.PluginName, noderestriction.PluginName)
+	var names []string
 	for _, plugin := range ours {
 		plugins.Plugins.Register(plugin.Name, plugin.Factory())
-		order = append(order, plugin.Name)
+		names = append(names, plugin.Name)
 	}
-	// Quotas come last: what somebody else refuses must not be counted.
 	resourcequota.Register(plugins.Plugins)
-	plugins.RecommendedPluginOrder = append(append(order, plugins.RecommendedPluginOrder[1:]...), resourcequota.PluginName)
+	plugins.RecommendedPluginOrder = pluginOrder(plugins.RecommendedPluginOrder, names)
 	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
 		webhookinit.NewPluginInitializer(wrapper, resolver), quotaRules{}); err != nil {
 		return fmt.Errorf("make admission plugins: %w", err)
 	}
 	return nil
+}
+
+// pluginOrder is the one of Kubernetes. The library's first is NamespaceLifecycle; its webhooks and policies see what
+// all others made of the object. Escalation, which is a part of storing elsewhere, refuses early. Quotas come last:
+// what somebody else refuses must not be counted.
+func pluginOrder(library, ours []string) []string {
+	order := append(library[:1:1], rbac.PluginName)
+	for _, name := range ours {
+		order = append(order, name)
+		if name == "ServiceAccount" {
+			order = append(order, noderestriction.PluginName)
+		}
+	}
+	return append(append(order, library[1:]...), resourcequota.PluginName)
 }

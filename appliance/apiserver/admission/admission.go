@@ -50,15 +50,17 @@ func Plugins(env *resource.Env) ([]Plugin, error) {
 		{"Priority", priority(env)},
 		{"DefaultTolerationSeconds", defaultTolerations()},
 		{"DefaultStorageClass", defaultStorageClass(env)},
+		{"StorageObjectInUseProtection", protectUsedStorage()},
 		{"PersistentVolumeClaimResize", resizeClaims(env)},
 		{"RuntimeClass", runtimeClass(env)},
 		{"CertificateApproval", certificateApproval(env)},
 		{"CertificateSigning", certificateSigning(env)},
-		{"CertificateSubjectRestriction", certificateSubjects()},
 		{"PodCertificateSigning", podCertificateSigning(env)},
 		{"ClusterTrustBundleAttest", trustBundleAttest(env)},
+		{"CertificateSubjectRestriction", certificateSubjects()},
 		{"DefaultIngressClass", defaultIngressClass(env)},
 		{"PodTopologyLabels", podTopology(env)},
+		{"DeviceAdminAccess", deviceAdminAccess(env)},
 	}, nil
 }
 

@@ -21,6 +21,7 @@ const maxCronName = 63 - 11
 
 // CronJob makes jobs by the clock.
 var CronJob = resource.Hooks[*batchv1.CronJob]{
+	Warnings: hints(cronJobHints),
 	Validate: always(func(c *batchv1.CronJob) field.ErrorList {
 		errs := validateCronJob(c)
 		if len(c.Name) > maxCronName {

@@ -17,6 +17,7 @@ import (
 
 // DaemonSet counts the versions of its template in an annotation, for clients that still read it there.
 var DaemonSet = resource.Hooks[*appsv1.DaemonSet]{
+	Warnings:      hints(daemonSetHints),
 	PrepareCreate: func(_ context.Context, d *appsv1.DaemonSet) { setTemplateGeneration(d, 1) },
 	PrepareUpdate: func(_ context.Context, d, old *appsv1.DaemonSet) {
 		generation, err := strconv.ParseInt(old.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)

@@ -15,6 +15,7 @@ import (
 
 // Deployment rolls its pods from one template to the next.
 var Deployment = resource.Hooks[*appsv1.Deployment]{
+	Warnings: hints(deploymentHints),
 	Validate: always(validateDeployment),
 	ValidateUpdate: onUpdate(validateDeployment, func(d, old *appsv1.Deployment) field.ErrorList {
 		return selectorStays(d.Spec.Selector, old.Spec.Selector)

@@ -34,16 +34,14 @@ const maxIndexedParallelism = 100000
 
 // Job selects its pods by its own UID unless its author takes that over.
 var Job = resource.Hooks[*batchv1.Job]{
+	Warnings: hints(jobHints),
 	PrepareCreate: func(_ context.Context, job *batchv1.Job) {
 		job.Status = batchv1.JobStatus{}
 		selectOwnPods(job)
 	},
 	Validate:       always(validateJob),
 	ValidateUpdate: onUpdate(validateJob, jobStays),
-	ValidateStatus: func(_ context.Context, job, _ *batchv1.Job) field.ErrorList {
-		return notNegative(statusPath, count{"active", job.Status.Active}, count{"succeeded", job.Status.Succeeded}, count{"failed", job.Status.Failed},
-			count{"ready", ptr.Deref(job.Status.Ready, 0)}, count{"terminating", ptr.Deref(job.Status.Terminating, 0)})
-	},
+	ValidateStatus: func(_ context.Context, job, old *batchv1.Job) field.ErrorList { return validateJobStatus(job, old) },
 	Fields: func(job *batchv1.Job) fields.Set {
 		return fields.Set{"status.successful": strconv.Itoa(int(job.Status.Succeeded))}
 	},
@@ -251,8 +249,20 @@ func validateSuccessPolicy(spec *batchv1.JobSpec, indexed bool, path *field.Path
 	return errs
 }
 
-// countIndexes counts the indexes of "1,3-5,7", or says what is wrong: they have to grow and to be below completions.
+// indexRange is from the first to the last index, both included.
+type indexRange struct{ first, last int64 }
+
+// countIndexes counts the indexes of "1,3-5,7", or says what is wrong.
 func countIndexes(text string, completions int32) (n int32, problem string) {
+	ranges, problem := readIndexes(text, completions)
+	for _, r := range ranges {
+		n += int32(r.last - r.first + 1)
+	}
+	return n, problem
+}
+
+// readIndexes reads "1,3-5,7": indexes have to grow and to be below completions.
+func readIndexes(text string, completions int32) (ranges []indexRange, problem string) {
 	next := int64(0)
 	for part := range strings.SplitSeq(text, ",") {
 		from, to, ranged := strings.Cut(part, "-")
@@ -263,24 +273,22 @@ func countIndexes(text string, completions int32) (n int32, problem string) {
 		last, err2 := strconv.ParseInt(to, 10, 32)
 		switch {
 		case err != nil || err2 != nil:
-			return 0, fmt.Sprintf("cannot read %q as an index or a range of indexes", part)
+			return nil, fmt.Sprintf("cannot read %q as an index or a range of indexes", part)
 		case first < next || (ranged && last <= first):
-			return 0, fmt.Sprintf("non-increasing order at %q", part)
+			return nil, fmt.Sprintf("non-increasing order at %q", part)
 		case last >= int64(completions):
-			return 0, fmt.Sprintf("too large index: %q", part)
+			return nil, fmt.Sprintf("too large index: %q", part)
 		}
-		n += int32(last - first + 1)
+		ranges = append(ranges, indexRange{first, last})
 		next = last + 1
 	}
-	return n, ""
+	return ranges, ""
 }
 
 // jobStays lets a job grow and pause, and change where its pods go while none runs.
 func jobStays(job, old *batchv1.Job) field.ErrorList {
-	elastic := ptr.Deref(job.Spec.CompletionMode, "") == batchv1.IndexedCompletion &&
-		job.Spec.Completions != nil && job.Spec.Parallelism != nil && *job.Spec.Completions == *job.Spec.Parallelism
 	var errs field.ErrorList
-	if !elastic {
+	if !elasticJob(job) {
 		errs = append(errs, check.Unchanged(specPath.Child("completions"), job.Spec.Completions, old.Spec.Completions)...)
 	}
 	errs = append(errs, check.Unchanged(specPath.Child("selector"), job.Spec.Selector, old.Spec.Selector)...)

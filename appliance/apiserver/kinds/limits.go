@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/podspec"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
@@ -87,32 +86,6 @@ func ordered(item corev1.LimitRangeItem, at *field.Path) field.ErrorList {
 		if ratio.MilliValue() < 1000 {
 			errs = append(errs, field.Invalid(at.Child("maxLimitRequestRatio").Key(string(name)), ratio.String(), "ratio "+ratio.String()+" is less than 1"))
 		}
-	}
-	return errs
-}
-
-// ResourceQuota bounds what a whole namespace may ask for.
-var ResourceQuota = resource.Hooks[*corev1.ResourceQuota]{
-	Validate: always(validateResourceQuota),
-	ValidateUpdate: onUpdate(validateResourceQuota, func(q, old *corev1.ResourceQuota) field.ErrorList {
-		if !sets.New(q.Spec.Scopes...).Equal(sets.New(old.Spec.Scopes...)) {
-			return field.ErrorList{field.Invalid(specPath.Child("scopes"), q.Spec.Scopes, "field is immutable")}
-		}
-		return nil
-	}),
-}
-
-func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
-	var errs field.ErrorList
-	for _, name := range sets.List(sets.KeySet(q.Spec.Hard)) {
-		value := q.Spec.Hard[name]
-		if value.Sign() < 0 {
-			errs = append(errs, field.Invalid(specPath.Child("hard").Key(string(name)), value.String(), "must be greater than or equal to 0"))
-		}
-	}
-	for _, scope := range q.Spec.Scopes {
-		errs = append(errs, check.OneOf(specPath.Child("scopes"), scope, corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating,
-			corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort, corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity)...)
 	}
 	return errs
 }

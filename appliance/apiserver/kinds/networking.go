@@ -124,7 +124,7 @@ func validateIPBlock(block *networkingv1.IPBlock, at *field.Path) field.ErrorLis
 }
 
 // Ingress routes by host and path.
-var Ingress = resource.Hooks[*networkingv1.Ingress]{Validate: always(validateIngress)}
+var Ingress = resource.Hooks[*networkingv1.Ingress]{Warnings: hints(ingressHints), Validate: always(validateIngress)}
 
 func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 	var errs field.ErrorList

@@ -20,6 +20,7 @@ import (
 
 // Node keeps its identity and its pod range once it has them.
 var Node = resource.Hooks[*corev1.Node]{
+	Warnings:       hints(nodeHints),
 	PrepareCreate:  func(_ context.Context, node *corev1.Node) { matchPodCIDRs(node, &corev1.Node{}) },
 	PrepareUpdate:  func(_ context.Context, node, old *corev1.Node) { matchPodCIDRs(node, old) },
 	Validate:       always(validateNode),

@@ -15,6 +15,7 @@ import (
 
 // PersistentVolume keeps its source: data does not move because an object changed.
 var PersistentVolume = resource.Hooks[*corev1.PersistentVolume]{
+	Warnings: hints(volumeHints),
 	PrepareCreate: func(_ context.Context, v *corev1.PersistentVolume) {
 		v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
 	},
@@ -103,6 +104,7 @@ func validateVolumeSource(v *corev1.PersistentVolume) field.ErrorList {
 
 // PersistentVolumeClaim may grow and be bound; the rest of it stays.
 var PersistentVolumeClaim = resource.Hooks[*corev1.PersistentVolumeClaim]{
+	Warnings: hints(claimHints),
 	PrepareCreate: func(_ context.Context, c *corev1.PersistentVolumeClaim) {
 		c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
 		matchDataSources(&c.Spec)

@@ -15,6 +15,7 @@ import (
 
 // Pod is created Pending, changes little after that, and leaves in its own time.
 var Pod = resource.Hooks[*corev1.Pod]{
+	Warnings:      hints(podHints),
 	PrepareCreate: preparePod,
 	PrepareStatus: preparePodStatus,
 	Validate: func(_ context.Context, pod *corev1.Pod) field.ErrorList {
@@ -125,6 +126,7 @@ func gracefulPod(_ context.Context, pod *corev1.Pod, options *metav1.DeleteOptio
 
 // PodTemplate is a template that lives on its own.
 var PodTemplate = resource.Hooks[*corev1.PodTemplate]{
+	Warnings: hints(podTemplateHints),
 	Validate: func(_ context.Context, t *corev1.PodTemplate) field.ErrorList {
 		return podspec.ValidateTemplate(&t.Template, field.NewPath("template"))
 	},

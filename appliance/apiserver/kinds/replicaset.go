@@ -16,6 +16,7 @@ import (
 
 // ReplicaSet keeps a number of equal pods.
 var ReplicaSet = resource.Hooks[*appsv1.ReplicaSet]{
+	Warnings: hints(replicaSetHints),
 	Validate: always(validateReplicaSet),
 	ValidateUpdate: onUpdate(validateReplicaSet, func(rs, old *appsv1.ReplicaSet) field.ErrorList {
 		return selectorStays(rs.Spec.Selector, old.Spec.Selector)

@@ -17,6 +17,7 @@ import (
 
 // ReplicationController is what replica sets were before; its selector is a plain map.
 var ReplicationController = resource.Hooks[*corev1.ReplicationController]{
+	Warnings: hints(replicationControllerHints),
 	Validate: always(validateReplicationController),
 	ValidateStatus: func(_ context.Context, rc, _ *corev1.ReplicationController) field.ErrorList {
 		s := &rc.Status

@@ -28,6 +28,7 @@ const (
 
 // Service is validated after its addresses and node ports were allocated (appliance/apiserver/allocation).
 var Service = resource.Hooks[*corev1.Service]{
+	Warnings: hints(serviceHints),
 	PrepareUpdate: func(_ context.Context, svc, old *corev1.Service) {
 		KeepAllocated(svc, old)
 		dropOutgrown(svc, old)

@@ -15,6 +15,7 @@ import (
 
 // StatefulSet keeps pods that have names and claims of their own.
 var StatefulSet = resource.Hooks[*appsv1.StatefulSet]{
+	Warnings:       hints(statefulSetHints),
 	Validate:       always(validateStatefulSet),
 	ValidateUpdate: onUpdate(validateStatefulSet, statefulSetStays),
 	ValidateStatus: func(_ context.Context, s, old *appsv1.StatefulSet) field.ErrorList {

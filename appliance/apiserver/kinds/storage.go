@@ -14,6 +14,7 @@ import (
 
 // StorageClass never changes how it makes volumes: those that exist would not be what it says.
 var StorageClass = resource.Hooks[*storagev1.StorageClass]{
+	Warnings: hints(storageClassHints),
 	Validate: always(validateStorageClass),
 	ValidateUpdate: onUpdate(validateStorageClass, func(c, old *storagev1.StorageClass) field.ErrorList {
 		var errs field.ErrorList

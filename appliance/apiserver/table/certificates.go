@@ -15,7 +15,7 @@ func certificates() []resource.Row {
 	v1 := certificatesv1.SchemeGroupVersion
 	return []resource.Row{
 		{In: v1, Object: &certificatesv1.CertificateSigningRequest{}, List: &certificatesv1.CertificateSigningRequestList{}, Plural: "certificatesigningrequests", Hooks: resource.Erase(kinds.CertificateSigningRequest), Table: printing.CertificateSigningRequests(), Short: []string{"csr"}, Status: true, Subresources: map[string]resource.SubresourceFunc{"approval": subresource.Approval}},
-		{In: v1, Object: &certificatesv1.ClusterTrustBundle{}, List: &certificatesv1.ClusterTrustBundleList{}, Plural: "clustertrustbundles", Hooks: resource.Erase(kinds.ClusterTrustBundle)},
-		{In: v1, Object: &certificatesv1.PodCertificateRequest{}, List: &certificatesv1.PodCertificateRequestList{}, Plural: "podcertificaterequests", Hooks: resource.Erase(kinds.PodCertificateRequest), Namespaced: true, Status: true, TTL: 15 * time.Minute},
+		{In: v1, Object: &certificatesv1.ClusterTrustBundle{}, List: &certificatesv1.ClusterTrustBundleList{}, Plural: "clustertrustbundles", Table: printing.TrustBundles(), Hooks: resource.Erase(kinds.ClusterTrustBundle)},
+		{In: v1, Object: &certificatesv1.PodCertificateRequest{}, List: &certificatesv1.PodCertificateRequestList{}, Plural: "podcertificaterequests", Table: printing.PodCertificates(), Hooks: resource.Erase(kinds.PodCertificateRequest), Namespaced: true, Status: true, TTL: 15 * time.Minute},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/registry/rest"
 
+	"knarr.dev/knarr/appliance/apiserver/printing"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
@@ -19,7 +20,7 @@ const datastore = "etcd-0"
 // ComponentStatuses is for clients of old; what it can say truthfully is whether the datastore answers.
 func ComponentStatuses(env *resource.Env) (rest.Storage, error) {
 	return &components{
-		TableConvertor: rest.NewDefaultTableConvertor(corev1.Resource("componentstatuses")),
+		TableConvertor: printing.ComponentStatuses(),
 		check: func(ctx context.Context) error {
 			// Without a resourceVersion the datastore itself has to answer.
 			_, err := env.Storage(corev1.Resource("namespaces")).Get(ctx, metav1.NamespaceDefault, &metav1.GetOptions{})
