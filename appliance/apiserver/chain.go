@@ -98,7 +98,7 @@ func (s *Server) assembleOn(ctx context.Context, c *chain, listener net.Listener
 	if err != nil {
 		return err
 	}
-	builtin, err := config.Complete(shared).New("knarr-apiserver", custom.GenericAPIServer)
+	builtin, err := config.Complete(shared).New("knarr-apiserver", withoutProtobuf{custom.GenericAPIServer})
 	if err != nil {
 		return fmt.Errorf("make the server of built-in resources: %w", err)
 	}
@@ -115,6 +115,7 @@ func (s *Server) assembleOn(ctx context.Context, c *chain, listener net.Listener
 		return err
 	}
 	c.objects = bootstrapobjects.New(c.client, bootstrapobjects.Config{
+		Peers:          c.connection.Presence(s.config.AdvertiseAddress.String()),
 		Advertise:      s.config.AdvertiseAddress,
 		Port:           listener.Addr().(*net.TCPAddr).Port,
 		ServiceCIDRs:   s.config.ServiceCIDRs,

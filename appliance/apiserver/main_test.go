@@ -17,8 +17,11 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/servertest"
 )
 
-// server is shared by the tests of the package: a start costs more than most of them.
-var server *servertest.Server
+// server is shared by the tests of the package: a start costs more than most of them. Folder is where it lives.
+var (
+	server *servertest.Server
+	folder string
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -33,6 +36,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	folder = dir
 	if server, err = servertest.Start(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -162,6 +163,31 @@ func TestNodePortsAreGivenBack(t *testing.T) {
 	headless.Spec.ClusterIP = corev1.ClusterIPNone
 	if got, err := services.Create(ctx, headless, metav1.CreateOptions{}); err != nil || got.Spec.ClusterIP != corev1.ClusterIPNone {
 		t.Errorf("headless service: %v, clusterIP %q", err, got.Spec.ClusterIP)
+	}
+}
+
+func TestServicesUseTheRangesThatWereAdded(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	client, ns := inNamespace(t)
+	chosen := service("chosen")
+	chosen.Spec.ClusterIP = "10.98.0.4"
+	if _, err := client.CoreV1().Services(ns).Create(ctx, chosen, metav1.CreateOptions{}); !apierrors.IsInvalid(err) {
+		t.Fatalf("an address of no range: %v, want Invalid", err)
+	}
+	added := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: ns}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.98.0.0/28"}}}
+	if _, err := client.NetworkingV1().ServiceCIDRs().Create(ctx, added, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second) // allocation reads ranges from a cache
+	for {
+		_, err := client.CoreV1().Services(ns).Create(ctx, chosen, metav1.CreateOptions{})
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("an address of a range that was added: %v", err)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,8 +30,20 @@ import (
 // every is how long a deleted object may be missing. A pass costs some forty reads from the watch cache in memory.
 const every = 30 * time.Second
 
+// peersEvery is how often this server says that it is there, and looks who else is: a third of the time after which
+// one that died no longer counts.
+const peersEvery = 10 * time.Second
+
+// Peers are the API servers of the cluster; all of them are endpoints of the kubernetes Service.
+type Peers interface {
+	Announce(ctx context.Context) error
+	Withdraw(ctx context.Context) error
+	Present(ctx context.Context) (addresses []string, err error)
+}
+
 // Config is what the objects say.
 type Config struct {
+	Peers        Peers
 	Advertise    netip.Addr
 	Port         int
 	ServiceCIDRs []netip.Prefix
@@ -41,9 +54,10 @@ type Config struct {
 
 // Keeper keeps the objects.
 type Keeper struct {
-	client kubernetes.Interface
-	config Config
-	log    *slog.Logger
+	client  kubernetes.Interface
+	config  Config
+	log     *slog.Logger
+	present []string // addresses of the API servers that are there, this one's among them
 }
 
 // New makes a keeper with a client that may do everything.
@@ -53,7 +67,7 @@ func New(client kubernetes.Interface, config Config) *Keeper {
 
 // Settle makes one pass. Namespaces come first since other objects live in them; the rest goes side by side.
 func (k *Keeper) Settle(ctx context.Context) error {
-	if err := together(ctx, k.namespaces()); err != nil {
+	if err := together(ctx, append(k.namespaces(), k.meet)); err != nil {
 		return err
 	}
 	rest, err := k.objects()
@@ -63,20 +77,54 @@ func (k *Keeper) Settle(ctx context.Context) error {
 	return together(ctx, rest)
 }
 
-// Run makes a pass now and then until ctx ends.
+// Run makes a pass now and then until ctx ends, and one for the endpoints when a server came or went.
 func (k *Keeper) Run(ctx context.Context) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	all, peers := time.NewTicker(every), time.NewTicker(peersEvery)
+	defer all.Stop()
+	defer peers.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+			return k.leave(ctx)
+		case <-all.C:
+			err = k.Settle(ctx)
+		case <-peers.C:
+			before := k.present
+			if err = k.meet(ctx); err == nil && !slices.Equal(before, k.present) {
+				k.log.Info("API servers of the cluster changed", "now", k.present, "before", before)
+				err = together(ctx, k.endpointSteps())
+			}
 		}
-		if err := k.Settle(ctx); err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			k.log.Warn("objects of the cluster itself are not all in place", "err", err)
 		}
 	}
+}
+
+// meet says that this server is there and learns who else is. Whoever can't be asked may still be there.
+func (k *Keeper) meet(ctx context.Context) error {
+	if err := k.config.Peers.Announce(ctx); err != nil {
+		return err
+	}
+	present, err := k.config.Peers.Present(ctx)
+	if err != nil {
+		return err
+	}
+	k.present = present
+	return nil
+}
+
+// leaving is the time there is to say so; the others find out by themselves a little later.
+const leaving = 2 * time.Second
+
+func (k *Keeper) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaving)
+	defer cancel()
+	if err := k.config.Peers.Withdraw(ctx); err != nil {
+		k.log.Debug("the other API servers are not told that this one stops", "err", err)
+	}
+	return nil
 }
 
 // step brings one object about.

@@ -40,19 +40,42 @@ func (k *Keeper) objects() ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
-	core, discovery := k.client.CoreV1(), k.client.DiscoveryV1()
+	core := k.client.CoreV1()
 	steps := []step{
 		k.serviceRange(),
 		keep("service", core.Services(metav1.NamespaceDefault), k.service(), healService),
-		keep("endpoints", core.Endpoints(metav1.NamespaceDefault), k.endpoints(), healEndpoints),
-		keep("endpoint slice", discovery.EndpointSlices(metav1.NamespaceDefault), k.endpointSlice(), healSlice),
 		keep("config map", core.ConfigMaps(metav1.NamespaceSystem), authentication, healConfigMap),
 		keep("config map", core.ConfigMaps(metav1.NamespaceSystem), tokenTracking(time.Now()), nil),
 	}
 	for _, class := range priorityClasses() {
 		steps = append(steps, keep("priority class", k.client.SchedulingV1().PriorityClasses(), class, nil))
 	}
-	return append(steps, k.flowControl()...), nil
+	return slices.Concat(steps, k.endpointSteps(), k.flowControl()), nil
+}
+
+// endpointSteps are what changes with the servers that are there.
+func (k *Keeper) endpointSteps() []step {
+	addresses := addressesOf(k.present, k.config.Advertise)
+	return []step{
+		keep("endpoints", k.client.CoreV1().Endpoints(metav1.NamespaceDefault), k.endpoints(addresses), healEndpoints),
+		keep("endpoint slice", k.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault), k.endpointSlice(addresses), healSlice),
+	}
+}
+
+// addressesOf are those a Service of the family of own can send to, in order, own among them.
+func addressesOf(present []string, own netip.Addr) []string {
+	addresses := []netip.Addr{own}
+	for _, text := range present {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Is4() == own.Is4() {
+			addresses = append(addresses, ip)
+		}
+	}
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	var texts []string
+	for _, ip := range slices.Compact(addresses) {
+		texts = append(texts, ip.String())
+	}
+	return texts
 }
 
 // serviceRange is there and ready to be used. Of others a controller says whether they are.
@@ -123,7 +146,11 @@ func healService(have, want *corev1.Service) bool {
 	return true
 }
 
-func (k *Keeper) endpoints() *corev1.Endpoints {
+func (k *Keeper) endpoints(addresses []string) *corev1.Endpoints {
+	var all []corev1.EndpointAddress
+	for _, ip := range addresses {
+		all = append(all, corev1.EndpointAddress{IP: ip})
+	}
 	return &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      service,
@@ -131,7 +158,7 @@ func (k *Keeper) endpoints() *corev1.Endpoints {
 			Labels:    map[string]string{discoveryv1.LabelSkipMirror: "true"}, // the slice below is ours
 		},
 		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: k.config.Advertise.String()}},
+			Addresses: all,
 			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(k.config.Port), Protocol: corev1.ProtocolTCP}},
 		}},
 	}
@@ -145,7 +172,11 @@ func healEndpoints(have, want *corev1.Endpoints) bool {
 	return true
 }
 
-func (k *Keeper) endpointSlice() *discoveryv1.EndpointSlice {
+func (k *Keeper) endpointSlice(addresses []string) *discoveryv1.EndpointSlice {
+	var all []discoveryv1.Endpoint
+	for _, ip := range addresses {
+		all = append(all, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}})
+	}
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      service,
@@ -153,11 +184,8 @@ func (k *Keeper) endpointSlice() *discoveryv1.EndpointSlice {
 			Labels:    map[string]string{discoveryv1.LabelServiceName: service},
 		},
 		AddressType: discoveryv1.AddressType(family(k.config.Advertise)),
-		Endpoints: []discoveryv1.Endpoint{{
-			Addresses:  []string{k.config.Advertise.String()},
-			Conditions: discoveryv1.EndpointConditions{Ready: new(true)},
-		}},
-		Ports: []discoveryv1.EndpointPort{{Name: new("https"), Port: new(int32(k.config.Port)), Protocol: new(corev1.ProtocolTCP)}},
+		Endpoints:   all,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("https"), Port: new(int32(k.config.Port)), Protocol: new(corev1.ProtocolTCP)}},
 	}
 }
 
