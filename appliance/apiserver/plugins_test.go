@@ -92,7 +92,7 @@ func TestPlugins(t *testing.T) {
 			if _, err := c.CoreV1().Namespaces().Patch(ctx, ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`), metav1.PatchOptions{}); err != nil {
 				return err
 			}
-			return eventually(ctx, func() error { // it reads namespaces from a cache
+			return soon(ctx, func() error { // it reads namespaces from a cache
 				_, err := c.CoreV1().Pods(ns).Create(ctx, pod(""), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				return refused(err, `violates PodSecurity "restricted:latest"`)
 			})
@@ -103,7 +103,7 @@ func TestPlugins(t *testing.T) {
 				return err
 			}
 			defer func() { _ = c.StorageV1().StorageClasses().Delete(ctx, ns, metav1.DeleteOptions{}) }()
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				got, err := c.CoreV1().PersistentVolumeClaims(ns).Create(ctx, claim(nil), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				if err == nil && (ptr.Deref(got.Spec.StorageClassName, "") != ns || !slices.Contains(got.Finalizers, "kubernetes.io/pvc-protection")) {
 					err = fmt.Errorf("class %v, finalizers %v", got.Spec.StorageClassName, got.Finalizers)
@@ -162,7 +162,7 @@ func TestPlugins(t *testing.T) {
 				return err
 			}
 			csr.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "a", Message: "a"}}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				_, err = somebody.CertificatesV1().CertificateSigningRequests().UpdateApproval(ctx, ns, csr, metav1.UpdateOptions{})
 				return refused(err, `user not permitted to approve for signerName "example.com/signer"`)
 			})
@@ -174,7 +174,7 @@ func TestPlugins(t *testing.T) {
 			}
 			defer func() { _ = c.NetworkingV1().IngressClasses().Delete(ctx, ns, metav1.DeleteOptions{}) }()
 			ingress := &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: networkingv1.IngressSpec{DefaultBackend: &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: "web", Port: networkingv1.ServiceBackendPort{Number: 80}}}}}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				got, err := c.NetworkingV1().Ingresses(ns).Create(ctx, ingress, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				if err == nil && ptr.Deref(got.Spec.IngressClassName, "") != ns {
 					err = fmt.Errorf("class %v", got.Spec.IngressClassName)
@@ -208,7 +208,7 @@ func TestPlugins(t *testing.T) {
 			if _, err := c.CoreV1().Namespaces().Patch(ctx, ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"resource.kubernetes.io/admin-access":"true"}}}`), metav1.PatchOptions{}); err != nil {
 				return err
 			}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				_, err := c.ResourceV1().ResourceClaims(ns).Create(ctx, claim, create)
 				return err
 			})
@@ -223,7 +223,7 @@ func TestPlugins(t *testing.T) {
 			if _, err := c.CoreV1().ResourceQuotas(ns).UpdateStatus(ctx, quota, metav1.UpdateOptions{}); err != nil {
 				return err
 			}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				_, err := c.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "s-"}}, create)
 				return refused(err, "exceeded quota: one")
 			})
@@ -241,7 +241,7 @@ func TestPlugins(t *testing.T) {
 			if _, err := c.AdmissionregistrationV1().ValidatingAdmissionPolicyBindings().Create(ctx, binding, create); err != nil {
 				return err
 			}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				_, err := c.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "bad"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "bad name") {
 					return errOrNone(err)
@@ -261,7 +261,7 @@ func TestPlugins(t *testing.T) {
 			if _, err := c.AdmissionregistrationV1().MutatingAdmissionPolicyBindings().Create(ctx, binding, create); err != nil {
 				return err
 			}
-			return eventually(ctx, func() error {
+			return soon(ctx, func() error {
 				got, err := c.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				if err == nil && got.Labels["by"] != "policy" {
 					err = fmt.Errorf("labels %v", got.Labels)
@@ -283,8 +283,8 @@ func TestPlugins(t *testing.T) {
 	}
 }
 
-// eventually tries again what plugins learn from caches.
-func eventually(ctx context.Context, try func() error) error {
+// soon tries again what plugins learn from caches.
+func soon(ctx context.Context, try func() error) error {
 	for {
 		err := try()
 		if err == nil || ctx.Err() != nil {
@@ -400,14 +400,14 @@ func TestWebhooks(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := eventually(ctx, func() error {
+				if err := soon(ctx, func() error {
 					_, err := client.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "m-"}}, metav1.CreateOptions{})
 					return saysNo(err, "because I say so")
 				}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := eventually(ctx, func() error {
+			if err := soon(ctx, func() error {
 				return tc.want(client.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{GenerateName: "s-"}}, metav1.CreateOptions{}))
 			}); err != nil {
 				t.Error(err)

@@ -54,10 +54,11 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// options are what rules ask for that hold only where a feature is on. All of these are alpha, and off.
+// options are what rules ask for that hold only where a feature is on. Autoscalers may scale to zero here; the others
+// are alpha, and off.
 var options = map[string]bool{
 	"DRAPartitionableDevicesType":                  false,
-	"HPAScaleToZero":                               false,
+	"HPAScaleToZero":                               true,
 	"InPlacePodVerticalScalingSchedulerPreemption": false,
 	"WorkloadWithJob":                              false,
 }
