@@ -56,6 +56,7 @@ import (
 	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
+	"knarr.dev/knarr/workloads/protection"
 	"knarr.dev/knarr/workloads/replicaset"
 	"knarr.dev/knarr/workloads/replicationcontroller"
 	"knarr.dev/knarr/workloads/resourceclaim"
@@ -201,6 +202,8 @@ func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (mana
 		job.Register(mgr, clock),
 		ttlafterfinished.Register(mgr, clock),
 		horizontalpodautoscaler.Register(mgr),
+		ttlafterfinished.Register(mgr),
+		protection.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)
 }
