@@ -93,7 +93,7 @@ func TestPlugins(t *testing.T) {
 				return err
 			}
 			return soon(ctx, func() error { // it reads namespaces from a cache
-				_, err := c.CoreV1().Pods(ns).Create(ctx, pod(""), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+				_, err := c.CoreV1().Pods(ns).Create(ctx, pod("web"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 				return refused(err, `violates PodSecurity "restricted:latest"`)
 			})
 		},
