@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
@@ -180,7 +181,6 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"disruption":      func() error { return disruption.Register(mgr) },
 		"finished jobs":   func() error { return ttlafterfinished.Register(mgr, b.steady) },
 		"autoscalers":     func() error { return horizontalpodautoscaler.Register(mgr) },
-		"used storage":    func() error { return protection.Register(mgr) },
 		"certificates": func() error {
 			return certificates.Register(mgr, certificates.Signers{Client: keys.ClientCA, Serving: keys.ClusterCA}, b.steady)
 		},
@@ -222,6 +222,10 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 		{
 			Name: "storage migrations", Resources: []schema.GroupResource{storagemigrationv1.Resource("storageversionmigrations")},
 			Start: func() error { return storagemigration.Register(mgr, b.steady) },
+		},
+		{
+			Name: "used storage", Start: func() error { return protection.Register(mgr) },
+			Resources: []schema.GroupResource{corev1.Resource("persistentvolumeclaims"), corev1.Resource("persistentvolumes"), storagev1.Resource("volumeattributesclasses")},
 		},
 		{
 			Name: "admission policies", Resources: []schema.GroupResource{admissionregistrationv1.Resource("validatingadmissionpolicies")},

@@ -202,7 +202,6 @@ func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (mana
 		job.Register(mgr, clock),
 		ttlafterfinished.Register(mgr, clock),
 		horizontalpodautoscaler.Register(mgr),
-		ttlafterfinished.Register(mgr),
 		protection.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)
