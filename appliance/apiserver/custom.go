@@ -16,7 +16,9 @@ import (
 
 // withoutProtobuf refuses custom resources written as protobuf, which they have no message types for. The library
 // means to do the same, and panics over some of them.
-type withoutProtobuf struct{ *genericapiserver.GenericAPIServer }
+type withoutProtobuf struct {
+	*genericapiserver.GenericAPIServer
+}
 
 func (s withoutProtobuf) UnprotectedHandler() http.Handler {
 	next := s.GenericAPIServer.UnprotectedHandler()

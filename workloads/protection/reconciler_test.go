@@ -60,15 +60,21 @@ func TestClaimUsed(t *testing.T) {
 		pod   *corev1.Pod
 		want  bool
 	}{
-		"no pod names it":                                  {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Spec.Volumes = nil })},
-		"a pod on a node names it":                         {claim: claim(), pod: pod(nil), want: true},
-		"a pod that never found a node":                    {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Spec.NodeName = "" })},
-		"a pod that has finished still names it":           {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: true},
-		"a pod of another namespace":                       {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Namespace = "other" })},
-		"a claim made for a pod's volume":                  {claim: own, pod: pod(ownVolume), want: true},
-		"a claim that only has the name of one":            {claim: stranger, pod: pod(ownVolume)},
-		"a pod that is shut down does not wait for itself": {claim: own, pod: pod(func(p *corev1.Pod) { ownVolume(p); going(with(p, "test/keep")).DeletionGracePeriodSeconds = ptr.To[int64](0) })},
-		"a pod that is shutting down":                      {claim: own, pod: pod(func(p *corev1.Pod) { ownVolume(p); going(with(p, "test/keep")).DeletionGracePeriodSeconds = ptr.To[int64](30) }), want: true},
+		"no pod names it":                        {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Spec.Volumes = nil })},
+		"a pod on a node names it":               {claim: claim(), pod: pod(nil), want: true},
+		"a pod that never found a node":          {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Spec.NodeName = "" })},
+		"a pod that has finished still names it": {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: true},
+		"a pod of another namespace":             {claim: claim(), pod: pod(func(p *corev1.Pod) { p.Namespace = "other" })},
+		"a claim made for a pod's volume":        {claim: own, pod: pod(ownVolume), want: true},
+		"a claim that only has the name of one":  {claim: stranger, pod: pod(ownVolume)},
+		"a pod that is shut down does not wait for itself": {claim: own, pod: pod(func(p *corev1.Pod) {
+			ownVolume(p)
+			going(with(p, "test/keep")).DeletionGracePeriodSeconds = ptr.To[int64](0)
+		})},
+		"a pod that is shutting down": {claim: own, pod: pod(func(p *corev1.Pod) {
+			ownVolume(p)
+			going(with(p, "test/keep")).DeletionGracePeriodSeconds = ptr.To[int64](30)
+		}), want: true},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -104,8 +110,13 @@ func TestClassUsed(t *testing.T) {
 }
 
 func TestReconcile(t *testing.T) {
-	bound := func(v *corev1.PersistentVolume) *corev1.PersistentVolume { v.Status.Phase = corev1.VolumeBound; return v }
-	volume := func() *corev1.PersistentVolume { return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}} }
+	bound := func(v *corev1.PersistentVolume) *corev1.PersistentVolume {
+		v.Status.Phase = corev1.VolumeBound
+		return v
+	}
+	volume := func() *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}}
+	}
 	tests := map[string]struct {
 		object client.Object
 		others []client.Object // as the cache knows them
