@@ -9,8 +9,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	retry "k8s.io/client-go/tools/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -24,9 +27,18 @@ type bindings struct {
 	lost  error
 }
 
-// follow watches pods that have a node.
+// follow watches pods that have a node. The API server breaks off watches that fall behind; they are taken up again.
 func follow(ctx context.Context, api client.WithWatch) (*bindings, error) {
-	w, err := api.Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace), client.MatchingFieldsSelector{Selector: fields.OneTermNotEqualSelector("spec.nodeName", "")})
+	var now corev1.PodList
+	if err := api.List(ctx, &now, client.InNamespace(namespace), client.Limit(1)); err != nil {
+		return nil, err
+	}
+	placed := client.MatchingFieldsSelector{Selector: fields.OneTermNotEqualSelector("spec.nodeName", "")}
+	w, err := retry.NewRetryWatcherWithContext(ctx, now.ResourceVersion, &cache.ListWatch{
+		WatchFuncWithContext: func(ctx context.Context, raw metav1.ListOptions) (watch.Interface, error) {
+			return api.Watch(ctx, &corev1.PodList{}, client.InNamespace(namespace), placed, &client.ListOptions{Raw: &raw})
+		},
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func fill(ctx context.Context, w workload, p *process) error {
 				return err
 			}
 		}
-		return api.Create(ctx, n)
+		return createNode(ctx, api, n)
 	}); err != nil {
 		return err
 	}
@@ -85,6 +85,20 @@ func fill(ctx context.Context, w workload, p *process) error {
 		return err
 	}
 	return many(ctx, w.waiting, func(ctx context.Context, i int) error { return w.submit(ctx, api, i) })
+}
+
+// createNode creates a node that pods may go to at once: the API server holds new ones to be not ready.
+func createNode(ctx context.Context, api client.Client, n *corev1.Node) error {
+	taints, status := n.Spec.Taints, n.Status
+	if err := api.Create(ctx, n); err != nil {
+		return err
+	}
+	n.Spec.Taints = taints
+	if err := api.Update(ctx, n); err != nil {
+		return err
+	}
+	n.Status = status
+	return api.Status().Update(ctx, n)
 }
 
 // submit creates the i-th waiting pod.
@@ -231,8 +245,11 @@ func churn(ctx context.Context, api client.Client) {
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "churning"},
 			Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "churning"}, Ports: []corev1.ServicePort{{Port: 80}}},
 		}
-		objects := []client.Object{node, pod, service}
-		for _, o := range objects {
+		if err := createNode(ctx, api, node); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, "bench: churn:", err)
+		}
+		objects := []client.Object{pod, service, node}
+		for _, o := range objects[:2] {
 			if err := api.Create(ctx, o); err != nil && ctx.Err() == nil {
 				fmt.Fprintln(os.Stderr, "bench: churn:", err)
 			}

@@ -77,7 +77,13 @@ func serve(args []string) (err error) {
 			continue
 		}
 		<-ended
-		go func() { ended <- schedule(ctx, server) }()
+		go func() {
+			err := schedule(ctx, server)
+			if err != nil {
+				slog.Error("the scheduler ended", "err", err)
+			}
+			ended <- err
+		}()
 	}
 	return nil
 }
