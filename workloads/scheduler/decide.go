@@ -24,25 +24,25 @@ const (
 // decision is where a pod goes, or why it goes nowhere.
 type decision struct {
 	node     string
-	anywhere *refusal           // of all nodes, for the pod itself
-	refusals map[string]refusal // by node, when node is "" and it was not anywhere
-	err      error              // a rule could not judge: there is no decision
-	total    int                // nodes there are
-	looked   int                // nodes looked at, for the next pod to start behind
+	anywhere *refusal  // of all nodes, for the pod itself
+	refusals []refusal // of the snapshot's nodes in their order, when node is "" and it was not anywhere
+	err      error     // a rule could not judge: there is no decision
+	total    int       // nodes there are
+	looked   int       // nodes looked at, for the next pod to start behind
 }
 
-// refusal is the first rule that refused a node.
+// refusal is the first rule that refused a node and why, nil if none did.
 type refusal struct {
 	plugin string
-	plugins.Refusal
+	*plugins.Refusal
 }
 
-// refused is why a node will not do.
-func (d *decision) refused(node string) refusal {
+// final says whether the i-th node will not do even if pods left it.
+func (d *decision) final(i int) bool {
 	if d.anywhere != nil {
-		return *d.anywhere
+		return d.anywhere.Final
 	}
-	return d.refusals[node]
+	return i < len(d.refusals) && d.refusals[i].Refusal != nil && d.refusals[i].Final
 }
 
 // decide chooses a node for a pod. It starts at the start-th node, so that early stops do not favour the first
@@ -64,15 +64,18 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 			return d
 		}
 	}
-	fit, refusals, looked := filter(pod, snap, ready, start, wantedOf(len(nodes), by.share))
+	by.refusals = slices.Grow(by.refusals[:0], len(nodes))[:len(nodes)]
+	clear(by.refusals)
+	refusals := by.refusals
+	fit, looked := filter(pod, snap, ready, start, wantedOf(len(nodes), by.share), refusals)
 	d.looked = looked
 	for _, r := range refusals {
-		if r.Err != nil {
+		if r.Refusal != nil && r.Err != nil {
 			d.err = fmt.Errorf("%s: %w", r.plugin, r.Err)
 			return d
 		}
 	}
-	if fit, d.err = by.extendedFit(ctx, pod, fit, refusals); d.err != nil {
+	if fit, d.err = by.extendedFit(ctx, pod, fit, snap.Nodes(), refusals); d.err != nil {
 		return d
 	}
 	switch len(fit) {
@@ -102,7 +105,7 @@ func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filte
 	for _, f := range filters {
 		filter, refused := f.Filter(pod, snap)
 		if refused != nil {
-			return nil, &refusal{f.Name(), *refused}
+			return nil, &refusal{f.Name(), refused}
 		}
 		if filter != nil {
 			ready = append(ready, prepared{f.Name(), filter})
@@ -125,7 +128,7 @@ func judge(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, filters
 func ask(n *snapshot.Node, filters []prepared) (refusal, bool) {
 	for _, f := range filters {
 		if r := f.filter(n); r != nil {
-			return refusal{f.name, *r}, false
+			return refusal{f.name, r}, false
 		}
 	}
 	return refusal{}, true
@@ -147,35 +150,32 @@ func withExpected(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) 
 	return full
 }
 
-// filter finds nodes that would do, enough of them, from the start-th on and around.
-func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start, enough int) (fit []*snapshot.Node, refused map[string]refusal, looked int) {
+// filter finds nodes that would do, enough of them, from the start-th on and around, and says why not the others it
+// looked at.
+func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start, enough int, refused []refusal) (fit []*snapshot.Node, looked int) {
 	nodes := snap.Nodes()
 	wanted := int64(enough)
-	results := make([]refusal, len(nodes))
 	passed := make([]bool, len(nodes))
 	var found, seen atomic.Int64
 	inParallel(len(nodes), func(i int) bool {
 		seen.Add(1)
-		if results[i], passed[i] = judge(pod, nodes[(start+i)%len(nodes)], snap, ready); passed[i] {
+		at := (start + i) % len(nodes)
+		if refused[at], passed[at] = judge(pod, nodes[at], snap, ready); passed[at] {
 			return found.Add(1) < wanted
 		}
 		return true
 	})
-	refused = map[string]refusal{}
+	fit = make([]*snapshot.Node, 0, found.Load())
 	for i := range nodes {
-		n := nodes[(start+i)%len(nodes)]
-		switch {
-		case passed[i]:
-			fit = append(fit, n)
-		case results[i].plugin != "":
-			refused[n.Name] = results[i]
+		if at := (start + i) % len(nodes); passed[at] {
+			fit = append(fit, nodes[at])
 		}
 	}
-	return fit, refused, int(seen.Load())
+	return fit, int(seen.Load())
 }
 
 // extendedFit is what extenders leave of the nodes that would do; why not the others is added to refused.
-func (p *profile) extendedFit(ctx context.Context, pod *snapshot.Pod, fit []*snapshot.Node, refused map[string]refusal) ([]*snapshot.Node, error) {
+func (p *profile) extendedFit(ctx context.Context, pod *snapshot.Pod, fit, nodes []*snapshot.Node, refused []refusal) ([]*snapshot.Node, error) {
 	for _, e := range p.concerned(pod.Object, func(e *extender) string { return e.FilterVerb }) {
 		if len(fit) == 0 {
 			break
@@ -187,8 +187,10 @@ func (p *profile) extendedFit(ctx context.Context, pod *snapshot.Pod, fit []*sna
 		if err != nil {
 			return nil, err
 		}
-		for name, r := range no {
-			refused[name] = refusal{byExtender, *r}
+		for i, n := range nodes {
+			if r := no[n.Name]; r != nil {
+				refused[i] = refusal{byExtender, r}
+			}
 		}
 		fit = left
 	}
@@ -281,6 +283,9 @@ func (d *decision) explain() string {
 	}
 	counts := map[string]int{}
 	for _, r := range d.refusals {
+		if r.Refusal == nil {
+			continue
+		}
 		for _, reason := range r.Reasons {
 			counts[reason]++
 		}
@@ -305,7 +310,9 @@ func (d *decision) refusedBy() map[string]bool {
 		by[d.anywhere.plugin] = true
 	}
 	for _, r := range d.refusals {
-		by[r.plugin] = true
+		if r.Refusal != nil {
+			by[r.plugin] = true
+		}
 	}
 	return by
 }

@@ -30,8 +30,7 @@ func ordinaryConfig() *Config {
 func ready(pod *snapshot.Pod, snap *snapshot.Snapshot) []prepared {
 	filters, refused := prepare(pod, snap, ordinary().filters)
 	if refused != nil {
-		no := refused.Refusal
-		return []prepared{{refused.plugin, func(*snapshot.Node) *plugins.Refusal { return &no }}}
+		return []prepared{{refused.plugin, func(*snapshot.Node) *plugins.Refusal { return refused.Refusal }}}
 	}
 	return filters
 }

@@ -38,7 +38,7 @@ func mayPreempt(pod *snapshot.Pod, snap *snapshot.Snapshot, d *decision, going f
 	if n == nil {
 		return true, ""
 	}
-	if d.refused(n.Name).Final {
+	if d.final(slices.Index(snap.Nodes(), n)) {
 		return true, "" // it waits at the wrong door
 	}
 	for _, other := range n.Pods {
@@ -55,9 +55,10 @@ func clearable(pod *snapshot.Pod, snap *snapshot.Snapshot, d *decision, start in
 	against = map[string]int{}
 	nodes := snap.Nodes()
 	for i := range nodes {
-		n := nodes[(start+i)%len(nodes)]
+		at := (start + i) % len(nodes)
+		n := nodes[at]
 		switch {
-		case d.refused(n.Name).Final:
+		case d.final(at):
 			against[notHelpful]++
 		case !hasLesser(pod, n):
 			against[noVictims]++
@@ -99,6 +100,9 @@ func clearings(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, ope
 		return found
 	}
 	for _, r := range refused {
+		if r.Refusal == nil {
+			continue
+		}
 		for _, reason := range r.Reasons {
 			against[reason]++
 		}

@@ -14,6 +14,8 @@ type profile struct {
 	share       int  // percent of the fitting nodes that are compared; 0 lets the size of the cluster decide
 	preempts    bool // less important pods make room
 	candidates  candidates
+
+	refusals []refusal // memory each decision uses again
 }
 
 // candidates is how many nodes that could be cleared for a pod are compared.

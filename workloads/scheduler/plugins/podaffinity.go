@@ -81,8 +81,30 @@ func newNeighbours() *neighbours {
 	return &neighbours{repelled: domains{}, near: domains{}, far: domains{}}
 }
 
+// lookFor is the key of what look remembers, wishesFor of what Score does.
+type (
+	lookFor   struct{ kin string }
+	wishesFor struct {
+		rule PodAffinity
+		kin  string
+	}
+)
+
+// look counts the pods that matter to one pod, or to one that is alike and what moved since.
 func look(pod *snapshot.Pod, snap *snapshot.Snapshot) *neighbours {
+	key := lookFor{pod.Kin()}
+	if value, since, ok := snap.Recall(key); ok {
+		around := value.(*neighbours)
+		for _, m := range since {
+			if m.Node.Object != nil {
+				around.noteAverse(pod, m.Pod, m.Node, snap, m.By)
+				around.note(pod, m.Pod, m.Node, snap, m.By)
+			}
+		}
+		return around
+	}
 	around := newNeighbours()
+	defer snap.Remember(key, around)
 	for _, n := range snap.Averse() {
 		if n.Object == nil {
 			continue
@@ -201,7 +223,24 @@ func (a PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snap
 	if !wishes && a.own {
 		return nil
 	}
-	weights := domains{}
+	weights := a.wishes(pod, snap, wishes)
+	if len(weights) == 0 {
+		return nil
+	}
+	return func(n *snapshot.Node) int64 {
+		var sum int64
+		for key, of := range weights {
+			if value, has := n.Label(key); has {
+				sum += of[value]
+			}
+		}
+		return sum
+	}
+}
+
+// wishes weighs the domains by what the pod and those that are placed wish about each other.
+func (a PodAffinity) wishes(pod *snapshot.Pod, snap *snapshot.Snapshot, own bool) domains {
+	var weights domains
 	add := func(terms []snapshot.Term, about *snapshot.Pod, n *snapshot.Node, sign, fixed int64) {
 		namespace := snap.Namespace(about.Object.Namespace)
 		for i := range terms {
@@ -216,11 +255,33 @@ func (a PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snap
 			weights.add(terms[i].TopologyKey, value, sign*int64(weight))
 		}
 	}
-	if wishes {
+	mine := func(other *snapshot.Pod, n *snapshot.Node, by int64) {
+		add(pod.PreferAffinity, other, n, by, 0)
+		add(pod.PreferAntiAffinity, other, n, -by, 0)
+	}
+	theirs := func(other *snapshot.Pod, n *snapshot.Node, by int64) {
+		add(other.PreferAffinity, pod, n, by, 0)
+		add(other.PreferAntiAffinity, pod, n, -by, 0)
+		if a.welcome > 0 {
+			add(other.Affinity, pod, n, by, a.welcome) // those who must stand near such pods would welcome one more
+		}
+	}
+	key := wishesFor{a, pod.Kin()}
+	if value, since, ok := snap.Recall(key); ok {
+		weights = value.(domains)
+		for _, m := range since {
+			if m.Node.Object != nil {
+				mine(m.Pod, m.Node, m.By)
+				theirs(m.Pod, m.Node, m.By)
+			}
+		}
+		return weights
+	}
+	weights = domains{}
+	if own {
 		for _, n := range snap.Nodes() {
 			for _, other := range n.Pods {
-				add(pod.PreferAffinity, other, n, 1, 0)
-				add(pod.PreferAntiAffinity, other, n, -1, 0)
+				mine(other, n, 1)
 			}
 		}
 	}
@@ -229,25 +290,11 @@ func (a PodAffinity) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snap
 			continue
 		}
 		for _, other := range n.Fond {
-			add(other.PreferAffinity, pod, n, 1, 0)
-			add(other.PreferAntiAffinity, pod, n, -1, 0)
-			if a.welcome > 0 {
-				add(other.Affinity, pod, n, 1, a.welcome) // those who must stand near such pods would welcome one more
-			}
+			theirs(other, n, 1)
 		}
 	}
-	if len(weights) == 0 {
-		return nil
-	}
-	return func(n *snapshot.Node) int64 {
-		var sum int64
-		for key, of := range weights {
-			if value, has := n.Label(key); has {
-				sum += of[value]
-			}
-		}
-		return sum
-	}
+	snap.Remember(key, weights)
+	return weights
 }
 
 // Normalize implements Scorer.

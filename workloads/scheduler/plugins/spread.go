@@ -85,7 +85,7 @@ func (s Spread) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Ref
 	if len(constraints) == 0 {
 		return nil, nil
 	}
-	countDomains(constraints, pod.Object, snap.Nodes())
+	countDomains(constraints, pod, snap)
 	emptiest := make([]lows, len(constraints))
 	for i, c := range constraints {
 		emptiest[i] = c.lows()
@@ -146,7 +146,7 @@ func (s Spread) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, nodes []*snaps
 		}
 	}
 	if len(wide) > 0 {
-		countDomains(wide, pod.Object, snap.Nodes())
+		countDomains(wide, pod, snap)
 	}
 	weights := make([]float64, len(constraints))
 	for i, c := range constraints {
@@ -268,19 +268,56 @@ func parseConstraints(pod *corev1.Pod, when corev1.UnsatisfiableConstraintAction
 	return constraints
 }
 
+// domainsFor is the key of what countDomains remembers: whose domains, and of which constraints.
+type domainsFor struct{ kin, of string }
+
 // countDomains counts the group's pods on the nodes that are in question for the pod: other nodes' domains can
-// neither be filled nor empty in a way that matters.
-func countDomains(constraints []*constraint, pod *corev1.Pod, nodes []*snapshot.Node) {
+// neither be filled nor empty in a way that matters. What was counted for a pod that is alike takes in what moved since.
+func countDomains(constraints []*constraint, pod *snapshot.Pod, snap *snapshot.Snapshot) {
+	key := domainsFor{kin: pod.Kin()}
+	for _, c := range constraints {
+		key.of += fmt.Sprintf("%s %s,", c.spec.TopologyKey, c.spec.WhenUnsatisfiable)
+	}
+	concerns := concerned(constraints, pod.Object)
+	if value, since, ok := snap.Recall(key); ok {
+		for i, counts := range value.([]map[string]int64) {
+			constraints[i].counts = counts
+		}
+		for _, m := range since {
+			for _, c := range concerns(m.Node) {
+				value, _ := m.Node.Label(c.spec.TopologyKey)
+				c.counts[value] += m.By * c.counted(pod.Object.Namespace, m.Pod)
+			}
+		}
+		return
+	}
+	for _, n := range snap.Nodes() {
+		for _, c := range concerns(n) {
+			value, _ := n.Label(c.spec.TopologyKey)
+			c.counts[value] += c.group(pod.Object.Namespace, n)
+		}
+	}
+	counts := make([]map[string]int64, len(constraints))
+	for i, c := range constraints {
+		counts[i] = c.counts
+	}
+	snap.Remember(key, counts)
+}
+
+// concerned tells for which constraints of a pod a node is in question.
+func concerned(constraints []*constraint, pod *corev1.Pod) func(*snapshot.Node) []*constraint {
 	required := nodeaffinity.GetRequiredNodeAffinity(pod)
-	for _, n := range nodes {
-		labeled := true
+	those := make([]*constraint, 0, len(constraints))
+	return func(n *snapshot.Node) []*constraint {
+		if n.Object == nil {
+			return nil
+		}
 		for _, c := range constraints {
-			_, has := n.Label(c.spec.TopologyKey)
-			labeled = labeled && has
+			if _, has := n.Label(c.spec.TopologyKey); !has {
+				return nil
+			}
 		}
-		if !labeled {
-			continue
-		}
+		those = those[:0]
 		for _, c := range constraints {
 			if policy := c.spec.NodeAffinityPolicy; policy == nil || *policy == corev1.NodeInclusionPolicyHonor {
 				if matches, err := required.Match(n.Object); err != nil || !matches {
@@ -290,9 +327,9 @@ func countDomains(constraints []*constraint, pod *corev1.Pod, nodes []*snapshot.
 			if policy := c.spec.NodeTaintsPolicy; policy != nil && *policy == corev1.NodeInclusionPolicyHonor && repels(n.Object, pod) {
 				continue
 			}
-			value, _ := n.Label(c.spec.TopologyKey)
-			c.counts[value] += c.group(pod.Namespace, n)
+			those = append(those, c)
 		}
+		return those
 	}
 }
 

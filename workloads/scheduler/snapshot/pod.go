@@ -19,6 +19,30 @@ type Pod struct {
 
 	Affinity, AntiAffinity             []Term // required
 	PreferAffinity, PreferAntiAffinity []Term
+
+	kin string
+}
+
+// Kin is the same for pods that are alike to every rule that counts other pods: in namespace, owner, labels, scheduler,
+// and what they say about nodes and neighbours. It belongs to the goroutine that owns the snapshot.
+func (p *Pod) Kin() string {
+	if p.kin != "" {
+		return p.kin
+	}
+	meta := metav1.ObjectMeta{Namespace: p.Object.Namespace, Labels: p.Object.Labels}
+	if owner := metav1.GetControllerOfNoCopy(p.Object); owner != nil {
+		meta.UID = owner.UID
+	}
+	spec := &p.Object.Spec
+	kin := corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{
+		SchedulerName: spec.SchedulerName, NodeSelector: spec.NodeSelector, Affinity: spec.Affinity, Tolerations: spec.Tolerations, TopologySpreadConstraints: spec.TopologySpreadConstraints,
+	}}
+	said, err := kin.Marshal() // maps in the order of their keys
+	if err != nil {
+		return string(p.Object.UID) // it has no kin then
+	}
+	p.kin = string(said)
+	return p.kin
 }
 
 // HostPort is a port a pod takes on its node.

@@ -19,7 +19,8 @@ import (
 // Snapshot holds nodes by name and pods by UID.
 type Snapshot struct {
 	nodes      map[string]*Node
-	order      []*Node // those with an object; new ones at the end, so that a walk can go on where the last one stopped
+	known      []*Node // those with an object, as they came
+	order      []*Node // the same as Nodes gives them; nil when that is to be worked out
 	pods       map[types.UID]place
 	namespaces map[string]labels.Set
 	averse     map[string]*Node                      // those with pods that have required anti-affinity
@@ -28,6 +29,7 @@ type Snapshot struct {
 	services   map[string]map[string]labels.Selector // by namespace and name
 	storage    volumes
 	devices    devices
+	memory     memory
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
 }
@@ -42,12 +44,40 @@ func New() *Snapshot {
 	return &Snapshot{
 		nodes: map[string]*Node{}, pods: map[types.UID]place{}, namespaces: map[string]labels.Set{}, averse: map[string]*Node{},
 		fond: map[string]*Node{}, holders: map[string]int{},
-		services: map[string]map[string]labels.Selector{}, storage: newVolumes(), devices: newDevices(), nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
+		services: map[string]map[string]labels.Selector{}, storage: newVolumes(), devices: newDevices(), memory: memory{counts: map[any]*count{}},
+		nominated: map[types.UID]string{}, expected: map[string]map[types.UID]*Pod{},
 	}
 }
 
-// Nodes are all nodes, in a stable order.
-func (s *Snapshot) Nodes() []*Node { return s.order }
+// Nodes are all nodes, in an order that stays as long as the nodes do: zone by turns, so that whoever looks at some of
+// them only has looked at all zones alike.
+func (s *Snapshot) Nodes() []*Node {
+	if s.order == nil {
+		s.order = byTurns(s.known)
+	}
+	return s.order
+}
+
+func byTurns(nodes []*Node) []*Node {
+	var zones []string
+	of := map[string][]*Node{}
+	for _, n := range nodes {
+		zone := n.Object.Labels[corev1.LabelTopologyRegion] + "/" + n.Object.Labels[corev1.LabelTopologyZone]
+		if of[zone] == nil {
+			zones = append(zones, zone)
+		}
+		of[zone] = append(of[zone], n)
+	}
+	order := make([]*Node, 0, len(nodes))
+	for i := 0; len(order) < len(nodes); i++ {
+		for _, zone := range zones {
+			if i < len(of[zone]) {
+				order = append(order, of[zone][i])
+			}
+		}
+	}
+	return order
+}
 
 // Node finds a node that exists, or nil.
 func (s *Snapshot) Node(name string) *Node {
@@ -77,12 +107,15 @@ func (s *Snapshot) SetNode(object *corev1.Node) Change {
 	n.set(object)
 	s.holds(n, 1)
 	if before == nil {
-		s.order = append(s.order, n)
+		s.memory.forget()
+		s.known, s.order = append(s.known, n), nil
 		return Change{Kind: NodeAdded, Node: object}
 	}
 	if !matters(before, object) {
 		return Change{}
 	}
+	s.memory.forget()
+	s.order = nil
 	return Change{Kind: NodeChanged, Node: object, NodeBefore: before}
 }
 
@@ -92,8 +125,9 @@ func (s *Snapshot) RemoveNode(name string) Change {
 	if n == nil || n.Object == nil {
 		return Change{}
 	}
-	s.order = slices.DeleteFunc(s.order, func(other *Node) bool { return other == n })
+	s.known, s.order = slices.DeleteFunc(s.known, func(other *Node) bool { return other == n }), nil
 	n.Object = nil
+	s.memory.forget()
 	s.holds(n, -1)
 	n.Images = nil
 	s.drop(n)
@@ -104,11 +138,14 @@ func (s *Snapshot) RemoveNode(name string) Change {
 func (s *Snapshot) SetPod(object *corev1.Pod) Change {
 	was, known := s.pods[object.UID]
 	var before *Pod
+	after := NewPod(object)
+	moves := true
 	if known {
 		before = s.nodes[was.node].Pods[object.UID]
-		s.take(object.UID)
+		moves = was.node != object.Spec.NodeName || !alike(before.Object, object)
+		s.take(object.UID, moves)
 	}
-	s.put(NewPod(object), place{node: object.Spec.NodeName})
+	s.put(after, place{node: object.Spec.NodeName}, moves)
 	switch {
 	case !known || was.assumed:
 		return Change{Kind: PodPlaced, Pod: object}
@@ -125,16 +162,16 @@ func (s *Snapshot) RemovePod(object *corev1.Pod) Change {
 	if _, known := s.pods[object.UID]; !known {
 		return Change{}
 	}
-	s.take(object.UID)
+	s.take(object.UID, true)
 	return Change{Kind: PodGone, Pod: object}
 }
 
 // Assume counts a pod on the node it was decided for.
 func (s *Snapshot) Assume(pod *Pod, node string) {
 	if _, known := s.pods[pod.Object.UID]; known {
-		s.take(pod.Object.UID)
+		s.take(pod.Object.UID, true)
 	}
-	s.put(pod, place{node: node, assumed: true})
+	s.put(pod, place{node: node, assumed: true}, true)
 }
 
 // Forget takes an assumption back; a placement the cache has shown since stays. The Change is what that frees.
@@ -142,7 +179,7 @@ func (s *Snapshot) Forget(pod *Pod) Change {
 	if at, known := s.pods[pod.Object.UID]; !known || !at.assumed {
 		return Change{}
 	}
-	s.take(pod.Object.UID)
+	s.take(pod.Object.UID, true)
 	return Change{Kind: PodGone, Pod: pod.Object}
 }
 
@@ -159,6 +196,7 @@ func (s *Snapshot) SetNamespace(object *corev1.Namespace) Change {
 		return Change{}
 	}
 	s.namespaces[object.Name] = object.Labels
+	s.memory.forget()
 	return Change{Kind: NamespaceChanged}
 }
 
@@ -175,10 +213,14 @@ func (s *Snapshot) SetService(object *corev1.Service) {
 		s.services[object.Namespace] = map[string]labels.Selector{}
 	}
 	s.services[object.Namespace][object.Name] = labels.SelectorFromSet(object.Spec.Selector)
+	s.memory.forget()
 }
 
 // RemoveService drops a service.
 func (s *Snapshot) RemoveService(object *corev1.Service) {
+	if _, known := s.services[object.Namespace][object.Name]; known {
+		s.memory.forget()
+	}
 	delete(s.services[object.Namespace], object.Name)
 	if len(s.services[object.Namespace]) == 0 {
 		delete(s.services, object.Namespace)
@@ -208,9 +250,13 @@ func (s *Snapshot) holds(n *Node, by int) {
 	}
 }
 
-func (s *Snapshot) put(pod *Pod, at place) {
+// put counts a pod on a node. It moves unless only its state does, in ways nobody counts.
+func (s *Snapshot) put(pod *Pod, at place, moves bool) {
 	n := s.at(at.node)
 	n.add(pod)
+	if moves {
+		s.memory.note(Move{pod, n, 1})
+	}
 	s.storage.use(pod, 1)
 	s.pods[pod.Object.UID] = at
 	if len(n.Averse) > 0 {
@@ -221,8 +267,11 @@ func (s *Snapshot) put(pod *Pod, at place) {
 	}
 }
 
-func (s *Snapshot) take(uid types.UID) {
+func (s *Snapshot) take(uid types.UID, moves bool) {
 	n := s.nodes[s.pods[uid].node]
+	if moves {
+		s.memory.note(Move{n.Pods[uid], n, -1})
+	}
 	s.storage.use(n.Pods[uid], -1)
 	n.remove(uid)
 	delete(s.pods, uid)
