@@ -117,12 +117,13 @@ func prepare(pod *snapshot.Pod, snap *snapshot.Snapshot, filters []plugins.Filte
 // judge asks the filters about one node, and when pods that matter at least as much wait for room there, about the
 // node with them on it as well: either may come true.
 func judge(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, filters []prepared) (refusal, bool) {
-	if full := withExpected(pod, n, snap); full != nil {
-		if r, ok := ask(full, filters); !ok {
-			return r, false
-		}
+	if r, ok := ask(n, filters); !ok {
+		return r, false // asked first: most nodes pods wait for are full, and no trial is needed to see that
 	}
-	return ask(n, filters)
+	if full := snap.WithExpected(pod, n); full != nil {
+		return ask(full, filters)
+	}
+	return refusal{}, true
 }
 
 func ask(n *snapshot.Node, filters []prepared) (refusal, bool) {
@@ -132,22 +133,6 @@ func ask(n *snapshot.Node, filters []prepared) (refusal, bool) {
 		}
 	}
 	return refusal{}, true
-}
-
-// withExpected is the node with those on it that wait for room there and matter at least as much as the pod; nil when
-// there are none.
-func withExpected(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) *snapshot.Node {
-	var full *snapshot.Node
-	for uid, other := range snap.Expected(n.Name) {
-		if uid == pod.Object.UID || other.Priority < pod.Priority {
-			continue
-		}
-		if full == nil {
-			full = n.Trial()
-		}
-		full.Join(other)
-	}
-	return full
 }
 
 // filter finds nodes that would do, enough of them, from the start-th on and around, and says why not the others it

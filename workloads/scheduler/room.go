@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -45,6 +46,7 @@ func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, by *profile
 		s.lookElsewhere(ctx, other.Object)
 	}
 	s.snapshot.Nominate(pod, room.node)
+	s.start = 1 + slices.IndexFunc(s.snapshot.Nodes(), func(n *snapshot.Node) bool { return n.Name == room.node }) // nobody else finds room there
 	for _, victim := range room.victims {
 		s.leaving[victim.Object.UID] = true
 	}

@@ -120,15 +120,29 @@ func (r Resources) ignores(name corev1.ResourceName) bool {
 }
 
 // Helps implements Filterer.
-func (Resources) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
+func (r Resources) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool {
 	switch change.Kind {
 	case snapshot.PodGone, snapshot.PodShrunk:
-		return true
+		return r.roomFor(pod, snap, change.Pod.Spec.NodeName)
 	case snapshot.NodeAdded, snapshot.NodeChanged:
 		has, _ := snapshot.Of(change.Node.Status.Allocatable)
 		return pod.Requests.MilliCPU <= has.MilliCPU && pod.Requests.Memory <= has.Memory
 	}
 	return false
+}
+
+// roomFor says whether a pod has room on a node that has got some, beside those that wait for it already. A decision
+// that was taken back names no node.
+func (r Resources) roomFor(pod *snapshot.Pod, snap *snapshot.Snapshot, node string) bool {
+	if node == "" {
+		return true
+	}
+	n := snap.Node(node)
+	if n == nil || r.fits(pod, n) != nil {
+		return false
+	}
+	full := snap.WithExpected(pod, n)
+	return full == nil || r.fits(pod, full) == nil
 }
 
 // Score implements Scorer: the weighted mean over the resources that count.

@@ -34,6 +34,22 @@ func (s *Snapshot) Nomination(uid types.UID) string { return s.nominated[uid] }
 // Expected are the pods that wait for room on a node.
 func (s *Snapshot) Expected(node string) map[types.UID]*Pod { return s.expected[node] }
 
+// WithExpected is a trial of a node, with those on it that wait for room there and matter at least as much as a pod; nil
+// when there are none.
+func (s *Snapshot) WithExpected(pod *Pod, n *Node) *Node {
+	var full *Node
+	for uid, other := range s.expected[n.Name] {
+		if uid == pod.Object.UID || other.Priority < pod.Priority {
+			continue
+		}
+		if full == nil {
+			full = n.Trial()
+		}
+		full.Join(other)
+	}
+	return full
+}
+
 // ExpectsAverse says whether any pod that waits for room keeps others away.
 func (s *Snapshot) ExpectsAverse() bool {
 	for _, pods := range s.expected {
