@@ -60,8 +60,14 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 	}
 	if n := snap.Node(snap.Nomination(pod.Object.UID)); n != nil { // others left it for this pod
 		if _, ok := judge(pod, n, snap, ready); ok {
-			d.node = n.Name
-			return d
+			var left []*snapshot.Node
+			left, d.err = by.extendedFit(ctx, pod, []*snapshot.Node{n}, nil, nil)
+			if len(left) > 0 {
+				d.node = n.Name
+			}
+			if len(left) > 0 || d.err != nil {
+				return d
+			}
 		}
 	}
 	by.refusals = slices.Grow(by.refusals[:0], len(nodes))[:len(nodes)]

@@ -81,7 +81,7 @@ type Reservation struct {
 	// PreBind makes it true in the API. It runs on a goroutine of its own and may take its time.
 	PreBind func(ctx context.Context, api client.Client) error
 	// Permit says whether the pod may be bound by now. It runs on the deciding goroutine: once PreBind is done, and
-	// then after each change of the cluster. An error sends the pod back.
+	// then after each change of the kinds that are followed. An error sends the pod back.
 	Permit func(*snapshot.Snapshot) (bool, error)
 	// Patience is how long Permit may say no; 0 is ten minutes.
 	Patience time.Duration
