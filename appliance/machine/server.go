@@ -172,8 +172,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"namespace":       func() error { return namespace.Register(mgr) },
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, everything) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr, b.steady) },
-		"volumes":         func() error { return persistentvolume.Register(mgr) },
-		"local volumes":   func() error { return b.localVolumes(mgr) },
+		"default volumes": func() error { return localpath.Offer(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"jobs":            func() error { return job.Register(mgr, b.steady) },
@@ -220,6 +219,10 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 			Resources: []schema.GroupResource{resourcev1.Resource("resourceslices"), resourcev1.Resource("devicetaintrules")},
 		},
 		{
+			Name: "volumes", Resources: []schema.GroupResource{corev1.Resource("persistentvolumeclaims"), corev1.Resource("persistentvolumes")},
+			Start: func() error { return b.volumes(mgr) },
+		},
+		{
 			Name: "storage migrations", Resources: []schema.GroupResource{storagemigrationv1.Resource("storageversionmigrations")},
 			Start: func() error { return storagemigration.Register(mgr, b.steady) },
 		},
@@ -245,8 +248,11 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 	return sleepers, nil
 }
 
-// localVolumes makes volumes of folders on the nodes.
-func (b *builder) localVolumes(mgr manager.Manager) error {
+// volumes are bound to claims, and made of folders on the nodes.
+func (b *builder) volumes(mgr manager.Manager) error {
+	if err := persistentvolume.Register(mgr); err != nil {
+		return err
+	}
 	client, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return err

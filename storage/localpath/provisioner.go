@@ -43,7 +43,7 @@ type Nodes interface {
 	Remove(ctx context.Context, node, volume string) error
 }
 
-// Register adds the provisioner and its storage class to a manager.
+// Register adds the provisioner to a manager. It may be done when the first claim is seen.
 func Register(mgr manager.Manager, nodes Nodes) error {
 	//lint:ignore SA1019 users know core/v1 Events; see workloads/events
 	p := &provisioner{client: mgr.GetClient(), nodes: nodes, events: mgr.GetEventRecorderFor("local-path-provisioner")}
@@ -65,7 +65,13 @@ func Register(mgr manager.Manager, nodes Nodes) error {
 	if err != nil {
 		return fmt.Errorf("register the deleter of local volumes: %w", err)
 	}
-	return mgr.Add(manager.RunnableFunc(p.offer))
+	return nil
+}
+
+// Offer has a manager make the storage class when it starts, unless there is one of its name: that may have been
+// changed on purpose. The API server is asked, so that nothing is followed for it.
+func Offer(mgr manager.Manager) error {
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return offer(ctx, mgr.GetAPIReader(), mgr.GetClient()) }))
 }
 
 type provisioner struct {
@@ -74,17 +80,16 @@ type provisioner struct {
 	events record.EventRecorder
 }
 
-// offer makes the storage class unless there is one of its name: that may have been changed on purpose.
-func (p *provisioner) offer(ctx context.Context) error {
+func offer(ctx context.Context, api client.Reader, writer client.Writer) error {
 	class := &storagev1.StorageClass{
 		ObjectMeta:        metav1.ObjectMeta{Name: ClassName, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
 		Provisioner:       Provisioner,
 		ReclaimPolicy:     ptr.To(corev1.PersistentVolumeReclaimDelete),
 		VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),
 	}
-	err := p.client.Get(ctx, client.ObjectKeyFromObject(class), &storagev1.StorageClass{})
+	err := api.Get(ctx, client.ObjectKeyFromObject(class), &storagev1.StorageClass{})
 	if apierrors.IsNotFound(err) {
-		err = p.client.Create(ctx, class)
+		err = writer.Create(ctx, class)
 	}
 	if err == nil || apierrors.IsAlreadyExists(err) || ctx.Err() != nil {
 		return nil

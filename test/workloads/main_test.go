@@ -196,6 +196,7 @@ func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (mana
 		podgc.Register(mgr, log),
 		persistentvolume.Register(mgr),
 		localpath.Register(mgr, nodes),
+		localpath.Offer(mgr),
 		scheduler.Register(mgr, placing, log),
 		cronjob.Register(mgr, clock),
 		disruption.Register(mgr),
