@@ -85,6 +85,9 @@ func (s *stage) await(ctx context.Context, pod types.UID, c corpus.Case, watcher
 	for {
 		select {
 		case <-ctx.Done():
+			if len(c.Fits) == 0 {
+				return nil, "", nil // it may keep pods aside of which it knows that they cannot be placed
+			}
 			return nil, "", errors.New("the scheduler says nothing about the pod")
 		case <-better:
 			return fits, "", nil
