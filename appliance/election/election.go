@@ -237,16 +237,21 @@ func (c *Candidate) await(ctx context.Context, lease *coordinationv1.Lease, with
 			timer.Reset(min(within, retry))
 		}
 	}
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("wait for lease %s: %w", c.name, ctx.Err())
-	case _, open := <-changes:
-		if !open { // watches end now and then, and those of a broken server at once
-			return pause(ctx, min(within, retry))
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for lease %s: %w", c.name, ctx.Err())
+		case event, open := <-changes:
+			if !open || event.Type == watch.Error { // watches end now and then, and those of a broken server at once
+				return pause(ctx, min(within, retry))
+			}
+			if seen, ok := event.Object.(*coordinationv1.Lease); ok && seen.ResourceVersion == lease.ResourceVersion && event.Type != watch.Deleted {
+				continue // what we know
+			}
+		case <-timer.C:
 		}
-	case <-timer.C:
+		return nil
 	}
-	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
