@@ -24,6 +24,9 @@ func TestDiscoveryListsWhatKubernetesLists(t *testing.T) {
 	eventually(t, "metrics.k8s.io is offered", func() bool { // which readiness does not wait for
 		return strings.Contains(string(get(t, "/apis", "application/json")), "metrics.k8s.io")
 	})
+	eventually(t, "the custom kinds of other tests are gone", func() bool { // they are deleted in the background
+		return !strings.Contains(string(get(t, "/apis", "application/json")), ".knarr.dev")
+	})
 	var got []string
 	for _, path := range []string{"/api", "/apis"} {
 		got = append(got, described(t, path)...)
