@@ -29,6 +29,7 @@ const startTimeout = 60 * time.Second
 // machine is a knarr the benchmark starts, from folders of its own.
 type machine struct {
 	binary, dir, archive, image string
+	extra                       []string // flags
 	server                      *exec.Cmd
 }
 
@@ -67,7 +68,7 @@ func (m *machine) start() error {
 		return err
 	}
 	defer log.Close()
-	m.server = exec.Command(m.binary, append([]string{"server"}, m.flags()...)...)
+	m.server = exec.Command(m.binary, slices.Concat([]string{"server"}, m.flags(), m.extra)...)
 	m.server.Stderr, m.server.Env = log, environment()
 	return m.server.Start()
 }

@@ -7,6 +7,7 @@
 //
 //	go run ./test/bench                                          knarr, started by the benchmark
 //	go run ./test/bench -kubeconfig FILE -pids 12,34 -image REF  any other cluster, already running
+//	go run ./test/bench controllers                              a thousand Deployments on nodes that are played (README.md)
 //
 // The clients share the machine with what they measure, so compare figures of one run on one machine only.
 package main
@@ -37,6 +38,21 @@ type options struct {
 }
 
 func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "controllers" {
+		err = controllersMain(ctx, os.Args[2:])
+	} else {
+		err = run(ctx, parse())
+	}
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse() options {
 	var o options
 	flag.StringVar(&o.knarr, "knarr", "bin/knarr", "binary to start and measure")
 	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "measure this running cluster instead")
@@ -49,14 +65,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 60*time.Second, "how long idle is measured")
 	flag.StringVar(&o.skip, "skip", "", "what to leave out, with commas: start, idle, pods, api")
 	flag.Parse()
-
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, o)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	return o
 }
 
 func (o options) skips(part string) bool {
@@ -135,15 +144,24 @@ func parsePIDs(text string) ([]int, error) {
 	return pids, nil
 }
 
-// connect makes a client with connections of its own and without client-side throttling.
+// connect makes a client that speaks JSON, as kubectl and most controllers outside of Kubernetes itself do.
 func connect(kubeconfig string) (*kubernetes.Clientset, error) {
+	cfg, err := clientConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ContentType = "application/json"
+	return kubernetes.NewForConfig(cfg)
+}
+
+// clientConfig is for clients with connections of their own and without client-side throttling.
+func clientConfig(kubeconfig string) (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	cfg.QPS, cfg.Burst = -1, -1
 	cfg.WarningHandler = rest.NoWarnings{}
-	cfg.ContentType = "application/json" // as kubectl and most controllers outside of Kubernetes itself
 	cfg.Dial = newDialer()
-	return kubernetes.NewForConfig(cfg)
+	return cfg, nil
 }
