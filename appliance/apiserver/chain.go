@@ -98,7 +98,7 @@ func (s *Server) assembleOn(ctx context.Context, c *chain, listener net.Listener
 	if err != nil {
 		return err
 	}
-	builtin, err := config.Complete(shared).New("knarr-apiserver", withoutProtobuf{custom.GenericAPIServer})
+	builtin, err := config.Complete(shared).New("knarr-apiserver", careful{custom.GenericAPIServer})
 	if err != nil {
 		return fmt.Errorf("make the server of built-in resources: %w", err)
 	}

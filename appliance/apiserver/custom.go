@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
@@ -14,32 +15,36 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/scheme"
 )
 
-// withoutProtobuf refuses custom resources written as protobuf, which they have no message types for. The library
-// means to do the same, and panics over some of them.
-type withoutProtobuf struct {
+// careful answers for the server of custom resources where that one panics: over bodies in protobuf, which custom
+// resources have no messages for, over some patches of definitions, over some definitions. It does so while it reads
+// or checks what was sent, before anything is stored or said.
+type careful struct {
 	*genericapiserver.GenericAPIServer
 }
 
-func (s withoutProtobuf) UnprotectedHandler() http.Handler {
+func (s careful) UnprotectedHandler() http.Handler {
 	next := s.GenericAPIServer.UnprotectedHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err == nil && media == runtime.ContentTypeProtobuf {
+		if r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch {
 			defer refuse(w, r)
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// refuse answers when the decoder panics, which is before anything else was said.
+// refuse says that it was the request.
 func refuse(w http.ResponseWriter, r *http.Request) {
-	switch thrown := recover(); thrown {
-	case nil:
-	case http.ErrAbortHandler:
-		panic(thrown) // the server's own way to hang up
-	default:
-		slog.Warn("a custom resource sent as protobuf could not be read", "component", "apiserver", "path", r.URL.Path, "err", thrown)
-		refusal := negotiation.NewUnsupportedMediaTypeError([]string{runtime.ContentTypeJSON, runtime.ContentTypeYAML})
-		responsewriters.ErrorNegotiated(refusal, scheme.Codecs, apiextensionsv1.SchemeGroupVersion, w, r)
+	thrown := recover()
+	if thrown == nil {
+		return
 	}
+	if thrown == http.ErrAbortHandler {
+		panic(thrown) // the server's own way to hang up
+	}
+	slog.Error("a request for custom resources could not be read; please report it", "component", "apiserver", "method", r.Method, "path", r.URL.Path, "err", thrown)
+	refusal := error(apierrors.NewBadRequest("the request could not be read: a value is not of the type it should be"))
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && media == runtime.ContentTypeProtobuf {
+		refusal = negotiation.NewUnsupportedMediaTypeError([]string{runtime.ContentTypeJSON, runtime.ContentTypeYAML})
+	}
+	responsewriters.ErrorNegotiated(refusal, scheme.Codecs, apiextensionsv1.SchemeGroupVersion, w, r)
 }

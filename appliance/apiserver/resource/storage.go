@@ -37,16 +37,6 @@ func (s *Storage) ShortNames() []string { return s.Row.Short }
 // Categories for kubectl.
 func (s *Storage) Categories() []string { return s.Row.Categories }
 
-// Get refuses versions that are none.
-func (s *Storage) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
-	if options != nil {
-		if err := checkVersion(options.ResourceVersion); err != nil {
-			return nil, err
-		}
-	}
-	return s.Store.Get(ctx, name, options)
-}
-
 // Update takes the client's word for what the client sent.
 func (s *Storage) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc, update rest.ValidateObjectUpdateFunc, force bool, options *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	return s.Store.Update(ctx, name, Blame(info), create, update, force, options)

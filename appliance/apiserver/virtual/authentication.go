@@ -3,6 +3,8 @@ package virtual
 import (
 	"context"
 	"net/http"
+	"net/url"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +22,12 @@ func Token(env *resource.Env) (rest.Storage, error) {
 		if review.Spec.Token == "" {
 			return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 		}
+		// What is not one word would be cut to something else on its way, or to nothing: then others than those who
+		// know tokens would be asked.
+		if words := strings.Fields(review.Spec.Token); len(words) != 1 || words[0] != review.Spec.Token {
+			review.Status = authenticationv1.TokenReviewStatus{Error: "a token is one word"}
+			return nil
+		}
 		audiences := authenticator.Audiences(review.Spec.Audiences)
 		if len(audiences) == 0 {
 			audiences = env.Audiences
@@ -28,7 +36,7 @@ func Token(env *resource.Env) (rest.Storage, error) {
 			ctx = authenticator.WithAudiences(ctx, audiences)
 		}
 		// The token is asked about the way it would be presented, so that a review cannot differ from a request.
-		presented := (&http.Request{Header: http.Header{"Authorization": {"Bearer " + review.Spec.Token}}}).WithContext(ctx)
+		presented := (&http.Request{URL: &url.URL{Path: "/"}, Header: http.Header{"Authorization": {"Bearer " + review.Spec.Token}}}).WithContext(ctx)
 		response, ok, err := env.Authenticator.AuthenticateRequest(presented)
 		review.Status = authenticationv1.TokenReviewStatus{Authenticated: ok && err == nil}
 		if err != nil {
