@@ -21,7 +21,6 @@ import (
 	"k8s.io/client-go/rest"
 
 	"knarr.dev/knarr/appliance/apiserver"
-	"knarr.dev/knarr/appliance/apiserver/audit"
 	"knarr.dev/knarr/appliance/apiserver/authn"
 	"knarr.dev/knarr/appliance/apiserver/servertest"
 )
@@ -155,7 +154,6 @@ func TestFilesOfTheOperator(t *testing.T) {
 	}
 	record := filepath.Join(dir, "audit", "audit.log")
 	own, err := servertest.Start(dir, func(c *apiserver.Config) {
-		c.Audit = audit.Config{Log: record}
 		c.AuthenticationConfig = file("authentication.yaml", fmt.Sprintf("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n"+
 			"jwt:\n- issuer: {url: %q, audiences: [knarr], certificateAuthority: %s}\n"+
 			"  claimMappings: {username: {claim: sub, prefix: 'org:'}, groups: {claim: groups, prefix: 'org:'}}\n", issuer.URL, ca))

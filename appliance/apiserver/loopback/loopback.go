@@ -62,7 +62,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	// Reading the rest of the body after the request's end is the client's right, so the handler gets a context
 	// that also ends when the client closes the response.
-	ctx, cancel := context.WithCancel(request.Context())
+	ctx, cancel := detached(request.Context())
 	served := request.Clone(ctx)
 	if served.Body == nil {
 		served.Body = http.NoBody
@@ -79,7 +79,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	select {
 	case <-w.decided:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, context.Cause(ctx)
 	}
 	if w.failed != nil {
 		return nil, w.failed
@@ -94,6 +94,18 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 		ContentLength: -1,
 		Request:       request,
 	}, nil
+}
+
+// detached ends when the caller's context does, and knows nothing else of it. A caller may itself be answering a request
+// here (whose token is it?): what the server noted about that one, its user and its line in the audit log, is not the
+// next one's.
+func detached(caller context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	unhook := context.AfterFunc(caller, func() { cancel(caller.Err()) })
+	return ctx, func() {
+		unhook()
+		cancel(nil)
+	}
 }
 
 func (t *Transport) serve(w *writer, request *http.Request) {
@@ -183,7 +195,7 @@ type body struct {
 func newBody(ctx context.Context, cancel context.CancelFunc) *body {
 	b := &body{ctx: ctx, cancel: cancel}
 	b.change.L = &b.mu
-	b.unhook = context.AfterFunc(ctx, func() { b.end(ctx.Err()) })
+	b.unhook = context.AfterFunc(ctx, func() { b.end(context.Cause(ctx)) })
 	return b
 }
 

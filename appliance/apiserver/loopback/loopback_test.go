@@ -60,6 +60,24 @@ func TestResponses(t *testing.T) {
 	}
 }
 
+func TestTheHandlerKnowsNothingOfItsCallersRequest(t *testing.T) {
+	type key struct{}
+	var found any
+	client := serve(t, func(_ http.ResponseWriter, r *http.Request) { found = r.Context().Value(key{}) })
+	request, err := http.NewRequestWithContext(context.WithValue(t.Context(), key{}, "the caller's"), http.MethodGet, "http://server/path", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if found != nil {
+		t.Errorf("the handler found %v", found)
+	}
+}
+
 func TestHeadersSetTooLateAreNotSent(t *testing.T) {
 	response, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Early", "yes")

@@ -21,6 +21,7 @@ import (
 
 	"knarr.dev/knarr/appliance/apiserver"
 	"knarr.dev/knarr/appliance/apiserver/atrest"
+	"knarr.dev/knarr/appliance/apiserver/audit"
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/datastore"
 	"knarr.dev/knarr/bootstrap/pki"
@@ -113,6 +114,7 @@ func config(keys *pki.PKI, port int, store persistence.Endpoints) apiserver.Conf
 		BindAddress:       netip.MustParseAddr("127.0.0.1"),
 		Port:              port,
 		AdvertiseAddress:  advertised,
+		Audit:             audit.Config{Log: filepath.Join(filepath.Dir(keys.Dir), "audit", "audit.log")},
 		Encryption:        atrest.Files{Keys: keys.EncryptionKeysFile},
 		ServingCert:       keys.APIServer.CertFile,
 		ServingKey:        keys.APIServer.KeyFile,
