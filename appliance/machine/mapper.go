@@ -18,6 +18,9 @@ func builtinMapper() meta.RESTMapper {
 			scope = meta.RESTScopeNamespace
 		}
 		for _, version := range append(slices.Clone(row.AlsoIn), row.In) {
+			// Caches that hold some namespaces only ask about the kind of a list. The kind itself comes last: it is
+			// what the resource leads to.
+			mapper.AddSpecific(version.WithKind(row.Kind()+"List"), version.WithResource(row.Plural), version.WithResource(row.Singular()), scope)
 			mapper.AddSpecific(version.WithKind(row.Kind()), version.WithResource(row.Plural), version.WithResource(row.Singular()), scope)
 		}
 	}

@@ -160,6 +160,27 @@ func TestTheHandlerLearnsThatItsClientIsGone(t *testing.T) {
 	}
 }
 
+func TestARequestHasNothingOfTheOneItIsMadeFor(t *testing.T) {
+	type key struct{}
+	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(key{}) != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	request, err := http.NewRequestWithContext(context.WithValue(t.Context(), key{}, "the outer one's user"), http.MethodGet, "http://server/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Error("the handler sees the values of the outer request")
+	}
+}
+
 func TestAPanicBreaksTheResponse(t *testing.T) {
 	client := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/late" {
