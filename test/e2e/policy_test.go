@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/test/lab/lab"
 )
 
 // TestPoliciesDecideWhoTalksToWhom is about two machines: whoever asks runs on another one than who answers.
@@ -101,7 +103,7 @@ spec:
 }
 
 // joined starts another machine, as a node.
-func (c *cluster) joined(name string) {
+func (c *cluster) joined(name string) *lab.Machine {
 	c.t.Helper()
 	token, err := c.onMachine(c.server, "token", "create")
 	if err != nil {
@@ -111,6 +113,7 @@ func (c *cluster) joined(name string) {
 	giveImages(c.t, m)
 	m.StartKnarr("agent", "--join", fmt.Sprintf("https://%s:6443", c.server.IP()), "--token", strings.TrimSpace(token))
 	c.awaitNode(name, corev1.ConditionTrue)
+	return m
 }
 
 func (c *cluster) policy(text string) {

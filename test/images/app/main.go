@@ -1,7 +1,8 @@
 // Command app is what the tests and the demo run in containers: a small server and the few tools a test needs where
 // no shell exists.
 //
-//	app serve [PORT]          HTTP: / who answered, /env, /read?file=F, /ready and /fail turn readiness, /exit?code=N
+//	app serve [PORT]          HTTP: / who answered, /env, /read?file=F, /ready and /fail turn readiness, /exit?code=N,
+//	                          /paths takes connections to try without pause, and tells how they fare (paths.go)
 //	app udp [PORT]            answers each datagram with its host name
 //	app sleep [SECONDS]       default: until SIGTERM
 //	app stubborn              ignores SIGTERM
@@ -144,6 +145,7 @@ func serve(port string) error {
 			http.Error(w, "told to fail", http.StatusServiceUnavailable)
 		}
 	})
+	mux.Handle("/paths", &paths{})
 	mux.HandleFunc("/fail", func(http.ResponseWriter, *http.Request) { unready.Store(true) })
 	mux.HandleFunc("/ready", func(http.ResponseWriter, *http.Request) { unready.Store(false) })
 	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	pathTimeout = 500 * time.Millisecond // shorter than the kernel's second before it sends a lost SYN again
+	pathPause   = 200 * time.Millisecond
+)
+
+// path is a way to somewhere, and how it fared. Moments are in ms since 1970.
+type path struct {
+	Target string // an http URL, or tcp://HOST:PORT
+	Want   string // what the answer begins with
+	Tried  int64  // when the last try that has ended began
+	Since  int64  // when the first answer came after which no try failed; 0 when the last try failed
+	Error  string // why it failed
+}
+
+// paths tries what it was told to, each path on its own, until the program ends.
+type paths struct {
+	mu  sync.Mutex
+	all []*path
+}
+
+// ServeHTTP takes more paths by POST, and tells how all fare.
+func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var more []*path
+	if r.Method == http.MethodPost {
+		if err := json.NewDecoder(r.Body).Decode(&more); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range more {
+		p.all = append(p.all, one)
+		go p.follow(one)
+	}
+	_ = json.NewEncoder(w).Encode(p.all)
+}
+
+func (p *paths) follow(one *path) {
+	for {
+		began := time.Now()
+		err := try(one.Target, one.Want)
+		p.note(one, began, time.Now(), err)
+		time.Sleep(pathPause)
+	}
+}
+
+func (p *paths) note(one *path, began, ended time.Time, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one.Tried = began.UnixMilli()
+	switch {
+	case err != nil:
+		one.Since, one.Error = 0, err.Error()
+	case one.Since == 0:
+		one.Since, one.Error = ended.UnixMilli(), ""
+	}
+}
+
+// try opens a connection of its own, and asks for the name each time.
+func try(target, want string) error {
+	at, err := url.Parse(target)
+	if err != nil {
+		return err
+	}
+	if at.Scheme == "tcp" {
+		conn, err := net.DialTimeout("tcp", at.Host, pathTimeout)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+	client := &http.Client{Timeout: pathTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get(target)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && !strings.HasPrefix(string(answer), want) {
+		err = fmt.Errorf("answered %q", answer)
+	}
+	return err
+}
