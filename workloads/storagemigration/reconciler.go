@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,6 +45,10 @@ type Reconciler struct {
 	objects    metadata.Interface
 	clock      clock.PassiveClock
 }
+
+// catchUp is how long a resource that is not served may take to be: whoever asks for a migration may just have made the
+// custom kind (upstream's controller gives the same minute).
+const catchUp = time.Minute
 
 // Register adds the controller to a manager. steady is the time of day.
 func Register(mgr manager.Manager, steady clock.PassiveClock) error {
@@ -89,6 +94,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	resource, found, err := r.find(m.Spec.Resource)
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("look for the resource of storage migration %s: %w", req.Name, err)
+	}
+	if wait := catchUp - r.clock.Since(m.CreationTimestamp.Time); !found && wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	if !found {
 		return ctrl.Result{}, r.tell(ctx, m, storagemigrationv1.MigrationFailed, fmt.Sprintf("resource %s is not served", schema.GroupResource(m.Spec.Resource)), "")
