@@ -68,7 +68,7 @@ func TestAServiceRangeStaysWhileItIsUsed(t *testing.T) {
 }
 
 func TestClaimsAreMadeFromTemplatesAndGoWithTheirPods(t *testing.T) {
-	ns := newNamespace(t, "claims")
+	ns := newNamespace(t, "devices")
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "web"}, Spec: corev1.PodSpec{
 		SchedulerName:  "nobody",
 		ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimTemplateName: ptr.To("big")}},

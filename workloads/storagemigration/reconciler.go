@@ -133,7 +133,20 @@ func (r *Reconciler) find(wanted metav1.GroupResource) (schema.GroupVersionResou
 			}
 		}
 	}
-	return schema.GroupVersionResource{}, false, err // of half an answer nothing follows
+	if failed, partly := discovery.GroupDiscoveryFailedErrorGroups(err); partly && !concerns(failed, wanted.Group) {
+		err = nil
+	}
+	return schema.GroupVersionResource{}, false, err
+}
+
+// concerns says whether one of the versions that could not be asked for is of a group.
+func concerns(failed map[schema.GroupVersion]error, group string) bool {
+	for version := range failed {
+		if version.Group == group {
+			return true
+		}
+	}
+	return false
 }
 
 // rewriteAll writes every object of a resource. failure is what no further try would mend.

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 )
 
 func TestConditions(t *testing.T) {
@@ -56,6 +57,42 @@ func TestPermanent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := permanent(tc.err); got != tc.want {
 				t.Errorf("permanent() = %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// answer is what discovery said.
+type answer struct {
+	lists []*metav1.APIResourceList
+	err   error
+}
+
+func (a answer) ServerPreferredResources() ([]*metav1.APIResourceList, error) { return a.lists, a.err }
+
+func TestFind(t *testing.T) {
+	core := []*metav1.APIResourceList{{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "secrets"}}}}
+	failed := func(group string) error {
+		return &discovery.ErrGroupDiscoveryFailed{Groups: map[schema.GroupVersion]error{{Group: group, Version: "v1"}: errors.New("down")}}
+	}
+	tests := map[string]struct {
+		answer answer
+		group  string
+		found  bool
+		err    bool
+	}{
+		"a resource that is served":                 {answer: answer{lists: core}, found: true},
+		"one that is, while another server is down": {answer: answer{lists: core, err: failed("metrics.k8s.io")}, found: true},
+		"one that is not":                           {answer: answer{lists: core}, group: "apps"},
+		"one that is not, whoever is down":          {answer: answer{lists: core, err: failed("metrics.k8s.io")}, group: "apps"},
+		"one whose own server is down":              {answer: answer{lists: core, err: failed("apps")}, group: "apps", err: true},
+		"no answer at all":                          {answer: answer{err: errors.New("down")}, err: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, found, err := (&Reconciler{kinds: tc.answer}).find(metav1.GroupResource{Group: tc.group, Resource: "secrets"})
+			if found != tc.found || (err != nil) != tc.err {
+				t.Errorf("find() = %v, %v; want %v, an error: %v", found, err, tc.found, tc.err)
 			}
 		})
 	}
