@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -100,8 +101,8 @@ func TestClaimsAreMadeFromTemplatesAndGoWithTheirPods(t *testing.T) {
 func TestAStorageMigrationRewritesEveryObject(t *testing.T) {
 	ns := newNamespace(t, "migration")
 	create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "kept"}, Data: map[string]string{"a": "b"}})
-	for name, resource := range map[string]string{"known": "configmaps", "unknown": "nothings"} {
-		create(t, &storagemigrationv1.StorageVersionMigration{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagemigrationv1.StorageVersionMigrationSpec{Resource: metav1.GroupResource{Resource: resource}}})
+	for name, resource := range map[string]metav1.GroupResource{"known": {Resource: "configmaps"}, "soon": {Group: "stories.example.com", Resource: "tales"}} {
+		create(t, &storagemigrationv1.StorageVersionMigration{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: storagemigrationv1.StorageVersionMigrationSpec{Resource: resource}})
 	}
 	ends := func(name string, with storagemigrationv1.MigrationConditionType) {
 		t.Helper()
@@ -110,7 +111,14 @@ func TestAStorageMigrationRewritesEveryObject(t *testing.T) {
 		})
 	}
 	ends("known", storagemigrationv1.MigrationSucceeded)
-	ends("unknown", storagemigrationv1.MigrationFailed)
+	create(t, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "tales.stories.example.com"},
+		"spec": map[string]any{
+			"group": "stories.example.com", "scope": "Namespaced", "names": map[string]any{"plural": "tales", "singular": "tale", "kind": "Tale", "listKind": "TaleList"},
+			"versions": []any{map[string]any{"name": "v1", "served": true, "storage": true, "schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object"}}}},
+		},
+	}})
+	ends("soon", storagemigrationv1.MigrationSucceeded)
 	kept := &corev1.ConfigMap{}
 	if err := api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: "kept"}, kept); err != nil || kept.Data["a"] != "b" {
 		t.Errorf("what was migrated: %v, %v", err, kept.Data)

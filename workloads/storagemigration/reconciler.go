@@ -50,6 +50,11 @@ type Reconciler struct {
 // custom kind (upstream's controller gives the same minute).
 const catchUp = time.Minute
 
+// untilServed is when to look again for a resource that is not served, by the age of the migration; 0 is never.
+func untilServed(age time.Duration) time.Duration {
+	return min(max(catchUp-age, 0), 5*time.Second)
+}
+
 // Register adds the controller to a manager. steady is the time of day.
 func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	objects, err := metadata.NewForConfigAndClient(metadata.ConfigFor(mgr.GetConfig()), mgr.GetHTTPClient())
@@ -95,7 +100,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("look for the resource of storage migration %s: %w", req.Name, err)
 	}
-	if wait := catchUp - r.clock.Since(m.CreationTimestamp.Time); !found && wait > 0 {
+	if wait := untilServed(r.clock.Since(m.CreationTimestamp.Time)); !found && wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	if !found {

@@ -97,3 +97,18 @@ func TestFind(t *testing.T) {
 		})
 	}
 }
+
+func TestHowLongAResourceMayTakeToBeServed(t *testing.T) {
+	for name, c := range map[string]struct{ age, want time.Duration }{
+		"a new migration looks again soon":        {0, 5 * time.Second},
+		"at the end it looks a last time":         {58 * time.Second, 2 * time.Second},
+		"after a minute it fails":                 {time.Minute, 0},
+		"long after, with a server that was away": {time.Hour, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := untilServed(c.age); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
