@@ -23,12 +23,17 @@ var Node = resource.Hooks[*corev1.Node]{
 	Warnings:       hints(nodeHints),
 	PrepareCreate:  func(_ context.Context, node *corev1.Node) { matchPodCIDRs(node, &corev1.Node{}) },
 	PrepareUpdate:  func(_ context.Context, node, old *corev1.Node) { matchPodCIDRs(node, old) },
-	Validate:       always(validateNode),
+	Validate:       always(validateNewNode),
 	ValidateUpdate: onUpdate(validateNode, nodeStays),
 	ValidateStatus: func(_ context.Context, node, _ *corev1.Node) field.ErrorList { return validateNodeStatus(node) },
 	Fields: func(node *corev1.Node) fields.Set {
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(node.Spec.Unschedulable)}
 	},
+}
+
+// validateNewNode: a node is registered together with its status.
+func validateNewNode(node *corev1.Node) field.ErrorList {
+	return append(validateNode(node), validateNodeStatus(node)...)
 }
 
 func defaultNode(node *corev1.Node) {

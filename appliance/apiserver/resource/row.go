@@ -29,9 +29,11 @@ type Row struct {
 	// Hooks is what Erase makes of a Hooks[T].
 	Hooks ErasedHooks
 
-	Status     bool // has /status, written apart from the rest
-	Generation bool // metadata.generation counts changes of everything but metadata and status
-	Scale      ScaleFunc
+	Status bool // has /status, written apart from the rest
+	// StatusAtCreate keeps the status of an object that is created: agents register nodes together with theirs.
+	StatusAtCreate bool
+	Generation     bool // metadata.generation counts changes of everything but metadata and status
+	Scale          ScaleFunc
 
 	// Subresources by the path below the object's name: "log", "binding", "token". They see the complete store.
 	Subresources map[string]SubresourceFunc

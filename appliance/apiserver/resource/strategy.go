@@ -52,7 +52,7 @@ func (s *strategy) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageC
 }
 
 func (s *strategy) PrepareForCreate(ctx context.Context, obj runtime.Object) {
-	if s.row.Status {
+	if s.row.Status && !s.row.StatusAtCreate {
 		s.layout.clearStatus(obj)
 	}
 	if s.row.Generation {

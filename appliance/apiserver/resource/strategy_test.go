@@ -31,6 +31,8 @@ func strategyOf(hooks Hooks[*appsv1.Deployment]) *strategy {
 
 func TestPrepare(t *testing.T) {
 	ctx, s := context.Background(), strategyOf(Hooks[*appsv1.Deployment]{})
+	born := strategyOf(Hooks[*appsv1.Deployment]{})
+	born.row.StatusAtCreate = true
 	tests := map[string]struct {
 		prepare func(obj, old runtime.Object)
 		obj     *appsv1.Deployment
@@ -39,6 +41,10 @@ func TestPrepare(t *testing.T) {
 		"a new object has no status and generation 1": {
 			prepare: func(obj, _ runtime.Object) { s.PrepareForCreate(ctx, obj) },
 			obj:     deployment(3, 3, "a"), want: func() *appsv1.Deployment { d := deployment(3, 0, "a"); d.Generation = 1; return d }(),
+		},
+		"a new object of a kind that is made with its status keeps it": {
+			prepare: func(obj, _ runtime.Object) { born.PrepareForCreate(ctx, obj) },
+			obj:     deployment(3, 3, "a"), want: func() *appsv1.Deployment { d := deployment(3, 3, "a"); d.Generation = 1; return d }(),
 		},
 		"an update leaves the status alone": {
 			prepare: func(obj, old runtime.Object) { s.PrepareForUpdate(ctx, obj, old) },
