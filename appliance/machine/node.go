@@ -26,6 +26,7 @@ import (
 	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/node"
 	"knarr.dev/knarr/workloads/agent/nodeapi"
+	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/probe"
 	"knarr.dev/knarr/workloads/agent/runtime"
 )
@@ -54,11 +55,12 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	}
 	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Log: b.log})
 	told := newEvents(client, b.cfg.NodeName)
-	self, err := b.self(ctx, in, client, containers, told)
+	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd())
+	self, err := b.self(ctx, in, client, containers, told, gauge)
 	if err != nil {
 		return nil, err
 	}
-	pods, err := b.pods(in, client, containers, told, self)
+	pods, err := b.pods(in, client, containers, told, self, gauge)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 }
 
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge) ([]Component, error) {
 	paths := b.cfg.Paths()
 	volumes := volume.New(volume.Config{
 		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
@@ -79,7 +81,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, NodeIPs: []string{b.cfg.NodeIP},
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Volumes: volumes,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Log: b.log,
 	})
 	if err != nil {
@@ -99,7 +101,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 }
 
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events) (*node.Node, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -107,6 +109,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	conf := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return []netip.Addr{in.ranges.node} },
+		Pressure:  gauge.Conditions,
 		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,
 	}

@@ -21,8 +21,8 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
-	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,7 +34,9 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/garbage"
 	"knarr.dev/knarr/workloads/agent/pod"
+	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
@@ -52,6 +54,8 @@ type Config struct {
 	Runtime *runtime.Runtime
 	Cache   pod.Source                   // pods, services
 	Client  corev1client.CoreV1Interface // with the node's identity
+	Gauge   *pressure.Gauge              // of this machine; the node's status shows the same one
+	Pressed func()                       // the node has other conditions now
 	Volumes pod.Volumes
 	Prober  pod.Prober
 	Events  record.EventRecorder
@@ -71,6 +75,7 @@ func (c *Config) Validate() error {
 	need(c.Runtime != nil, "a runtime")
 	need(c.Cache != nil, "a cache")
 	need(c.Client != nil, "an API client")
+	need(c.Gauge != nil && c.Pressed != nil, "a gauge of pressure and somebody to tell of it")
 	need(c.Volumes != nil, "volumes")
 	need(c.Prober != nil, "a prober")
 	need(c.Events != nil, "a recorder of events")
@@ -79,8 +84,10 @@ func (c *Config) Validate() error {
 
 // Agent is the component.
 type Agent struct {
-	conf Config
-	pods *pod.Manager
+	conf    Config
+	pods    *pod.Manager
+	keeper  *pressure.Keeper
+	garbage *garbage.Collector
 }
 
 // New makes an agent that Run will start, once the runtime is ready.
@@ -111,8 +118,20 @@ func New(conf Config) (*Agent, error) {
 		Objects:  objects{reader: conf.Cache, client: conf.Client},
 		Client:   conf.Client,
 		Cache:    conf.Cache,
+		Pressure: conf.Gauge.Conditions,
 		Recorder: conf.Events,
 		Log:      conf.Log,
+	})
+	a.garbage = garbage.New(garbage.Config{
+		NodeName: conf.NodeName, Runtime: conf.Runtime, Pods: a.pods.Pods, Sweep: a.pods.Sweep, Events: conf.Events, Log: conf.Log,
+		Room: func() (total, available uint64) {
+			room := conf.Gauge.Read().Images.Bytes
+			return room.Total, room.Available
+		},
+	})
+	a.keeper = pressure.NewKeeper(pressure.Config{
+		NodeName: conf.NodeName, Gauge: conf.Gauge, Pods: a.pods, Garbage: a.garbage, Changed: conf.Pressed, Events: conf.Events, Log: conf.Log,
+		Meter: pressure.Meter{Groups: groups, Runtime: conf.Runtime, LogRoot: conf.Paths.PodLogs()},
 	})
 	return a, nil
 }
@@ -165,7 +184,17 @@ func machineMemory() (int64, error) {
 func (a *Agent) Name() string { return "agent" }
 
 // Run runs the node's pods until ctx ends, and then leaves them running.
-func (a *Agent) Run(ctx context.Context, ready func()) error { return a.pods.Run(ctx, ready) }
+func (a *Agent) Run(ctx context.Context, ready func()) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return a.pods.Run(ctx, func() {
+			group.Go(func() error { return a.keeper.Run(ctx, func() {}) })
+			group.Go(func() error { return a.garbage.Run(ctx, func() {}) })
+			ready()
+		})
+	})
+	return group.Wait()
+}
 
 // Pods are this node's pods with their newest status. They must not be modified.
 func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }
@@ -173,11 +202,6 @@ func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }
 // Find looks up a container of a pod of this node; see pod.Manager.Find. Errors wrap pod.ErrNotFound.
 func (a *Agent) Find(namespace, name string, uid types.UID, container string, previous bool) (pod.Place, error) {
 	return a.pods.Find(namespace, name, uid, container, previous)
-}
-
-// Evict ends a pod to save the node.
-func (a *Agent) Evict(uid types.UID, reason, message string, grace time.Duration) bool {
-	return a.pods.Evict(uid, reason, message, int64(grace/time.Second))
 }
 
 // Exec, Attach and PortForward prepare a stream and return the URL, on this machine's loopback, that serves it once.

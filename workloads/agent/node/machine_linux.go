@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,7 +23,7 @@ type machine struct {
 }
 
 func readMachine() (machine, error) {
-	memory, _, err := readMemory()
+	memory, err := readMemory()
 	if err != nil {
 		return machine{}, err
 	}
@@ -51,26 +52,19 @@ func readMachine() (machine, error) {
 	}, nil
 }
 
-// readMemory in bytes.
-func readMemory() (total, available uint64, err error) {
+// readMemory is all there is, in bytes.
+func readMemory() (uint64, error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, 0, fmt.Errorf("read the machine's memory: %w; is /proc mounted?", err)
+		return 0, fmt.Errorf("read the machine's memory: %w; is /proc mounted?", err)
 	}
 	for line := range strings.Lines(string(data)) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseUint(fields[1], 10, 64)
-		switch fields[0] {
-		case "MemTotal:":
-			total = kib << 10
-		case "MemAvailable:":
-			return total, kib << 10, nil
+		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseUint(fields[1], 10, 64)
+			return kib << 10, err
 		}
 	}
-	return total, total, nil
+	return 0, errors.New("read the machine's memory: /proc/meminfo has no MemTotal")
 }
 
 func readHugePages(folder string) map[int64]int64 {
@@ -87,26 +81,13 @@ func readHugePages(folder string) map[int64]int64 {
 	return out
 }
 
-// readPIDs: tasks there are, tasks there may be.
-func readPIDs() (used, limit uint64) {
-	limit, _ = strconv.ParseUint(firstLine("/proc/sys/kernel/pid_max"), 10, 64)
-	if threads, err := strconv.ParseUint(firstLine("/proc/sys/kernel/threads-max"), 10, 64); err == nil {
-		limit = min(limit, threads)
-	}
-	if load := strings.Fields(firstLine("/proc/loadavg")); len(load) > 3 { // 0.00 0.00 0.00 1/120 4711
-		_, tasks, _ := strings.Cut(load[3], "/")
-		used, _ = strconv.ParseUint(tasks, 10, 64)
-	}
-	return used, limit
-}
-
-func readFilesystem(path string) filesystem {
+// readDisk is the size of the filesystem a folder lies on, in bytes.
+func readDisk(path string) uint64 {
 	var at unix.Statfs_t
 	if err := unix.Statfs(path, &at); err != nil {
-		return filesystem{}
+		return 0
 	}
-	size := uint64(at.Bsize)
-	return filesystem{total: at.Blocks * size, available: at.Bavail * size, inodes: at.Files, inodesFree: at.Ffree}
+	return at.Blocks * uint64(at.Bsize)
 }
 
 func osImage(paths ...string) string {

@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/workloads/agent/pressure"
 )
 
 const (
@@ -60,9 +62,10 @@ type Config struct {
 	RoleLabels map[string]string
 	Privileged kubernetes.Interface
 
-	DataDir   string              // its filesystem is the node's ephemeral storage
-	Addresses func() []netip.Addr // of this machine now, the one others should use first
-	External  bool                // a cloud controller manager makes the node ready for pods, and knows its addresses
+	DataDir   string                     // its filesystem is the node's ephemeral storage
+	Pressure  func() pressure.Conditions // what the machine is short of; nil: nothing
+	Addresses func() []netip.Addr        // of this machine now, the one others should use first
+	External  bool                       // a cloud controller manager makes the node ready for pods, and knows its addresses
 	Client    kubernetes.Interface
 	Nodes     Informer
 	Runtime   Runtime
@@ -96,7 +99,6 @@ type Node struct {
 	adopted  *types.UID // the object whose labels were seen to, nil before
 	images   []corev1.ContainerImage
 	imagesAt time.Time
-	pressure pressures
 }
 
 // New makes a node of this machine; nothing is read or written before Run.
@@ -109,6 +111,9 @@ func New(config Config) (*Node, error) {
 	}
 	if config.Log == nil {
 		config.Log = slog.Default()
+	}
+	if config.Pressure == nil {
+		config.Pressure = func() pressure.Conditions { return pressure.Conditions{} }
 	}
 	config.Log = config.Log.With("component", "node")
 	return &Node{config: config, wake: make(chan struct{}, 1)}, nil

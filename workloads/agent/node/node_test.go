@@ -209,10 +209,7 @@ func TestThisMachineHasParts(t *testing.T) {
 	if m.cpus < 1 || m.memory == 0 || m.info.BootID == "" || m.info.KernelVersion == "" || m.info.OSImage == "" {
 		t.Errorf("readMachine() = %+v", m)
 	}
-	if used, limit := readPIDs(); used == 0 || limit == 0 {
-		t.Errorf("readPIDs() = %d of %d", used, limit)
-	}
-	if disk := readFilesystem(t.TempDir()); disk.total == 0 || disk.available == 0 {
-		t.Errorf("readFilesystem() = %+v", disk)
+	if size := readDisk(t.TempDir()); size == 0 {
+		t.Error("readDisk() = 0")
 	}
 }

@@ -13,12 +13,6 @@ import (
 
 // observe looks at the machine and its runtime. What cannot be read becomes a fact too: the status says so.
 func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) facts {
-	disk := readFilesystem(n.config.DataDir)
-	look := room{disks: []filesystem{disk}}
-	if _, available, err := readMemory(); err == nil {
-		look.memoryAvailable = available
-	}
-	look.pids, look.pidLimit = readPIDs()
 	f := facts{
 		now:       now,
 		name:      n.config.Name,
@@ -27,8 +21,8 @@ func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) fa
 		machine:   n.machine,
 		addresses: n.config.Addresses(),
 		external:  n.config.External,
-		storage:   disk,
-		pressure:  n.pressure.hold(now, short(look)),
+		storage:   readDisk(n.config.DataDir),
+		pressure:  n.config.Pressure(),
 		podRange:  node != nil && node.Spec.PodCIDR != "",
 	}
 	n.askRuntime(ctx, &f)

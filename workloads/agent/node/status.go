@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"knarr.dev/knarr/workloads/agent/pressure"
 )
 
 // facts is everything a status depends on, as one value.
@@ -31,18 +33,14 @@ type facts struct {
 	features       *corev1.NodeFeatures
 	images         []corev1.ContainerImage // nil: not asked yet
 
-	storage  filesystem
-	pressure pressed
+	storage  uint64 // bytes
+	pressure pressure.Conditions
 }
-
-// pressed says which resource is short.
-type pressed struct{ memory, disk, pids bool }
 
 // The reserve pods cannot have: without it the machine would stop before eviction could start.
 const (
 	memoryReserve         = 100 << 20
 	storageReservePercent = 10
-	inodeReservePercent   = 5
 	maxPods               = 110
 )
 
@@ -86,17 +84,17 @@ func conditions(f facts) []corev1.NodeCondition {
 		return condition
 	}
 	out := make([]corev1.NodeCondition, 0, 4)
-	if f.pressure.memory {
+	if f.pressure.Memory {
 		out = append(out, is(corev1.NodeMemoryPressure, true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"))
 	} else {
 		out = append(out, is(corev1.NodeMemoryPressure, false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"))
 	}
-	if f.pressure.disk {
+	if f.pressure.Disk {
 		out = append(out, is(corev1.NodeDiskPressure, true, "KubeletHasDiskPressure", "kubelet has disk pressure"))
 	} else {
 		out = append(out, is(corev1.NodeDiskPressure, false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"))
 	}
-	if f.pressure.pids {
+	if f.pressure.Processes {
 		out = append(out, is(corev1.NodePIDPressure, true, "KubeletHasInsufficientPID", "kubelet has insufficient PID available"))
 	} else {
 		out = append(out, is(corev1.NodePIDPressure, false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"))
@@ -146,7 +144,7 @@ func settle(list []corev1.NodeCondition, condition corev1.NodeCondition, now tim
 // resources of the machine, and the part of them pods may have.
 func resources(f facts) (capacity, allocatable corev1.ResourceList) {
 	memory := int64(f.machine.memory)
-	storage := int64(f.storage.total)
+	storage := int64(f.storage)
 	capacity = corev1.ResourceList{
 		corev1.ResourceCPU:              *resource.NewQuantity(f.machine.cpus, resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),

@@ -26,7 +26,7 @@ func healthy() facts {
 			cpus: 2, memory: 4 << 30, hugePages: map[int64]int64{2 << 20: 64 << 20},
 			info: corev1.NodeSystemInfo{BootID: "boot1", Architecture: "amd64"},
 		},
-		storage: filesystem{total: 100 << 30, available: 50 << 30, inodes: 1000, inodesFree: 900},
+		storage: 100 << 30,
 	}
 }
 
@@ -241,46 +241,6 @@ func TestAgain(t *testing.T) {
 				t.Errorf("again() = %v, want %v", got, tc.want)
 			}
 		})
-	}
-}
-
-func TestShort(t *testing.T) {
-	plenty := func() room {
-		return room{memoryAvailable: 1 << 30, disks: []filesystem{{total: 1000, available: 500, inodes: 1000, inodesFree: 500}}, pids: 10, pidLimit: 1000}
-	}
-	tests := map[string]struct {
-		change func(*room)
-		want   pressed
-	}{
-		"plenty of everything":          {change: func(*room) {}},
-		"little memory":                 {change: func(r *room) { r.memoryAvailable = 99 << 20 }, want: pressed{memory: true}},
-		"a full disk":                   {change: func(r *room) { r.disks[0].available = 99 }, want: pressed{disk: true}},
-		"a disk out of inodes":          {change: func(r *room) { r.disks[0].inodesFree = 49 }, want: pressed{disk: true}},
-		"a disk without inodes (btrfs)": {change: func(r *room) { r.disks[0].inodes, r.disks[0].inodesFree = 0, 0 }},
-		"nearly out of pids":            {change: func(r *room) { r.pids = 991 }, want: pressed{pids: true}},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			r := plenty()
-			tc.change(&r)
-			if got := short(r); got != tc.want {
-				t.Errorf("short() = %+v, want %+v", got, tc.want)
-			}
-		})
-	}
-}
-
-func TestPressureHoldsForAWhile(t *testing.T) {
-	var p pressures
-	steps := []struct {
-		after time.Duration
-		seen  bool
-		want  bool
-	}{{0, false, false}, {time.Minute, true, true}, {2 * time.Minute, false, true}, {5 * time.Minute, false, true}, {7 * time.Minute, false, false}}
-	for _, step := range steps {
-		if got := p.hold(now.Add(step.after), pressed{disk: step.seen}); got.disk != step.want || got.memory {
-			t.Errorf("after %s: %+v, want disk %v", step.after, got, step.want)
-		}
 	}
 }
 

@@ -45,6 +45,7 @@ type actor struct {
 	volumes   map[string]string
 	stopped   map[string]bool
 	cleaned   bool
+	sweep     bool // with the next pass
 	started   map[string]bool
 	ready     map[string]bool
 	unhealthy map[string]string
@@ -147,6 +148,7 @@ func (a *actor) pass(ctx context.Context) error {
 	}
 	probes := a.followContainers()
 	p := plan(a.view(end, now))
+	a.sweep = false
 	for _, s := range p.Steps {
 		a.launch(s)
 	}
@@ -176,7 +178,7 @@ func (a *actor) view(end *Ending, now time.Time) View {
 	}
 	return View{
 		Pod: a.pod, Runtime: a.runtime, Ending: end,
-		Mounted: a.mounted, Relabeled: a.relabeled, Resized: a.resized, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported,
+		Mounted: a.mounted, Relabeled: a.relabeled, Resized: a.resized, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported, Sweep: a.sweep,
 		Busy: busy, NotBefore: maps.Clone(a.notBefore), Backoff: maps.Clone(a.backoff),
 		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now,
 	}
@@ -196,7 +198,7 @@ func (a *actor) statusInput(end *Ending, p Plan, now time.Time) status.Input {
 		}
 	}
 	if end != nil {
-		in.Reason, in.Message = end.Reason, end.Message
+		in.Reason, in.Message, in.Disrupted = end.Reason, end.Message, end.Disrupted
 	}
 	return in
 }

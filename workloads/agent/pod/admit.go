@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
@@ -62,32 +63,32 @@ func (m *Manager) arrived(pod *corev1.Pod) {
 }
 
 func (m *Manager) refusal(pod *corev1.Pod) *Ending {
+	if why := pressure.Refuse(m.conf.Pressure(), pod); why != "" {
+		return &Ending{Reason: pressure.Reason, Message: why}
+	}
 	node := &corev1.Node{}
 	err := m.conf.Cache.Get(m.ctx, client.ObjectKey{Name: m.conf.Node.Name}, node)
 	if err != nil || node.Name == "" || len(node.Status.Allocatable) == 0 {
 		return nil // what the node has is not known yet; the scheduler knew it
 	}
-	return admit(node, m.holding(), pod)
+	return admit(node, m.scheduled(), pod)
 }
 
-// holding are the pods that hold something of this node.
-func (m *Manager) holding() []*corev1.Pod {
-	m.mu.Lock()
-	actors := make([]*actor, 0, len(m.actors))
-	for _, a := range m.actors {
-		actors = append(actors, a)
-	}
-	m.mu.Unlock()
+// scheduled are the pods whose requests count on this node.
+func (m *Manager) scheduled() []*corev1.Pod {
 	var pods []*corev1.Pod
-	for _, a := range actors {
+	for _, a := range m.all() {
 		a.mu.Lock()
-		if !a.rejected && !a.cleaned && !a.gone && !a.over && !ended(a.pod) {
+		if a.holds() && !a.gone && !ended(a.pod) {
 			pods = append(pods, a.pod)
 		}
 		a.mu.Unlock()
 	}
 	return pods
 }
+
+// holds: does the pod have anything of this node? a.mu is held.
+func (a *actor) holds() bool { return !a.rejected && !a.cleaned && !a.over }
 
 func ended(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	goruntime "runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/observed"
+	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
@@ -45,6 +47,7 @@ type Config struct {
 	Objects  Objects
 	Client   corev1client.PodsGetter
 	Cache    Source
+	Pressure func() pressure.Conditions // what the node is short of; nil: nothing
 	Recorder record.EventRecorder
 	Log      *slog.Logger
 }
@@ -77,6 +80,9 @@ const (
 
 // NewManager makes a manager that Run will start.
 func NewManager(conf Config) *Manager {
+	if conf.Pressure == nil {
+		conf.Pressure = func() pressure.Conditions { return pressure.Conditions{} }
+	}
 	m := &Manager{
 		conf: conf, log: conf.Log.With("component", "pods"), store: store{dir: filepath.Join(conf.Dir, "desired")},
 		// Making a container is part waiting for the kernel, part work of runc: some more than there are cores keep
@@ -234,6 +240,13 @@ func (m *Manager) actor(uid types.UID, pod *corev1.Pod) *actor {
 		m.actors[uid] = a
 	}
 	return a
+}
+
+// all actors there are now.
+func (m *Manager) all() []*actor {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.actors))
 }
 
 func (m *Manager) lookup(uid types.UID) *actor {

@@ -24,6 +24,7 @@ type View struct {
 	Stopped   map[string]bool // by sandbox ID: its network is gone
 	Cleaned   bool            // volumes, cgroup and files are gone
 	Reported  bool            // the API has the pod's last status
+	Sweep     bool            // the disk is full: containers that only serve looking back go
 
 	Busy      map[string]bool      // by step key: it is running
 	NotBefore map[string]time.Time // by step key: it failed and may be tried again then
@@ -41,6 +42,8 @@ type Ending struct {
 	Deleted bool   // the API waits for us to let it go
 	Reason  string // for a pod that stays in the API as Failed
 	Message string
+	// Disrupted: the pod did nothing wrong, and its status says so for those who count its failures.
+	Disrupted bool
 }
 
 // Action is what a step does.
@@ -178,7 +181,7 @@ func (p *planner) run() {
 		p.ephemeralContainers(sandbox)
 	}
 	p.resize()
-	p.collect(1)
+	p.collect()
 }
 
 // renewSandbox makes the pod's first sandbox, or a new one where the old one died. What still runs in the old one
@@ -373,12 +376,15 @@ func restartsFor(c *corev1.Container, from, to translate.Bounds) bool {
 	})
 }
 
-// collect removes what only takes space: all but the newest ended runs of each container, and sandboxes that were
-// replaced and hold no container any more.
-func (p *planner) collect(keep int) {
+// collect removes what only takes space: all but the newest ended run of each container, and sandboxes that were
+// replaced and hold no container any more. On a full disk only the runs stay that say what to do next.
+func (p *planner) collect() {
 	used := map[string]bool{}
 	for name, runs := range p.Runtime.Containers {
-		dead := 0
+		dead, keep := 0, 1
+		if p.Sweep && (p.Over && p.Reported || runs[0].State == observed.Running) {
+			keep = 0
+		}
 		for i := range runs {
 			used[runs[i].Sandbox] = true
 			if runs[i].State != observed.Exited || p.Busy[startKey(name)] {
@@ -446,7 +452,7 @@ func (p *planner) windDown(e Ending) {
 		p.do(Step{Do: Finish})
 		return
 	}
-	p.collect(1)
+	p.collect()
 }
 
 func (p *planner) starting() bool {

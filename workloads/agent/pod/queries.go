@@ -3,12 +3,14 @@ package pod
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"knarr.dev/knarr/workloads/agent/observed"
+	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -17,12 +19,7 @@ var ErrNotFound = errors.New("not found on this node")
 
 // Pods are this node's pods with their newest status, which the API may not have yet.
 func (m *Manager) Pods() []*corev1.Pod {
-	m.mu.Lock()
-	actors := make([]*actor, 0, len(m.actors))
-	for _, a := range m.actors {
-		actors = append(actors, a)
-	}
-	m.mu.Unlock()
+	actors := m.all()
 	pods := make([]*corev1.Pod, 0, len(actors))
 	for _, a := range actors {
 		if pod := a.snapshot(); pod.Name != "" {
@@ -90,19 +87,52 @@ func (m *Manager) place(pod *corev1.Pod, rt observed.Pod, container string, prev
 	return p, nil
 }
 
-// Evict ends a pod to save the node: it stays in the API as Failed with the reason. A grace of 0 kills at once.
-func (m *Manager) Evict(uid types.UID, reason, message string, grace int64) bool {
+// Evict ends a pod to save the node: it stays in the API as Failed with the reason. It says whether it does so only now.
+func (m *Manager) Evict(uid types.UID, e pressure.Eviction) bool {
 	a := m.lookup(uid)
 	if a == nil {
 		return false
 	}
 	a.mu.Lock()
-	if a.evicted == nil {
-		a.evicted = &Ending{Grace: grace, Reason: reason, Message: message}
+	fresh := a.evicted == nil && !a.over
+	if fresh {
+		a.evicted = &Ending{Grace: e.Grace, Reason: e.Reason, Message: e.Message, Disrupted: e.Disrupted}
 	}
 	pod := a.pod
 	a.mu.Unlock()
-	m.event(pod, corev1.EventTypeWarning, reason, "%s", message)
-	a.poke()
-	return true
+	if fresh {
+		m.event(pod, corev1.EventTypeWarning, e.Reason, "%s", e.Message)
+		a.poke()
+	}
+	return fresh
+}
+
+// Holding are the pods that hold something of this node.
+func (m *Manager) Holding() []pressure.Pod {
+	var pods []pressure.Pod
+	for _, a := range m.all() {
+		a.mu.Lock()
+		if a.holds() {
+			one := pressure.Pod{
+				Pod: a.pod, Volumes: maps.Clone(a.volumes), Running: map[string]string{},
+				Ending: a.evicted != nil || a.gone || a.pod.DeletionTimestamp != nil || ended(a.pod),
+			}
+			for _, c := range a.runtime.Running() {
+				one.Running[c.Name] = c.ID
+			}
+			pods = append(pods, one)
+		}
+		a.mu.Unlock()
+	}
+	return pods
+}
+
+// Sweep asks for containers to go that ended and only serve looking back.
+func (m *Manager) Sweep() {
+	for _, a := range m.all() {
+		a.mu.Lock()
+		a.sweep = true
+		a.mu.Unlock()
+		a.poke()
+	}
 }

@@ -45,14 +45,8 @@ func (m *Manager) rotateLogs(ctx context.Context) {
 }
 
 func (m *Manager) runningContainers() []observed.Container {
-	m.mu.Lock()
-	actors := make([]*actor, 0, len(m.actors))
-	for _, a := range m.actors {
-		actors = append(actors, a)
-	}
-	m.mu.Unlock()
 	var out []observed.Container
-	for _, a := range actors {
+	for _, a := range m.all() {
 		a.mu.Lock()
 		out = append(out, a.runtime.Running()...)
 		a.mu.Unlock()

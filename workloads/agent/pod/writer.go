@@ -188,10 +188,13 @@ var ourConditions = []corev1.PodConditionType{
 // statusPatch is the difference between two statuses, nil when there is none. Conditions of other writers are taken
 // from base, which may be newer than what the status was computed from.
 func statusPatch(uid types.UID, base *corev1.PodStatus, st corev1.PodStatus) ([]byte, error) {
-	theirs := func(c corev1.PodCondition) bool { return !slices.Contains(ourConditions, c.Type) }
+	theirs := func(c corev1.PodCondition) bool {
+		disrupted := c.Type == corev1.DisruptionTarget && c.Reason == corev1.PodReasonTerminationByKubelet // others set it too
+		return !slices.Contains(ourConditions, c.Type) && !disrupted
+	}
 	conditions := slices.DeleteFunc(slices.Clone(st.Conditions), theirs)
 	for _, c := range base.Conditions {
-		if theirs(c) {
+		if theirs(c) && !slices.ContainsFunc(conditions, func(ours corev1.PodCondition) bool { return ours.Type == c.Type }) {
 			conditions = append(conditions, c)
 		}
 	}

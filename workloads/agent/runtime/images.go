@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/platforms"
@@ -156,4 +157,17 @@ func saveImported(dir string, seen map[string]string) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(dir, importedFile))
+}
+
+// ImageTimes says when each image came or was pulled again, by name and by id.
+func (r *Runtime) ImageTimes(ctx context.Context) (map[string]time.Time, error) {
+	all, err := r.handle.client.ImageService().List(in(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	out := make(map[string]time.Time, len(all))
+	for _, img := range all {
+		out[img.Name] = img.UpdatedAt
+	}
+	return out, nil
 }

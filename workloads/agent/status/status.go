@@ -39,6 +39,8 @@ type Input struct {
 	Stopped  bool // and nothing of it runs any more
 	Reason   string
 	Message  string // why it was ended, when not by deleting it
+	// Disrupted: it was ended for others' sake.
+	Disrupted bool
 
 	Now metav1.Time
 }
@@ -287,6 +289,9 @@ func (in *Input) conditions(s *corev1.PodStatus, open []string) []corev1.PodCond
 		ready, reason, message = false, "ReadinessGatesNotReady", gate
 	}
 	set.add(corev1.PodReady, ready, reason, message)
+	if in.Disrupted {
+		set.add(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.Message)
+	}
 	if in.Resizing && !in.Stopping {
 		reason := ""
 		if in.ResizeError != "" {
