@@ -75,7 +75,7 @@ func TestJudgeKeepsWhatIsNotItsOwn(t *testing.T) {
 	if next := judge(old, later); worthReporting(old, next, later.now, later.now) {
 		t.Errorf("the same facts an hour later are news:\n%s", cmp.Diff(old, next))
 	}
-	later.pressure.memory = true
+	later.pressure.Memory = true
 	next := judge(old, later)
 	if got := find(next.Conditions, corev1.NodeMemoryPressure); got.Status != corev1.ConditionTrue || !got.LastTransitionTime.Time.Equal(later.now) {
 		t.Errorf("memory pressure is %s since %s, want True since %s", got.Status, got.LastTransitionTime, later.now)

@@ -69,12 +69,12 @@ func (k *Keeper) Run(ctx context.Context, ready func()) error {
 			return nil
 		case <-timer.C:
 		}
-		timer.Reset(k.pass(ctx))
+		timer.Reset(k.Pass(ctx))
 	}
 }
 
-// pass looks once, does one thing about what it sees, and says when to look again.
-func (k *Keeper) pass(ctx context.Context) time.Duration {
+// Pass looks once, does one thing about what it sees, and says when to look again.
+func (k *Keeper) Pass(ctx context.Context) time.Duration {
 	now := time.Now()
 	reading := k.conf.Gauge.Read()
 	short := Short(reading)
