@@ -65,7 +65,7 @@ func Register(mgr manager.Manager) error {
 		Owns(&appsv1.ReplicaSet{}).
 		Watches(&appsv1.ReplicaSet{}, handler.EnqueueRequestsFromMapFunc(r.wanting)).
 		Watches(&corev1.Pod{}, r.followDeletedPods()).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 10}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the deployment controller: %w", err)

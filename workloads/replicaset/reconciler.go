@@ -42,7 +42,7 @@ func Register(mgr manager.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.ReplicaSet{}, builder.WithPredicates(pods.ForgetDeleted())).
 		Watches(&corev1.Pod{}, pods.Follow()).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 20}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		return fmt.Errorf("register the replicaset controller: %w", err)
