@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/announce"
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/healthcheck"
@@ -139,7 +140,7 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 		return nil, err
 	}
 	view := endpoints.New(in.cache)
-	return []Component{
+	parts := []Component{
 		rules,
 		pods,
 		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
@@ -153,5 +154,9 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 			Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
 			Ranges: []netip.Prefix{in.ranges.pods, in.ranges.services}, Log: b.log,
 		}, view),
-	}, nil
+	}
+	if b.cfg.CloudProvider != config.External { // a cloud's load balancers have their addresses themselves
+		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIP: in.ranges.node, Nodes: in.cache, Log: b.log}, view))
+	}
+	return parts, nil
 }

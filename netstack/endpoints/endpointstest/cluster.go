@@ -1,6 +1,6 @@
 // Package endpointstest is an API server small enough for tests of the service network.
 //
-// In:       Services and EndpointSlices a test puts, changes and deletes.
+// In:       Services, EndpointSlices and nodes a test puts, changes and deletes.
 // Out:      a running endpoints.View over controller-runtime's real cache, fed by watches as in a cluster.
 // Promise:  everything ends with the test.
 // Not here: validation, defaults, the EndpointSlice controller.
@@ -31,8 +31,9 @@ import (
 
 // Cluster holds the objects.
 type Cluster struct {
-	services, slices *source
-	exists           map[client.ObjectKey]bool
+	services, slices, nodes *source
+	exists                  map[client.ObjectKey]bool
+	cache                   cache.Cache
 }
 
 // source says about itself that it cannot stream its first list, which the fake does not tell.
@@ -54,6 +55,7 @@ func New(t testing.TB, objects ...client.Object) (*Cluster, *endpoints.View) {
 	c := &Cluster{
 		services: &source{fcache.NewFakeControllerSource()},
 		slices:   &source{fcache.NewFakeControllerSource()},
+		nodes:    &source{fcache.NewFakeControllerSource()},
 		exists:   map[client.ObjectKey]bool{},
 	}
 	c.Put(objects...)
@@ -61,14 +63,18 @@ func New(t testing.TB, objects ...client.Object) (*Cluster, *endpoints.View) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
 	mapper.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	shared, err := cache.New(&rest.Config{}, cache.Options{
 		HTTPClient: &http.Client{},
 		Scheme:     clientgoscheme.Scheme,
 		Mapper:     mapper,
 		NewInformer: func(_ toolscache.ListerWatcher, object runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 			from := c.services
-			if _, slice := object.(*discoveryv1.EndpointSlice); slice {
+			switch object.(type) {
+			case *discoveryv1.EndpointSlice:
 				from = c.slices
+			case *corev1.Node:
+				from = c.nodes
 			}
 			return toolscache.NewSharedIndexInformer(from, object, resync, indexers)
 		},
@@ -80,8 +86,12 @@ func New(t testing.TB, objects ...client.Object) (*Cluster, *endpoints.View) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = shared.Start(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
+	c.cache = shared
 	return c, endpoints.New(shared)
 }
+
+// Cache is what the view is over.
+func (c *Cluster) Cache() cache.Cache { return c.cache }
 
 // Running is New with the view running and complete.
 func Running(t testing.TB, objects ...client.Object) (*Cluster, *endpoints.View) {
@@ -158,9 +168,13 @@ func (c *Cluster) Delete(objects ...client.Object) {
 
 func (c *Cluster) of(o client.Object) (*source, client.ObjectKey) {
 	key := client.ObjectKeyFromObject(o)
-	if _, slice := o.(*discoveryv1.EndpointSlice); slice {
+	switch o.(type) {
+	case *discoveryv1.EndpointSlice:
 		key.Name = "slice/" + key.Name
 		return c.slices, key
+	case *corev1.Node:
+		key.Name = "node/" + key.Name
+		return c.nodes, key
 	}
 	return c.services, key
 }
