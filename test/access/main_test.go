@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -77,7 +78,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := certificates.Register(mgr, certificates.Signers{Client: server.PKI.ClientCA, Serving: server.PKI.ClusterCA}); err != nil {
+	if err := certificates.Register(mgr, certificates.Signers{Client: server.PKI.ClientCA, Serving: server.PKI.ClusterCA}, clock.RealClock{}); err != nil {
 		return 1, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
