@@ -2,6 +2,7 @@ package hostile_test
 
 import (
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ var texts = []string{
 // integers are numbers that some rule stumbles over; JSON holds larger ones than any field.
 var integers = []any{
 	int64(0), int64(1), int64(-1), int64(2), int64(3), int64(10), int64(80), int64(100), int64(101), int64(443), int64(1000), int64(65535), int64(65536), int64(30000), int64(32767),
-	int64(1<<31 - 1), int64(1 << 31), int64(-1 << 31), int64(-1<<31 - 1), int64(1 << 53), int64(1<<63 - 1), int64(-1 << 63), 1.5, 1e30, -0.0,
+	int64(1<<31 - 1), int64(1 << 31), int64(-1 << 31), int64(-1<<31 - 1), int64(1 << 53), int64(1<<63 - 1), int64(-1 << 63), 1.5, 1e30, math.Copysign(0, -1),
 }
 
 func pick[T any](m *mutator, from []T) T { return from[m.IntN(len(from))] }

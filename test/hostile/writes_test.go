@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -543,7 +542,7 @@ func (a *attack) protobuf() []byte {
 	content := append([]byte("k8s\x00"), []byte(a.text())...)
 	if typed, _, err := scheme.Codecs.UniversalDeserializer().Decode(encodeJSON(a.valid), nil, nil); err == nil {
 		var b bytes.Buffer
-		if err := protobufs.Encode(typed.(runtime.Object), &b); err == nil {
+		if err := protobufs.Encode(typed, &b); err == nil {
 			content = b.Bytes()
 		}
 	}

@@ -87,9 +87,6 @@ func (w workload) scaled(by float64) workload {
 	return w
 }
 
-// total is how many pods wait at most.
-func (w workload) total(arrivals int) int { return w.waiting + arrivals }
-
 func (w workload) nodeAt(i int) *corev1.Node {
 	amounts := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("32Gi"), corev1.ResourcePods: resource.MustParse("110"),

@@ -36,8 +36,6 @@ func label(pairs ...string) nodeChange {
 	}
 }
 
-func without(key string) nodeChange { return func(n *corev1.Node) { delete(n.Labels, key) } }
-
 const (
 	zoneKey = corev1.LabelTopologyZone
 	hostKey = corev1.LabelHostname
