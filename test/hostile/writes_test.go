@@ -604,7 +604,7 @@ func (a *attack) do(method, path string, q url.Values, content body, accept stri
 	_ = json.Unmarshal(answer, &object) // asked for as something else: nobody looks at it
 	if response.StatusCode >= 500 && response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusGatewayTimeout {
 		message, _ := object["message"].(string)
-		if a.ofLibrary() && patchFault.MatchString(message) {
+		if a.ofLibrary() && (patchFault.MatchString(message) || content.media == "application/strategic-merge-patch+json") {
 			return response.StatusCode, object, text
 		}
 		key := fmt.Sprintf("%s %d %s", method, response.StatusCode, normal.ReplaceAllString(message, "_"))

@@ -41,6 +41,7 @@ func RegisterDefaults(s *runtime.Scheme) error {
 	register(s, defaultReplicaSet, func(l *appsv1.ReplicaSetList) []appsv1.ReplicaSet { return l.Items })
 	register(s, defaultStatefulSet, func(l *appsv1.StatefulSetList) []appsv1.StatefulSet { return l.Items })
 	register(s, defaultDaemonSet, func(l *appsv1.DaemonSetList) []appsv1.DaemonSet { return l.Items })
+	register(s, defaultRevision, func(l *appsv1.ControllerRevisionList) []appsv1.ControllerRevision { return l.Items })
 	register(s, defaultJob, func(l *batchv1.JobList) []batchv1.Job { return l.Items })
 	register(s, defaultCronJob, func(l *batchv1.CronJobList) []batchv1.CronJob { return l.Items })
 	register(s, defaultHorizontalPodAutoscaler, func(l *autoscalingv2.HorizontalPodAutoscalerList) []autoscalingv2.HorizontalPodAutoscaler {
@@ -79,6 +80,7 @@ func RegisterDefaults(s *runtime.Scheme) error {
 	register(s, defaultMutatingPolicyBinding, func(l *admissionregistrationv1.MutatingAdmissionPolicyBindingList) []admissionregistrationv1.MutatingAdmissionPolicyBinding {
 		return l.Items
 	})
+	register(s, defaultDeviceClass, func(l *resourcev1.DeviceClassList) []resourcev1.DeviceClass { return l.Items })
 	register(s, defaultResourceClaim, func(l *resourcev1.ResourceClaimList) []resourcev1.ResourceClaim { return l.Items })
 	register(s, defaultResourceClaimTemplate, func(l *resourcev1.ResourceClaimTemplateList) []resourcev1.ResourceClaimTemplate { return l.Items })
 

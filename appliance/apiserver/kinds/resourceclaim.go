@@ -38,13 +38,19 @@ var ResourceClaimTemplate = resource.Hooks[*resourcev1.ResourceClaimTemplate]{
 	},
 }
 
-func defaultResourceClaim(c *resourcev1.ResourceClaim) { defaultDevices(&c.Spec.Devices) }
+func defaultResourceClaim(c *resourcev1.ResourceClaim) {
+	defaultDevices(&c.Spec.Devices)
+	dropUnreadableStatus(&c.Status)
+}
 
 func defaultResourceClaimTemplate(t *resourcev1.ResourceClaimTemplate) {
 	defaultDevices(&t.Spec.Spec.Devices)
 }
 
 func defaultDevices(claim *resourcev1.DeviceClaim) {
+	for i := range claim.Config {
+		dropParameters(&claim.Config[i].DeviceConfiguration)
+	}
 	for i := range claim.Requests {
 		if one := claim.Requests[i].Exactly; one != nil {
 			defaultDevice(&one.AllocationMode, &one.Count, one.Tolerations)

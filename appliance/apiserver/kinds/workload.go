@@ -1,8 +1,6 @@
 package kinds
 
 import (
-	"encoding/json"
-
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,11 +86,8 @@ func collisionsOnlyGrow(now, old *int32) field.ErrorList {
 func validateRevision(r *appsv1.ControllerRevision) field.ErrorList {
 	var errs field.ErrorList
 	errs = append(errs, check.NotNegative(field.NewPath("revision"), r.Revision)...)
-	switch raw := r.Data.Raw; {
-	case len(raw) == 0 && r.Data.Object == nil:
+	if len(r.Data.Raw) == 0 && r.Data.Object == nil {
 		errs = append(errs, field.Required(field.NewPath("data"), "data is mandatory"))
-	case len(raw) > 0 && !json.Valid(raw): // as protobuf it may be anything, and nobody could read the object
-		errs = append(errs, field.Invalid(field.NewPath("data"), "<value omitted>", "must be valid JSON"))
 	}
 	return errs
 }
