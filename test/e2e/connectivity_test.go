@@ -90,7 +90,7 @@ func (c *cluster) newMatrix(machines ...*lab.Machine) *matrix {
 		all = append(all, path{Target: fmt.Sprintf("tcp://%s:10250", machine.IP())})
 	}
 	for _, name := range m.pods {
-		service, err := services.Create(c.t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
+		service, err := services.Create(c.t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "to-" + name}, Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeNodePort, Selector: map[string]string{"app": name},
 			Ports: []corev1.ServicePort{{Port: 80, TargetPort: portNumber(8080)}},
 		}}, metav1.CreateOptions{})
@@ -100,7 +100,7 @@ func (c *cluster) newMatrix(machines ...*lab.Machine) *matrix {
 		at := []string{
 			c.awaitPod(name, "to be ready", podReady).Status.PodIP + ":8080",
 			service.Spec.ClusterIP,
-			name,
+			service.Name, // not the pod's: that is in its own hosts file
 			name + ".matrix:8080",
 		}
 		for _, machine := range machines {
