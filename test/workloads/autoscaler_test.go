@@ -1,6 +1,7 @@
 package workloads_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -55,6 +56,12 @@ func adapter(t *testing.T, ns string) *atomic.Int64 {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// While a group is registered and does not answer, no namespace of any other story can end.
+	t.Cleanup(func() {
+		if err := registrations.APIServices().Delete(context.Background(), "v1beta1.external.metrics.k8s.io", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
 	return length
 }
 

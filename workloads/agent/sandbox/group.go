@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"path"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -29,6 +31,9 @@ func join(group string, pid int) error {
 		return nil
 	}
 	pod, err := cgroup1.Load(cgroup1.StaticPath(group))
+	if errors.Is(err, cgroup1.ErrCgroupDeleted) { // who talks CRI need not have made it
+		pod, err = cgroup1.New(cgroup1.StaticPath(group), &specs.LinuxResources{})
+	}
 	if err != nil {
 		return fmt.Errorf("find cgroup %s: %w", group, err)
 	}
