@@ -60,26 +60,6 @@ func (a NodeAffinity) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *
 	}, nil
 }
 
-// Narrow implements Narrower: a pod that is for one node by name, as those of DaemonSets are, is asked of it alone.
-func (NodeAffinity) Narrow(pod *snapshot.Pod) (nodes []string, ok bool) {
-	affinity := pod.Object.Spec.Affinity
-	if affinity == nil || affinity.NodeAffinity == nil || affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return nil, false
-	}
-	for _, term := range affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		named := false
-		for _, f := range term.MatchFields {
-			if f.Key == "metadata.name" && f.Operator == corev1.NodeSelectorOpIn {
-				nodes, named = append(nodes, f.Values...), true
-			}
-		}
-		if !named && len(term.MatchExpressions)+len(term.MatchFields) > 0 {
-			return nil, false // a term without conditions matches nothing
-		}
-	}
-	return nodes, true
-}
-
 // Helps implements Filterer.
 func (a NodeAffinity) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
 	if !isNode(change) || (a.required != nil && !a.required.Match(change.Node)) {

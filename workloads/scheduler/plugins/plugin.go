@@ -49,13 +49,6 @@ type Filterer interface {
 	Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool
 }
 
-// Narrower is a Filterer that knows by name the only nodes that may do: nobody looks at others.
-type Narrower interface {
-	Filterer
-	// Narrow is those nodes; ok is false when the rule does not know.
-	Narrow(pod *snapshot.Pod) (nodes []string, ok bool)
-}
-
 // Score rates one node for the pod it was made for, on a scale of the rule's own. Many goroutines may call it at once.
 type Score func(*snapshot.Node) int64
 
