@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/cgroups/v3"
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -177,8 +178,40 @@ func removeTree(dir string) error {
 			}
 		}
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+	err = os.Remove(dir)
+	if errors.Is(err, syscall.EBUSY) {
+		// Whoever removes a group has stopped all that belongs there. What is left is a container that was being made
+		// when its runc was killed: no record names it, so nobody else will ever stop it.
+		return errors.Join(fmt.Errorf("remove cgroup: %w", err), killAll(dir))
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove cgroup: %w", err)
+	}
+	return nil
+}
+
+// killAll ends the processes of one group; they are gone a moment later, not on return.
+func killAll(dir string) error {
+	// Under v1 a frozen process does not even die. Other hierarchies and v2, where it does, have no such file.
+	err := os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("thaw cgroup: %w", err)
+	}
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list processes of cgroup: %w", err)
+	}
+	for _, field := range strings.Fields(string(procs)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil || pid <= 0 { // 0: a process of another pid namespace, not ours to name
+			continue
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("kill process %d of cgroup %s: %w", pid, dir, err)
+		}
 	}
 	return nil
 }

@@ -2,9 +2,13 @@ package cgroup
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -111,5 +115,49 @@ func TestTree(t *testing.T) {
 	}
 	if uids := tree.Uids(); len(uids) != 0 {
 		t.Errorf("pods with groups = %v, want none", uids)
+	}
+}
+
+func TestAProcessNobodyKnowsDoesNotKeepAGroup(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("cgroups need root")
+	}
+	root := fmt.Sprintf("/knarr-cgroup-stray-%d", os.Getpid())
+	tree := New(root)
+	t.Cleanup(func() {
+		if err := tree.remove(root); err != nil {
+			t.Error(err)
+		}
+	})
+	group, err := tree.EnsurePod(pod())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray := exec.Command("sleep", "1000")
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- stray.Wait() }()
+	t.Cleanup(func() { _ = stray.Process.Kill() })
+	files := map[string]string{"freezer/" + group + "/cgroup.procs": fmt.Sprint(stray.Process.Pid), "freezer/" + group + "/freezer.state": "FROZEN"}
+	if tree.Unified() {
+		files = map[string]string{group + "/cgroup.procs": fmt.Sprint(stray.Process.Pid)}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) { // first in, then frozen
+		if err := os.WriteFile(filepath.Join(mountpoint, name), []byte(files[name]), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Remove("1"); err == nil {
+		t.Error("a group that holds a process was removed")
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the process lives on")
+	}
+	if err := tree.Remove("1"); err != nil {
+		t.Errorf("remove the group once the process is gone: %v", err)
 	}
 }

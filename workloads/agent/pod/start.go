@@ -161,6 +161,11 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 	if err != nil {
 		return "", err
 	}
+	if err := ctx.Err(); err != nil { // the pod must go: no more is made of it
+		return "", err
+	}
+	ctx, cancel := uncut(ctx)
+	defer cancel()
 	answer, err := m.conf.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox.ID, Config: conf, SandboxConfig: sandboxConf})
 	if err != nil {
 		return "", startError{Reason: reasonCreate, Message: err.Error()}
@@ -179,6 +184,11 @@ func targetOf(pod *corev1.Pod, name string) string {
 }
 
 func (m *Manager) runContainer(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := uncut(ctx)
+	defer cancel()
 	if _, err := m.conf.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id}); err != nil {
 		return startError{Reason: reasonRun, Message: fmt.Sprintf("failed to start container %q: %v", id, err)}
 	}

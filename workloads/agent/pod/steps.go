@@ -96,8 +96,14 @@ func (m *Manager) createSandbox(ctx context.Context, a *actor, pod *corev1.Pod, 
 	return err
 }
 
-// sandboxPatience is far beyond what a sandbox takes on a machine that works at all.
-const sandboxPatience = time.Minute
+// makingPatience is far beyond what making a sandbox or a container takes on a machine that works at all.
+const makingPatience = time.Minute
+
+// uncut is for calls to the runtime that make something. They are not to be cut short when the pod must go meanwhile: a
+// shim, a runc or a task that is interrupted half-way is known to nobody, and stays for ever.
+func uncut(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), makingPatience)
+}
 
 func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) error {
 	parent, err := m.conf.Cgroups.EnsurePod(pod)
@@ -111,8 +117,7 @@ func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err := os.MkdirAll(conf.LogDirectory, 0o755); err != nil {
 		return fmt.Errorf("make the pod's log folder: %w", err)
 	}
-	// Not to be cut short: a shim that is interrupted while it starts is known to nobody, and stays for ever.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sandboxPatience)
+	ctx, cancel := uncut(ctx)
 	defer cancel()
 	if _, err := m.conf.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf}); err != nil {
 		return err
