@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -233,8 +234,11 @@ func TestForgedTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(good, ".")
-	flipped := []byte(parts[2])
-	flipped[10] ^= 1
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature[10] ^= 1
 	tests := map[string]struct {
 		token   string
 		refused bool // an error rather than no opinion
@@ -243,7 +247,7 @@ func TestForgedTokens(t *testing.T) {
 		"a bootstrap token":            {token: "abc123.0123456789abcdef"},
 		"unsigned":                     {token: "eyJhbGciOiJub25lIn0." + parts[1] + "."},
 		"signed with the public key":   {token: "eyJhbGciOiJIUzI1NiJ9." + parts[1] + "." + parts[2]},
-		"a changed signature":          {token: parts[0] + "." + parts[1] + "." + string(flipped), refused: true},
+		"a changed signature":          {token: parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(signature), refused: true},
 		"a header that names no key":   {token: "eyJhbGciOiJFUzI1NiJ9." + parts[1] + "." + parts[2], refused: true},
 		"empty":                        {token: ""},
 		"another token's signed claim": {token: parts[0] + "." + parts[1] + "x." + parts[2]},
