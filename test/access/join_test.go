@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -147,10 +146,6 @@ func TestMachineIsRefused(t *testing.T) {
 		"under the name of a live node": {func(t *testing.T, c *config.Config) {
 			c.NodeName = "alive"
 			register(t, as(t, "system:node:alive", "system:nodes"), "alive")
-			_, err := admin.CoordinationV1().Leases("kube-node-lease").Create(t.Context(), &coordinationv1.Lease{
-				ObjectMeta: metav1.ObjectMeta{Name: "alive"}, Spec: coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}},
-			}, metav1.CreateOptions{})
-			must(t, err)
 		}, "a node named alive is in this cluster and alive"},
 	}
 	text := newToken(t)

@@ -16,7 +16,6 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,13 +33,9 @@ import (
 	"knarr.dev/knarr/bootstrap/pki"
 )
 
-// aliveFor is how old a lease may be before its node counts as gone; workloads/nodelifecycle waits as long.
-const aliveFor = 40 * time.Second
-
 // Reconciler settles one request at a time.
 type Reconciler struct {
 	client client.Client // reads from the shared cache
-	live   client.Reader // for leases, which are looked at too rarely to be cached for it
 	sign   Signers
 	log    *slog.Logger
 	now    func() time.Time
@@ -49,7 +44,7 @@ type Reconciler struct {
 // Register adds the controller to a manager. steady is the time of day.
 func Register(mgr manager.Manager, signers Signers, steady clock.PassiveClock) error {
 	r := &Reconciler{
-		client: mgr.GetClient(), live: mgr.GetAPIReader(), sign: signers,
+		client: mgr.GetClient(), sign: signers,
 		log: slog.With("component", "certificates"), now: steady.Now,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
@@ -199,16 +194,16 @@ func (r *Reconciler) permitted(ctx context.Context, csr *certificatesv1.Certific
 	return review.Status.Allowed, err
 }
 
-// alive reports whether a node of that name is in the cluster and has renewed its lease lately.
+// alive reports whether a node of that name is in the cluster and was heard lately. What counts is how long the control
+// plane has not heard it, which workloads/nodelifecycle notes: what the node's own clock says may be years off.
 func (r *Reconciler) alive(ctx context.Context, name string) (bool, error) {
-	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, &corev1.Node{}); err != nil {
+	node := &corev1.Node{}
+	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	lease := &coordinationv1.Lease{}
-	if err := r.live.Get(ctx, client.ObjectKey{Namespace: corev1.NamespaceNodeLease, Name: name}, lease); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	return lease.Spec.RenewTime != nil && r.now().Sub(lease.Spec.RenewTime.Time) < aliveFor, nil
+	return !slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionUnknown
+	}), nil
 }
 
 func has(csr *certificatesv1.CertificateSigningRequest, condition certificatesv1.RequestConditionType) bool {

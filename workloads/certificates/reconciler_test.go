@@ -14,7 +14,6 @@ import (
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,7 +49,7 @@ func newReconciler(t *testing.T, now time.Time, objects ...ctrlclient.Object) *R
 			},
 		}).Build()
 	return &Reconciler{
-		client: cluster, live: cluster, log: slog.New(slog.DiscardHandler), now: func() time.Time { return now },
+		client: cluster, log: slog.New(slog.DiscardHandler), now: func() time.Time { return now },
 		sign: Signers{Client: keys.ClientCA, Serving: keys.ClusterCA},
 	}
 }
@@ -74,11 +73,10 @@ func stored(t *testing.T, user, signer string, u usages, template x509.Certifica
 func TestReconcile(t *testing.T) {
 	now := time.Now()
 	alpha := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "alpha"}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Address: "192.0.2.7"}}}}
-	lease := func(renewed time.Time) *coordinationv1.Lease {
-		return &coordinationv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "alpha"},
-			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: renewed}},
-		}
+	ready := func(status corev1.ConditionStatus, spoke time.Time) *corev1.Node {
+		node := alpha.DeepCopy()
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, LastHeartbeatTime: metav1.NewTime(spoke)}}
+		return node
 	}
 	tests := map[string]struct {
 		csr     *certificatesv1.CertificateSigningRequest
@@ -93,11 +91,19 @@ func TestReconcile(t *testing.T) {
 			outcome: "Issued", signer: func(s Signers) *pki.Pair { return s.Client },
 		},
 		"a machine with the name of a node that is gone gets it too": {
-			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{alpha, lease(now.Add(-time.Minute))},
+			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{ready(corev1.ConditionUnknown, now)},
 			outcome: "Issued", signer: func(s Signers) *pki.Pair { return s.Client },
 		},
 		"a machine with the name of a live node is denied": {
-			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{alpha, lease(now.Add(-10 * time.Second))},
+			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{ready(corev1.ConditionTrue, now)},
+			outcome: "Denied",
+		},
+		"so is one with the name of a live node that is not ready": {
+			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{ready(corev1.ConditionFalse, now)},
+			outcome: "Denied",
+		},
+		"and one with the name of a live node whose clock is a year behind": {
+			csr: stored(t, "system:bootstrap:abc123", kubelet, asClient, nodeRequest(nil)), objects: []ctrlclient.Object{ready(corev1.ConditionTrue, now.AddDate(-1, 0, 0))},
 			outcome: "Denied",
 		},
 		"a node's API gets its certificate": {

@@ -57,12 +57,13 @@ type Reconciler struct {
 	history controllerrevision.History
 	pods    *podcontrol.Control[*appsv1.DaemonSet]
 	backoff *flowcontrol.Backoff
-	clock   clock.PassiveClock
+	clock   clock.PassiveClock // for what passes between two failures
+	steady  clock.PassiveClock // for what the API has as a time
 }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
-	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "daemonset-controller"), clock.RealClock{})
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
+	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "daemonset-controller"), clock.RealClock{}, steady)
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.DaemonSet{}, builder.WithPredicates(r.pods.ForgetDeleted())).
 		Owns(&appsv1.ControllerRevision{}).
@@ -76,13 +77,14 @@ func Register(mgr manager.Manager) error {
 	return nil
 }
 
-func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.WithTicker) *Reconciler {
+func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.WithTicker, steady clock.PassiveClock) *Reconciler {
 	return &Reconciler{
 		client:  c,
 		history: controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: appsv1.DefaultDaemonSetUniqueLabelKey},
 		pods:    podcontrol.New(owners, c, live, recorder, clock),
 		backoff: flowcontrol.NewFakeBackOff(firstBackoff, mostBackoff, clock), // so called because it takes a clock
 		clock:   clock,
+		steady:  steady,
 	}
 }
 
@@ -99,7 +101,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, ds *appsv1.DaemonSet) (ctrl.
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("observe daemonset %s/%s: %w", ds.Namespace, ds.Name, err)
 	}
-	plan := judge(o, r.clock.Now())
+	plan := judge(o, r.steady.Now())
 	if current {
 		err = r.act(ctx, o, &plan)
 	}

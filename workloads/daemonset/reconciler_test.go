@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var request = ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "agent"}}
@@ -33,7 +34,7 @@ func reconciler(funcs interceptor.Funcs, objects ...client.Object) (*Reconciler,
 			return []string{""}
 		}).Build()
 	clock := testclock.NewFakeClock(now)
-	return newReconciler(c, c, record.NewFakeRecorder(100), clock), clock
+	return newReconciler(c, c, record.NewFakeRecorder(100), clock, clock), clock
 }
 
 // pass reconciles as if the cache had shown everything, and returns the pods there are then.
@@ -146,6 +147,38 @@ func TestNodesQueueWhomTheyConcern(t *testing.T) {
 			tc.send(q)
 			if got := q.Len(); got != tc.want {
 				t.Errorf("%d queued, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheClockRollsNothing(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			ds := agent()
+			ds.Spec.MinReadySeconds = 3600
+			r, _ := reconciler(interceptor.Funcs{}, ds, nodes("a")[0], nodes("b")[0])
+			r.pass(t)
+			made, _ := r.pass(t)
+			for i := range made { // a is new, b has been there for long
+				since := now.Add(-time.Minute)
+				if nodeOf(&made[i]) == "b" {
+					since = now.Add(-2 * time.Hour)
+					made[i].Labels[appsv1.DefaultDaemonSetUniqueLabelKey] = "old"
+				}
+				if err := r.client.Update(t.Context(), &made[i]); err != nil {
+					t.Fatal(err)
+				}
+				made[i].Status.Phase = corev1.PodRunning
+				made[i].Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(since)}}
+				if err := r.client.Status().Update(t.Context(), &made[i]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.steady = steadytest.Jumped(now, by)
+			r.pass(t)
+			if left, _ := r.pass(t); len(left) != 2 || left[0].UID != made[0].UID || left[1].UID != made[1].UID {
+				t.Errorf("an update went on to the next node before the first was available: %v", left)
 			}
 		})
 	}

@@ -48,14 +48,14 @@ type Reconciler struct {
 	clock   clock.PassiveClock
 }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	r := &Reconciler{
 		client: mgr.GetClient(),
 		live:   mgr.GetAPIReader(),
 		claims: podcontrol.Claimer{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Kind: kind},
 		events: events.Recorder(mgr, "deployment-controller"),
-		clock:  clock.RealClock{},
+		clock:  steady,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/record"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/podcontrol"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 func reconciler(t *testing.T, objects ...client.Object) (*Reconciler, func()) {
@@ -106,5 +108,26 @@ func TestReconcileWaitsForWhatItWrote(t *testing.T) {
 	}
 	if behind, err := r.behind(t.Context(), d, nil); err != nil || behind {
 		t.Errorf("behind() = %v, %v for a ReplicaSet somebody deleted", behind, err)
+	}
+}
+
+func TestAJumpOfTheClockEndsNoRollout(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			d := web(3, intstr.FromInt32(1), intstr.FromInt32(0))
+			d.Spec.ProgressDeadlineSeconds = ptr.To[int32](600)
+			r, pass := reconciler(t, d)
+			for range 3 {
+				pass()
+			}
+			r.clock = steadytest.Jumped(r.clock.Now().Add(time.Minute), by)
+			pass()
+			if err := r.client.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+				t.Fatal(err)
+			}
+			if c := condition(d.Status.Conditions, appsv1.DeploymentProgressing); c == nil || c.Status != corev1.ConditionTrue {
+				t.Errorf("condition %+v, want it to go on", c)
+			}
+		})
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"knarr.dev/knarr/workloads/podcontrol"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -239,6 +240,28 @@ func TestADisruptionThatNeverCameIsTakenBack(t *testing.T) {
 			}
 			if c := podcontrol.Condition(&got, corev1.DisruptionTarget); c == nil || c.Status != tc.want || !podcontrol.Ready(&got) {
 				t.Errorf("conditions %v", got.Status.Conditions)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheClockTakesNoDisruptionBack(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			clock := steadytest.Jumped(now, by)
+			b := going(atLeast(intstr.FromInt32(1)), "p0", time.Minute)
+			status, unconfirmed, again, err := judge(b, web(3, 0), 3, clock.Now())
+			if err != nil || len(unconfirmed) != 0 || again != time.Minute || len(status.DisruptedPods) != 1 {
+				t.Errorf("judge() = %+v, %v, %v, %v; want the eviction still expected", status, unconfirmed, again, err)
+			}
+			p := web(1, 0)[0]
+			p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-time.Minute)),
+			})
+			s := &stale{client: fake.NewClientBuilder().WithObjects(p).WithStatusSubresource(p).Build(), clock: clock}
+			result, err := s.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+			if err != nil || result.RequeueAfter != time.Minute {
+				t.Errorf("Reconcile() = %v, %v; want to come back in a minute", result.RequeueAfter, err)
 			}
 		})
 	}

@@ -39,14 +39,14 @@ type Reconciler struct {
 	clock  clock.PassiveClock
 }
 
-// Register adds the controllers to a manager.
-func Register(mgr manager.Manager) error {
+// Register adds the controllers to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	scales, err := newScales(mgr)
 	if err != nil {
 		return fmt.Errorf("register the disruption controller: %w", err)
 	}
 	r := &Reconciler{
-		client: mgr.GetClient(), scales: scales, events: events.Recorder(mgr, "controllermanager"), clock: clock.RealClock{},
+		client: mgr.GetClient(), scales: scales, events: events.Recorder(mgr, "controllermanager"), clock: steady,
 	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&policyv1.PodDisruptionBudget{}).
@@ -55,7 +55,7 @@ func Register(mgr manager.Manager) error {
 	if err != nil {
 		return fmt.Errorf("register the disruption controller: %w", err)
 	}
-	return registerStale(mgr)
+	return registerStale(mgr, steady)
 }
 
 // Reconcile settles one budget.

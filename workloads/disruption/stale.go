@@ -24,12 +24,12 @@ type stale struct {
 	clock  clock.PassiveClock
 }
 
-func registerStale(mgr manager.Manager) error {
+func registerStale(mgr manager.Manager, steady clock.PassiveClock) error {
 	marked := predicate.NewPredicateFuncs(func(o client.Object) bool { return doomed(o.(*corev1.Pod)) })
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("stale-disruption").
 		For(&corev1.Pod{}, builder.WithPredicates(marked)).
-		Complete(&stale{client: mgr.GetClient(), clock: clock.RealClock{}})
+		Complete(&stale{client: mgr.GetClient(), clock: steady})
 	if err != nil {
 		return fmt.Errorf("register the controller of stale disruptions: %w", err)
 	}

@@ -7,8 +7,6 @@
 package expectations
 
 import (
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,9 +14,14 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// patience is how long one missing observation may hold an owner up. Events are only lost when a watch restarts
-// between a child's creation and its deletion, so this is a net for the rare case and long on purpose.
-const patience = 5 * time.Minute
+const (
+	// doubtful is how long the cache may take to show a creation before the server is asked whether the child is still
+	// there: a watch that starts over never shows one that was created and deleted meanwhile.
+	doubtful = 10 * time.Second
+	// patience is how long one missing deletion may hold an owner up. A watch that starts over shows what is gone, so
+	// this is a net that nothing should ever fall into, and long on purpose.
+	patience = 5 * time.Minute
+)
 
 // Expectations are the writes of one controller, by owner. Children are known by name: a name is chosen before
 // the write, so an event that overtakes the write's own answer still finds what it settles.
@@ -26,9 +29,8 @@ type Expectations struct {
 	clock clock.PassiveClock
 
 	mu      sync.Mutex
-	created map[types.UID]map[string]time.Time
+	created map[types.UID]map[string]time.Time // since when, or since the server last said that the child is there
 	deleted map[types.UID]map[string]time.Time
-	doubted map[types.UID]map[string]time.Time // of the created
 }
 
 // New returns an empty set.
@@ -37,7 +39,6 @@ func New(c clock.PassiveClock) *Expectations {
 		clock:   c,
 		created: map[types.UID]map[string]time.Time{},
 		deleted: map[types.UID]map[string]time.Time{},
-		doubted: map[types.UID]map[string]time.Time{},
 	}
 }
 
@@ -47,23 +48,25 @@ func (e *Expectations) Creating(owner types.UID, child string) { e.note(e.create
 // Deleting notes that owner's child is about to be deleted.
 func (e *Expectations) Deleting(owner types.UID, child string) { e.note(e.deleted, owner, child) }
 
-// Created settles a creation: the cache shows the child, or the write failed.
-func (e *Expectations) Created(owner types.UID, child string) {
-	e.settle(e.created, owner, child)
-	e.settle(e.doubted, owner, child)
-}
+// Created settles a creation: the cache shows the child, it is gone again, or the write failed.
+func (e *Expectations) Created(owner types.UID, child string) { e.settle(e.created, owner, child) }
 
 // Doubt notes that nobody answered a creation: it stays expected, but the server should be asked.
-func (e *Expectations) Doubt(owner types.UID, child string) { e.note(e.doubted, owner, child) }
+func (e *Expectations) Doubt(owner types.UID, child string) { e.date(owner, child, time.Time{}) }
 
-// Made settles a doubt: the child was created, and the cache will show it.
-func (e *Expectations) Made(owner types.UID, child string) { e.settle(e.doubted, owner, child) }
+// Made settles a doubt: the child is there, and the cache will show it.
+func (e *Expectations) Made(owner types.UID, child string) { e.date(owner, child, e.clock.Now()) }
 
-// Doubted are the children of owner nobody knows to be created or not. Those the cache shows meanwhile are not.
-func (e *Expectations) Doubted(owner types.UID) []string {
+// Doubted are the children of owner that the server should be asked about.
+func (e *Expectations) Doubted(owner types.UID) (children []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Collect(maps.Keys(e.doubted[owner]))
+	for child, since := range e.created[owner] {
+		if e.clock.Since(since) >= doubtful {
+			children = append(children, child)
+		}
+	}
+	return children
 }
 
 // Deleted settles a deletion: the cache shows the child going or gone, or the write failed.
@@ -81,24 +84,37 @@ func (e *Expectations) Forget(owner types.UID) {
 	defer e.mu.Unlock()
 	delete(e.created, owner)
 	delete(e.deleted, owner)
-	delete(e.doubted, owner)
 }
 
 // Met says whether the cache has shown all of owner's writes; again is when to ask once more if it has not.
 func (e *Expectations) Met(owner types.UID) (met bool, again time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := e.clock.Now()
-	for _, kind := range []map[types.UID]map[string]time.Time{e.created, e.deleted} {
-		for child, since := range kind[owner] {
-			if left := patience - now.Sub(since); left > 0 {
-				again = max(again, left)
-				continue
-			}
-			delete(kind[owner], child)
+	wait := func(left time.Duration) {
+		if again == 0 || left < again {
+			again = left
+		}
+	}
+	for _, since := range e.created[owner] {
+		wait(max(doubtful-e.clock.Since(since), time.Second)) // a second, when the server has not answered yet
+	}
+	for child, since := range e.deleted[owner] {
+		if left := patience - e.clock.Since(since); left > 0 {
+			wait(left)
+		} else {
+			delete(e.deleted[owner], child)
 		}
 	}
 	return again == 0, again
+}
+
+// date sets the moment of a creation, if the cache has not shown it already.
+func (e *Expectations) date(owner types.UID, child string, at time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, expected := e.created[owner][child]; expected {
+		e.created[owner][child] = at
+	}
 }
 
 func (e *Expectations) note(kind map[types.UID]map[string]time.Time, owner types.UID, child string) {

@@ -161,12 +161,13 @@ func outOfBounds(h *autoscalingv2.HorizontalPodAutoscaler, current, least int32)
 	return wish{}, false, false
 }
 
-// fit turns what metrics ask for into the size to have now, with the conditions that explain it.
-func (h *history) fit(hpa *autoscalingv2.HorizontalPodAutoscaler, status *autoscalingv2.HorizontalPodAutoscalerStatus, d decision, in bounds, now time.Time) wish {
+// fit turns what metrics ask for into the size to have now, with the conditions that explain it. at is the moment on the
+// clock of the history, now the time of day.
+func (h *history) fit(hpa *autoscalingv2.HorizontalPodAutoscaler, status *autoscalingv2.HorizontalPodAutoscalerStatus, d decision, in bounds, at, now time.Time) wish {
 	b := hpa.Spec.Behavior
-	stable, why := h.stabilize(b, in.current, d.replicas, now)
+	stable, why := h.stabilize(b, in.current, d.replicas, at)
 	set(status, condition(autoscalingv2.AbleToScale, corev1.ConditionTrue, why), now)
-	size, why := h.limit(b, in, stable, now)
+	size, why := h.limit(b, in, stable, at)
 	limited := corev1.ConditionFalse
 	if size != stable {
 		limited = corev1.ConditionTrue

@@ -64,7 +64,8 @@ type Reconciler struct {
 	targets  *targets
 	readings *readings
 	events   record.EventRecorder
-	clock    clock.PassiveClock
+	clock    clock.PassiveClock // for what passes between two passes
+	steady   clock.PassiveClock // for what the API has as a time
 
 	mu    sync.Mutex
 	known map[types.NamespacedName]*autoscaler
@@ -77,9 +78,9 @@ type autoscaler struct {
 	selector labels.Selector // of its target's pods, nil until known
 }
 
-// Register adds the controller to a manager.
-func Register(mgr manager.Manager) error {
-	r, err := newReconciler(mgr)
+// Register adds the controller to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
+	r, err := newReconciler(mgr, steady)
 	if err != nil {
 		return fmt.Errorf("register the autoscaler: %w", err)
 	}
@@ -93,7 +94,7 @@ func Register(mgr manager.Manager) error {
 	return nil
 }
 
-func newReconciler(mgr manager.Manager) (*Reconciler, error) {
+func newReconciler(mgr manager.Manager, steady clock.PassiveClock) (*Reconciler, error) {
 	custom, err := apiutil.NewDynamicRESTMapper(mgr.GetConfig(), mgr.GetHTTPClient()) // asks nobody until it is asked
 	if err != nil {
 		return nil, fmt.Errorf("make a mapper of custom kinds: %w", err)
@@ -127,6 +128,7 @@ func newReconciler(mgr manager.Manager) (*Reconciler, error) {
 		},
 		events: events.Recorder(mgr, "horizontal-pod-autoscaler"),
 		clock:  clock.RealClock{},
+		steady: steady,
 		known:  map[types.NamespacedName]*autoscaler{},
 	}, nil
 }
@@ -154,7 +156,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // settle brings the target to the size it should have and says in status what came of it.
 func (r *Reconciler) settle(ctx context.Context, h *autoscalingv2.HorizontalPodAutoscaler, status *autoscalingv2.HorizontalPodAutoscalerStatus) error {
-	now := r.clock.Now()
+	now := r.steady.Now()
 	scale, target, err := r.targets.get(ctx, h.Namespace, h.Spec.ScaleTargetRef)
 	if err != nil {
 		r.events.Event(h, corev1.EventTypeWarning, "FailedGetScale", err.Error())
@@ -165,7 +167,7 @@ func (r *Reconciler) settle(ctx context.Context, h *autoscalingv2.HorizontalPodA
 	set(status, condition(autoscalingv2.AbleToScale, corev1.ConditionTrue,
 		verdict{"SucceededGetScale", "the HPA controller was able to get the target's current scale"}), now)
 	current, least := scale.Spec.Replicas, ptr.Deref(h.Spec.MinReplicas, 1)
-	a := r.remembered(h, current, now)
+	a := r.remembered(h, current, r.clock.Now())
 	status.CurrentReplicas = current
 
 	want, off, settled := outOfBounds(h, current, least)
@@ -186,7 +188,7 @@ func (r *Reconciler) settle(ctx context.Context, h *autoscalingv2.HorizontalPodA
 		if !d.usable {
 			return nil
 		}
-		want = a.fit(h, status, d, bounds{min: least, max: h.Spec.MaxReplicas, current: current}, now)
+		want = a.fit(h, status, d, bounds{min: least, max: h.Spec.MaxReplicas, current: current}, r.clock.Now(), now)
 	}
 	if current > 0 && isTrue(status, autoscalingv2.ScaledToZero) { // somebody else has woken it
 		set(status, scaledToZero(current), now)
@@ -200,7 +202,7 @@ func (r *Reconciler) settle(ctx context.Context, h *autoscalingv2.HorizontalPodA
 
 // rescale writes a new size. That it is zero is noted before: without the note, a target at zero is one turned off.
 func (r *Reconciler) rescale(ctx context.Context, h *autoscalingv2.HorizontalPodAutoscaler, status *autoscalingv2.HorizontalPodAutoscalerStatus, a *autoscaler, scale *autoscalingv1.Scale, want wish, resize func(int32) error) error {
-	now := r.clock.Now()
+	now := r.steady.Now()
 	if want.replicas == 0 {
 		noted := h.DeepCopy()
 		set(&noted.Status, scaledToZero(0), now)
@@ -220,7 +222,7 @@ func (r *Reconciler) rescale(ctx context.Context, h *autoscalingv2.HorizontalPod
 		verdict{"SucceededRescale", fmt.Sprintf("the HPA controller was able to update the target scale to %d", want.replicas)}), now)
 	set(status, scaledToZero(want.replicas), now)
 	r.events.Eventf(h, corev1.EventTypeNormal, "SuccessfulRescale", "New size: %d; reason: %s", want.replicas, want.reason)
-	a.resized(h.Spec.Behavior, scale.Spec.Replicas, want.replicas, now)
+	a.resized(h.Spec.Behavior, scale.Spec.Replicas, want.replicas, r.clock.Now())
 	status.LastScaleTime = ptr.To(metav1.NewTime(now))
 	return nil
 }

@@ -45,8 +45,8 @@ type Reconciler struct {
 	clock    clock.PassiveClock
 }
 
-// Register adds the controller to a manager.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	contents, err := metadata.NewForConfigAndClient(metadata.ConfigFor(mgr.GetConfig()), mgr.GetHTTPClient())
 	if err != nil {
 		return fmt.Errorf("make a client for the contents of namespaces: %w", err)
@@ -55,7 +55,7 @@ func Register(mgr manager.Manager) error {
 	if err != nil {
 		return fmt.Errorf("make a discovery client: %w", err)
 	}
-	r := &Reconciler{client: mgr.GetClient(), contents: contents, kinds: kinds, clock: clock.RealClock{}}
+	r := &Reconciler{client: mgr.GetClient(), contents: contents, kinds: kinds, clock: steady}
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&corev1.Namespace{}, builder.WithPredicates(predicate.NewPredicateFuncs(going))).
 		Watches(&corev1.Pod{}, r.followPods()).

@@ -61,7 +61,7 @@ func (c *Control[T]) Follow() handler.EventHandler {
 			}
 			if ref := ownerRef(pod, kind); ref != nil {
 				if before.UID != pod.UID {
-					expected.Created(ref.UID, pod.Name) // a restarted watch shows one pod in place of another of its name
+					expected.Gone(ref.UID, pod.Name) // a restarted watch shows one pod in place of another of its name
 				}
 				if pod.DeletionTimestamp != nil {
 					expected.Deleted(ref.UID, pod.Name)

@@ -88,12 +88,12 @@ func (c *Control[T]) Current(ctx context.Context, owner T) (current bool, again 
 		made.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
 		err := c.Live.Get(ctx, client.ObjectKey{Namespace: owner.GetNamespace(), Name: name}, made)
 		switch {
-		case err == nil:
-			c.Expected.Made(owner.GetUID(), name)
-		case apierrors.IsNotFound(err):
-			c.Expected.Created(owner.GetUID(), name)
-		default:
+		case client.IgnoreNotFound(err) != nil:
 			return false, 0, fmt.Errorf("look whether pod %s was created: %w", name, err)
+		case err == nil && metav1.IsControlledBy(made, owner):
+			c.Expected.Made(owner.GetUID(), name)
+		default: // never made, gone again, or given up
+			c.Expected.Created(owner.GetUID(), name)
 		}
 	}
 	current, again = c.Expected.Met(owner.GetUID())

@@ -14,16 +14,24 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 type change func(*corev1.Pod)
+
+// ofSet makes a pod that of the ReplicaSet rs.
+func ofSet(p *corev1.Pod) {
+	p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "rs", Controller: ptr.To(true)}}
+}
 
 func pod(name string, changes ...change) *corev1.Pod {
 	p := &corev1.Pod{
@@ -231,7 +239,7 @@ func TestACreationNobodyAnsweredIsAskedAbout(t *testing.T) {
 				},
 			}).Build()
 			control := New(Owners[*appsv1.ReplicaSet]{Kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}, c, c, record.NewFakeRecorder(9), testclock.NewFakePassiveClock(now))
-			if err := control.Create(t.Context(), rs, pod("web-a")); err == nil {
+			if err := control.Create(t.Context(), rs, pod("web-a", ofSet)); err == nil {
 				t.Fatal("Create() = nil, want the broken connection")
 			}
 			current, _, err := control.Current(t.Context(), rs)
@@ -239,5 +247,52 @@ func TestACreationNobodyAnsweredIsAskedAbout(t *testing.T) {
 				t.Errorf("Current() = %v, %v; want %v", current, err, tc.current)
 			}
 		})
+	}
+}
+
+func TestAPodThatCameAndWentUnseenHoldsNobodyUp(t *testing.T) {
+	tests := map[string]struct {
+		live    *corev1.Pod // what the server has by that name
+		current bool
+	}{
+		"it is gone":                         {current: true},
+		"another has its name now":           {live: pod("web-a"), current: true},
+		"it is there, and will come in view": {live: pod("web-a", ofSet)},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			rs := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "rs"}}
+			c, clock := fake.NewClientBuilder().Build(), testclock.NewFakePassiveClock(now)
+			control := New(Owners[*appsv1.ReplicaSet]{Kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}, c, c, record.NewFakeRecorder(9), clock)
+			control.Expected.Creating("rs", "web-a")
+			if tc.live != nil {
+				tc.live.Namespace = "shop"
+				if err := c.Create(t.Context(), tc.live); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if current, again, err := control.Current(t.Context(), rs); current || again > time.Minute || err != nil {
+				t.Fatalf("Current() = %v in %v, %v; want to wait a moment", current, again, err)
+			}
+			clock.SetTime(now.Add(time.Minute))
+			if current, _, err := control.Current(t.Context(), rs); current != tc.current || err != nil {
+				t.Errorf("Current() = %v, %v; want %v", current, err, tc.current)
+			}
+		})
+	}
+}
+
+func TestARestartedWatchShowsOnePodInPlaceOfAnother(t *testing.T) {
+	c := fake.NewClientBuilder().Build()
+	control := New(Owners[*appsv1.ReplicaSet]{Kind: appsv1.SchemeGroupVersion.WithKind("ReplicaSet")}, c, c, record.NewFakeRecorder(9), testclock.NewFakePassiveClock(now))
+	owned := func(uid types.UID, version string) *corev1.Pod {
+		return pod("web-a", ofSet, func(p *corev1.Pod) { p.UID, p.ResourceVersion = uid, version })
+	}
+	control.Expected.Deleting("rs", "web-a")
+	q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	defer q.ShutDown()
+	control.Follow().Update(t.Context(), event.UpdateEvent{ObjectOld: owned("a", "1"), ObjectNew: owned("b", "2")}, q)
+	if met, _ := control.Expected.Met("rs"); !met {
+		t.Error("the deletion of a pod whose name another has is still expected")
 	}
 }

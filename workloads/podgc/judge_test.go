@@ -80,7 +80,7 @@ func TestSweepWaitsAndAsksBeforeItDeletes(t *testing.T) {
 	cached := fake.NewClientBuilder().WithObjects(&orphan, &late).WithStatusSubresource(&corev1.Pod{}).Build()
 	live := fake.NewClientBuilder().WithObjects(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "late"}}).Build() // the cache is behind
 	clock := testclock.NewFakeClock(now)
-	s := &Sweeper{client: cached, live: live, clock: clock, log: slog.New(slog.DiscardHandler)}
+	s := &Sweeper{client: cached, live: live, clock: clock, steady: clock, log: slog.New(slog.DiscardHandler)}
 	left := func() int {
 		if err := s.sweep(t.Context()); err != nil {
 			t.Fatal(err)

@@ -36,15 +36,16 @@ const (
 type Sweeper struct {
 	client  client.Client
 	live    client.Reader
-	clock   clock.WithTicker
+	clock   clock.WithTicker   // for what passes between two sweeps
+	steady  clock.PassiveClock // for what is written
 	log     *slog.Logger
 	missing map[string]time.Time // nodes pods name and the cache does not have, since when
 }
 
-// Register adds the sweeper to a manager.
-func Register(mgr manager.Manager, log *slog.Logger) error {
+// Register adds the sweeper to a manager. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock, log *slog.Logger) error {
 	s := &Sweeper{
-		client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: clock.RealClock{},
+		client: mgr.GetClient(), live: mgr.GetAPIReader(), clock: clock.RealClock{}, steady: steady,
 		log: log.With("component", "podgc"), missing: map[string]time.Time{},
 	}
 	if err := mgr.Add(s); err != nil {
@@ -90,7 +91,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 				continue
 			}
 		}
-		errs = append(errs, s.remove(ctx, f, now))
+		errs = append(errs, s.remove(ctx, f))
 	}
 	return errors.Join(errs...)
 }
@@ -108,9 +109,9 @@ func (s *Sweeper) gone(ctx context.Context, name string) (bool, error) {
 }
 
 // remove deletes one pod for good. An unfinished one is marked failed first, so that its owner counts it right.
-func (s *Sweeper) remove(ctx context.Context, f finding, now time.Time) error {
+func (s *Sweeper) remove(ctx context.Context, f finding) error {
 	if f.why != surplus && !podcontrol.Terminal(f.pod) {
-		marked := failed(f.pod, f.why, now)
+		marked := failed(f.pod, f.why, s.steady.Now())
 		if err := s.client.Status().Patch(ctx, marked, client.StrategicMergeFrom(f.pod)); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("mark pod %s/%s failed: %w", f.pod.Namespace, f.pod.Name, err)
 		}

@@ -35,10 +35,10 @@ var owners = podcontrol.Owners[*appsv1.ReplicaSet]{
 // Reconciler settles ReplicaSets.
 type Reconciler struct{ Keeper[*appsv1.ReplicaSet] }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	pods := podcontrol.New(owners, mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "replicaset-controller"), clock.RealClock{})
-	r := &Reconciler{Keeper[*appsv1.ReplicaSet]{Pods: pods, Clock: clock.RealClock{}}}
+	r := &Reconciler{Keeper[*appsv1.ReplicaSet]{Pods: pods, Clock: steady}}
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.ReplicaSet{}, builder.WithPredicates(pods.ForgetDeleted())).
 		Watches(&corev1.Pod{}, pods.Follow()).

@@ -24,6 +24,7 @@ import (
 
 	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -187,5 +188,28 @@ func TestReconcileReportsARefusal(t *testing.T) {
 	}
 	if met, _ := r.Pods.Expected.Met("rs"); !met {
 		t.Error("a refused creation is still expected")
+	}
+}
+
+func TestAJumpOfTheClockMakesNoPodAvailable(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			rs, pods := web(2), owned(2, corev1.PodRunning, true)
+			rs.Spec.MinReadySeconds = 3600
+			pods[0].Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Minute))
+			pods[1].Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-2 * time.Hour))
+			r := reconciler(interceptor.Funcs{}, rs, pods[0], pods[1])
+			r.Clock = steadytest.Jumped(now, by)
+			if err := r.pass(t); err != nil {
+				t.Fatal(err)
+			}
+			var got appsv1.ReplicaSet
+			if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &got); err != nil {
+				t.Fatal(err)
+			}
+			if got.Status.ReadyReplicas != 2 || got.Status.AvailableReplicas != 1 {
+				t.Errorf("%d pods ready, %d available; want 2 and the one that has been ready for hours", got.Status.ReadyReplicas, got.Status.AvailableReplicas)
+			}
+		})
 	}
 }

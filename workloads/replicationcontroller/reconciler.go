@@ -40,9 +40,9 @@ type Reconciler struct {
 	replicaset.Keeper[*corev1.ReplicationController]
 }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
-	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "replication-controller"), clock.RealClock{})
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
+	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "replication-controller"), steady)
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&corev1.ReplicationController{}, builder.WithPredicates(r.Pods.ForgetDeleted())).
 		Watches(&corev1.Pod{}, r.Pods.Follow()).
@@ -54,8 +54,8 @@ func Register(mgr manager.Manager) error {
 	return nil
 }
 
-func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.PassiveClock) *Reconciler {
-	return &Reconciler{replicaset.Keeper[*corev1.ReplicationController]{Pods: podcontrol.New(owners, c, live, recorder, clock), Clock: clock}}
+func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, steady clock.PassiveClock) *Reconciler {
+	return &Reconciler{replicaset.Keeper[*corev1.ReplicationController]{Pods: podcontrol.New(owners, c, live, recorder, clock.RealClock{}), Clock: steady}}
 }
 
 // Reconcile settles one ReplicationController.

@@ -54,9 +54,9 @@ type Reconciler struct {
 	clock   clock.PassiveClock
 }
 
-// Register adds the controller to a manager whose cache has workloads/indexes.
-func Register(mgr manager.Manager) error {
-	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "statefulset-controller"), clock.RealClock{})
+// Register adds the controller to a manager whose cache has workloads/indexes. steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) error {
+	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "statefulset-controller"), steady)
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.StatefulSet{}, builder.WithPredicates(r.pods.ForgetDeleted())).
 		Owns(&appsv1.ControllerRevision{}).
@@ -70,12 +70,12 @@ func Register(mgr manager.Manager) error {
 	return nil
 }
 
-func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, clock clock.PassiveClock) *Reconciler {
+func newReconciler(c client.Client, live client.Reader, recorder record.EventRecorder, steady clock.PassiveClock) *Reconciler {
 	return &Reconciler{
 		client:  c,
 		history: controllerrevision.History{Client: c, Live: live, Kind: kind, HashLabel: hashLabel},
-		pods:    podcontrol.New(owners, c, live, recorder, clock),
-		clock:   clock,
+		pods:    podcontrol.New(owners, c, live, recorder, clock.RealClock{}),
+		clock:   steady,
 	}
 }
 

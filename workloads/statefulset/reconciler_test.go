@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 // world is a set's reconciler over an in-memory API, in which pods become ready when told to.
@@ -178,5 +180,32 @@ func TestReconcileAdoptsByName(t *testing.T) {
 	}
 	if other := pods[1-mine]; len(other.OwnerReferences) != 0 {
 		t.Errorf("pod %s is adopted, whatever it is called", other.Name)
+	}
+}
+
+func TestAJumpOfTheClockStartsNoPodOutOfTurn(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			set := db(2)
+			set.Spec.MinReadySeconds = 3600
+			w := newWorld(t, set)
+			if err := w.pass(); err != nil {
+				t.Fatal(err)
+			}
+			pod := w.pods()[0]
+			pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+				{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-time.Minute))},
+			}}
+			if err := w.client.Status().Update(t.Context(), &pod); err != nil {
+				t.Fatal(err)
+			}
+			w.Reconciler.clock = steadytest.Jumped(now, by)
+			if err := w.pass(); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.pods(); len(got) != 1 {
+				t.Errorf("%d pods while the first is not available, want 1", len(got))
+			}
+		})
 	}
 }
