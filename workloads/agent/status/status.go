@@ -132,11 +132,13 @@ func (in *Input) initialized(statuses []corev1.ContainerStatus) (open []string) 
 	return open
 }
 
-// closeBooks gives every container of an ended pod an end: whoever waits for the pod waits for that.
+// closeBooks gives every container of an ended pod an end: whoever waits for the pod waits for that. Only containers
+// whose turn never came stay waiting; that an init container failed is told by them too.
 func (in *Input) closeBooks(s *corev1.PodStatus, initialized bool) {
 	lost := func(list []corev1.ContainerStatus) {
 		for i := range list {
-			if list[i].State.Terminated == nil {
+			began := initialized || list[i].State.Running != nil || list[i].LastTerminationState.Terminated != nil
+			if began && list[i].State.Terminated == nil {
 				list[i].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
 					ExitCode: 137, Reason: "ContainerStatusUnknown",
 					Message: "The container could not be located when the pod was terminated",
@@ -148,9 +150,7 @@ func (in *Input) closeBooks(s *corev1.PodStatus, initialized bool) {
 	}
 	lost(s.ContainerStatuses)
 	lost(s.EphemeralContainerStatuses)
-	if initialized {
-		lost(s.InitContainerStatuses)
-	}
+	lost(s.InitContainerStatuses)
 }
 
 // phase sums up the containers.
@@ -185,6 +185,8 @@ func (in *Input) phase(s *corev1.PodStatus, initialized bool) corev1.PodPhase {
 	switch {
 	case !initialized && !in.Stopped && running == 0 && stopped == 0:
 		return corev1.PodPending
+	case waiting > 0 && in.Stopped:
+		return corev1.PodFailed
 	case waiting > 0:
 		return corev1.PodPending
 	case running > 0:

@@ -145,6 +145,10 @@ func TestPhaseAndReadiness(t *testing.T) {
 			in:    Input{Pod: pod(always, "a"), Stopping: true, Stopped: true},
 			phase: corev1.PodFailed, init: "True ", ready: "False PodFailed",
 		},
+		"a pod deleted before its init container's turn has failed": {
+			in:    Input{Pod: withInit(pod(always, "a"), false, "x"), Stopping: true, Stopped: true},
+			phase: corev1.PodFailed, init: "False ContainersNotInitialized", ready: "False PodFailed",
+		},
 		"an evicted pod has failed with the reason": {
 			in:    Input{Pod: pod(always, "a"), Runtime: seen(running("a")), Stopping: true, Reason: "Evicted", Message: "why", Started: all("a"), Ready: all("a")},
 			phase: corev1.PodFailed, init: "True ", ready: "False PodFailed",
@@ -296,4 +300,37 @@ func TestAResizeIsSaidWhileItLasts(t *testing.T) {
 	if got := conditions(Input{Pod: p, Runtime: seen(running("a"))}); len(got) != 0 {
 		t.Errorf("after the resize: %+v", got)
 	}
+}
+
+func TestWhoseTurnCameHasAnEnd(t *testing.T) {
+	tests := map[string]struct {
+		runtime   observed.Pod
+		init, app string // reasons
+	}{
+		"after a failed init container the others wait": {seen(exited("x", 1)), "ended Error", "waiting PodInitializing"},
+		"before any began they wait":                    {seen(), "waiting PodInitializing", "waiting PodInitializing"},
+		"of an initialized pod all have ended":          {seen(exited("x", 0)), "ended Completed", "ended ContainerStatusUnknown"},
+		"an init container that is lost has ended":      {seen(running("x")), "ended ContainerStatusUnknown", "waiting PodInitializing"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := Of(Input{Pod: withInit(pod(corev1.RestartPolicyNever, "a"), false, "x"), Runtime: tc.runtime, Stopping: true, Stopped: true, Now: now})
+			if got := state(s.InitContainerStatuses[0]); got != tc.init {
+				t.Errorf("init container %s, want %s", got, tc.init)
+			}
+			if got := state(s.ContainerStatuses[0]); got != tc.app {
+				t.Errorf("container %s, want %s", got, tc.app)
+			}
+		})
+	}
+}
+
+func state(s corev1.ContainerStatus) string {
+	switch {
+	case s.State.Terminated != nil:
+		return "ended " + s.State.Terminated.Reason
+	case s.State.Waiting != nil:
+		return "waiting " + s.State.Waiting.Reason
+	}
+	return "running"
 }
