@@ -24,8 +24,16 @@ func TestDiscoveryListsWhatKubernetesLists(t *testing.T) {
 	eventually(t, "metrics.k8s.io is offered", func() bool { // which readiness does not wait for
 		return strings.Contains(string(get(t, "/apis", "application/json")), "metrics.k8s.io")
 	})
-	eventually(t, "the custom kinds of other tests are gone", func() bool { // they are deleted in the background
-		return !strings.Contains(string(get(t, "/apis", "application/json")), ".knarr.dev")
+	// The custom kinds of other tests are deleted in the background.
+	var served string
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log("served:", served)
+		}
+	})
+	eventually(t, "the custom kinds of other tests are gone", func() bool {
+		served = string(get(t, "/apis", "application/json"))
+		return !strings.Contains(served, ".knarr.dev")
 	})
 	var got []string
 	for _, path := range []string{"/api", "/apis"} {
