@@ -48,7 +48,8 @@ type Member struct {
 	nodeIP   net.IP
 	log      *slog.Logger
 	now      func() time.Time
-	client   kubernetes.Interface // as the node
+	api      *rest.Config         // as the node
+	client   kubernetes.Interface // the same
 }
 
 // Join returns this machine's place in the cluster: the stored one, or a new one won with the token.
@@ -84,17 +85,28 @@ func join(ctx context.Context, c *config.Config, now func() time.Time) (*Member,
 			return nil, err
 		}
 	}
-	if m.client, err = kubernetes.NewForConfig(m.RESTConfig()); err != nil {
+	if err := m.connect(); err != nil {
 		return nil, fmt.Errorf("make a client of %s: %w", m.Server, err)
 	}
 	return m, nil
 }
 
-// RESTConfig is how this node reaches the API server. It follows renewals.
-func (m *Member) RESTConfig() *rest.Config {
-	client := filepath.Join(m.dir, pki.NodeClientFile)
-	return pki.RESTConfig(m.Server, m.ClusterCAFile(), client+".crt", client+".key")
+// connect makes the one transport that everything on this node shares: client-go would make another connection for
+// each client that dials in a way of its own.
+func (m *Member) connect() (err error) {
+	file := filepath.Join(m.dir, pki.NodeClientFile)
+	m.api = pki.RESTConfig(m.Server, m.ClusterCAFile(), file+".crt", file+".key")
+	m.api.Dial = reach
+	if m.api.Transport, err = rest.TransportFor(m.api); err != nil {
+		return err
+	}
+	m.api.Dial, m.api.TLSClientConfig = nil, rest.TLSClientConfig{} // the transport's now
+	m.client, err = kubernetes.NewForConfig(m.api)
+	return err
 }
+
+// RESTConfig is how this node reaches the API server. It follows renewals.
+func (m *Member) RESTConfig() *rest.Config { return rest.CopyConfig(m.api) }
 
 // ClusterCAFile is what the API server's certificate is checked against.
 func (m *Member) ClusterCAFile() string { return filepath.Join(m.dir, pki.ClusterCAFile) }
