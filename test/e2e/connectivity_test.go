@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -16,7 +19,7 @@ import (
 )
 
 // TestEveryPathIsSoonWholeAgain has each pod try each pod, Service, node port, name and node without pause, while cables
-// are pulled and rules deleted. The pods' own clocks say how long it took: less than 2 s when the machine has time.
+// are pulled, rules deleted and Services made. The pods' own clocks say how long it took: less than 2 s when the machine has time.
 func TestEveryPathIsSoonWholeAgain(t *testing.T) {
 	c := start(t)
 	first, second := c.server, c.joined("m2")
@@ -42,6 +45,11 @@ func TestEveryPathIsSoonWholeAgain(t *testing.T) {
 		}
 	}
 	m.awaitWhole("rules deleted", flushed)
+
+	t.Log("a thousand Services come and go")
+	began := time.Now()
+	m.churn(1000)
+	m.awaitWhole("a thousand Services came and went", began)
 
 	t.Log("a cable is pulled until the node has been given up")
 	if err := second.Cut(); err != nil {
@@ -133,6 +141,43 @@ func (m *matrix) ask(pod string, more []path) ([]path, error) {
 	}
 	var all []path
 	return all, json.Unmarshal(answer, &all)
+}
+
+// churn creates so many Services with endpoints, and deletes each at some time after.
+func (m *matrix) churn(n int) {
+	m.c.t.Helper()
+	const atOnce = 8
+	services := m.c.client.CoreV1().Services("default")
+	group, ctx := errgroup.WithContext(m.c.t.Context())
+	for worker := range atOnce {
+		group.Go(func() error {
+			dice := rand.New(rand.NewPCG(uint64(worker), 0))
+			var there []string
+			for made := 0; made < n/atOnce || len(there) > 0; {
+				if made < n/atOnce && (len(there) == 0 || dice.IntN(2) == 0) {
+					name := fmt.Sprintf("passing-%d-%d", worker, made)
+					service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{
+						Selector: map[string]string{"app": m.pods[dice.IntN(len(m.pods))]},
+						Ports:    []corev1.ServicePort{{Port: 80, TargetPort: portNumber(8080)}},
+					}}
+					if _, err := services.Create(ctx, service, metav1.CreateOptions{}); err != nil {
+						return err
+					}
+					made, there = made+1, append(there, name)
+					continue
+				}
+				at := dice.IntN(len(there))
+				if err := services.Delete(ctx, there[at], metav1.DeleteOptions{}); err != nil {
+					return err
+				}
+				there = slices.Delete(there, at, at+1)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		m.c.t.Fatalf("create and delete Services: %v", err)
+	}
 }
 
 func (m *matrix) awaitBroken(pod string) {
