@@ -24,6 +24,8 @@ import (
 type options struct {
 	cases, upstream, command string
 	only, profile, work      string
+	results                  string
+	prepare                  bool
 	scale                    float64
 	arrivals                 int
 	rate                     float64
@@ -45,6 +47,8 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "how long a backlog may take")
 	flag.StringVar(&o.profile, "profile", "", "folder for CPU profiles of the process that holds the API server")
 	flag.StringVar(&o.work, "work", "", "folder for the prepared datastores, which a later run takes up again; default: a temporary one")
+	flag.BoolVar(&o.prepare, "prepare", false, "only fill the datastores in the -work folder")
+	flag.StringVar(&o.results, "results", "", "file for what was measured; a later run takes it up and measures what is missing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := run(ctx, o)
@@ -71,20 +75,32 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	t := &table{}
+	t, err := readTable(o.results)
+	if err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, t.print(os.Stdout)) }()
 	for _, c := range chosen {
 		c = c.scaled(o.scale)
+		missing := slices.DeleteFunc(o.schedulers(), func(s contender) bool { return t.has(c, s) })
+		if len(missing) == 0 {
+			continue
+		}
 		prepared := filepath.Join(o.work, fmt.Sprintf("%s-%d", c.name, c.nodes))
 		if err := prepare(ctx, c, prepared); err != nil {
 			return fmt.Errorf("prepare %s: %w", c.name, err)
 		}
-		for _, s := range o.schedulers() {
+		if o.prepare {
+			continue
+		}
+		for _, s := range missing {
 			r, err := measure(ctx, o, c, s, prepared)
 			if err != nil {
 				return fmt.Errorf("measure %s on %s: %w", s.name, c.name, err)
 			}
-			t.add(c, s, r)
+			if err := t.add(c, s, r); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

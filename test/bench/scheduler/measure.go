@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -27,14 +28,6 @@ const importantClass = "important"
 
 // clients is how many requests of the load are on their way at once.
 const clients = 16
-
-// result is what one scheduler did with one case.
-type result struct {
-	backlog int
-	took    time.Duration   // from the first binding of the backlog to the last
-	latency []time.Duration // of the arrivals, in order
-	cpu     time.Duration   // of the API server, the datastore and the scheduler, over the backlog
-}
 
 // prepare fills a datastore with a case's nodes and pods, unless that was done before.
 func prepare(ctx context.Context, w workload, dir string) error {
@@ -137,11 +130,12 @@ func connect(p *process) (client.WithWatch, error) {
 		return nil, err
 	}
 	config.QPS = -1
+	config.ContentType = runtime.ContentTypeProtobuf // the load's own share of the machine
 	return client.NewWithWatch(rest.CopyConfig(config), client.Options{Scheme: scheme.Scheme})
 }
 
 // measure lets one scheduler place a case's backlog, then pods that arrive one by one.
-func measure(ctx context.Context, o options, w workload, c contender, prepared string) (r result, err error) {
+func measure(ctx context.Context, o options, w workload, c contender, prepared string) (r row, err error) {
 	dir, err := os.MkdirTemp(o.work, "run-")
 	if err != nil {
 		return r, err
@@ -193,8 +187,8 @@ func measure(ctx context.Context, o options, w workload, c contender, prepared s
 	if err != nil {
 		return r, err
 	}
-	r.backlog, r.took, r.cpu = w.waiting, last.Sub(first), after-before
-	if r.latency, err = arrive(ctx, o, w, api, seen); err != nil {
+	r.Backlog, r.Took, r.CPU = w.waiting, last.Sub(first), after-before
+	if r.Latency, err = arrive(ctx, o, w, api, seen); err != nil {
 		return r, err
 	}
 	return r, audit(ctx, api)
