@@ -30,6 +30,15 @@ func scoreCases() []Case {
 	}
 }
 
+func declaredCases() []Case {
+	const feature = "RestartAllContainersOnContainerExits"
+	return []Case{
+		state("a pod that needs a feature goes where that is declared", "b c", pod(restartsAll), node("a"), node("b", declares(feature)), node("c", declares("GuaranteedQoSPodCPUResize", feature))),
+		state("a pod that needs a feature no node declares", "", pod(restartsAll), node("a"), node("b", declares("GuaranteedQoSPodCPUResize"))),
+		state("a pod that needs no feature goes anywhere", "a b", pod(), node("a"), node("b", declares(feature))),
+	}
+}
+
 func mixedCases() []Case {
 	web := func(node string, changes ...podChange) *corev1.Pod {
 		return pod(append(changes, on(node), app("web"))...)

@@ -92,6 +92,9 @@ func lateVolumeCases() []Case {
 			left.MaximumVolumeSize = ptr.To(resource.MustParse("1Gi"))
 			return left
 		}()),
+		c("the volume that is used least wins", "a b", pod(uses("data")), claim("data", "late", ""), local("v", "a", holds("1Gi")), local("w", "b", holds("9Gi"))).best("b"),
+		c("volumes used alike are equal, whatever their size", "a b", pod(uses("data", "logs")), claim("data", "late", ""), claim("logs", "late", ""), local("v", "a", holds("4Gi")), local("w", "a", holds("4Gi")), local("x", "b", holds("2Gi")), local("y", "b", holds("6Gi"))).best("a b"),
+		made("where more is left a volume is made rather", "a b c", nil, driver("maker.example", true), capacity("cap-a", "late", "a", "4Gi"), capacity("cap-b", "late", "b", "40Gi")).best("b c"),
 		state("a volume that is being made for a node", "b", pod(uses("data")), node("a"), node("b"), later("late", "maker.example"), claim("data", "late", "", marked("volume.kubernetes.io/selected-node", "b"))),
 		state("a claim that waits takes a volume there is before one is made", "a b", pod(uses("data")), node("a"), node("b"), later("late", "maker.example"), claim("data", "late", ""), local("v", "b")),
 		state("a claim that waits for a volume reserved for it may get one made elsewhere", "a b", pod(uses("data")), node("a"), node("b"), later("late", "maker.example"), claim("data", "late", ""), local("v", "b", serves("data"), available)),
@@ -129,6 +132,9 @@ func limitCases() []Case {
 		c("a volume that two pods use counts once", "a b", 2, []string{"one", "one"}, "two"),
 		c("a node that can attach nothing", "b", 0, nil, "one"),
 		state("a pod without volumes does not care that no more can be attached", "a", pod(), append(append([]clientObject{node("a"), attaches("a", "csi.example", 1), pod(on("a"), uses("one"))}, bound("one")...), driver("csi.example", false))...),
+		state("a driver that asks for it keeps pods from nodes it is not on", "a", pod(uses("one")), append([]clientObject{node("a"), node("b"), node("c"), attaches("a", "csi.example", 1), attaches("b", "other.example", 1), strict("csi.example")}, bound("one")...)...),
+		state("a driver that asks for it may be full where it is", "", pod(uses("one")), append([]clientObject{node("a"), node("b"), attaches("a", "csi.example", 0), strict("csi.example")}, bound("one")...)...),
+		state("a driver on no node that does not ask for it", "a b", pod(uses("one")), append([]clientObject{node("a"), node("b"), driver("csi.example", false)}, bound("one")...)...),
 		state("limits of another driver do not count", "a b", pod(uses("one")), append([]clientObject{node("a"), node("b"), attaches("a", "other.example", 0), driver("csi.example", false)}, bound("one")...)...),
 	}
 }

@@ -49,6 +49,10 @@ func taint(key, value string, effect corev1.TaintEffect) nodeChange {
 	}
 }
 
+func declares(features ...string) nodeChange {
+	return func(n *corev1.Node) { n.Status.DeclaredFeatures = features }
+}
+
 func cordoned(n *corev1.Node) {
 	n.Spec.Unschedulable = true
 	n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
@@ -142,6 +146,16 @@ func runs(images ...string) podChange {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: string(rune('a' + i)), Image: name})
 		}
 	}
+}
+
+// restartsAll asks for all containers to be restarted when one ends with an error.
+func restartsAll(p *corev1.Pod) {
+	c := &p.Spec.Containers[0]
+	c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyNever)
+	c.RestartPolicyRules = []corev1.ContainerRestartRule{{
+		Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{1}},
+	}}
 }
 
 func tolerates(key string, operator corev1.TolerationOperator, value string, effect corev1.TaintEffect) podChange {
@@ -438,6 +452,13 @@ func driver(name string, tracksCapacity bool) *storagev1.CSIDriver {
 }
 
 // capacity is what is left of a class in a zone.
+// strict is a driver whose volumes go only where it is.
+func strict(name string) *storagev1.CSIDriver {
+	d := driver(name, false)
+	d.Spec.PreventPodSchedulingIfMissing = ptr.To(true)
+	return d
+}
+
 func capacity(name, class, zoneName, left string) *storagev1.CSIStorageCapacity {
 	return &storagev1.CSIStorageCapacity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: name}, StorageClassName: class, Capacity: ptr.To(resource.MustParse(left)),

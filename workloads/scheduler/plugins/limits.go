@@ -1,14 +1,18 @@
 package plugins
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
-// VolumeLimits keeps nodes from having more volumes of a CSI driver attached than it can attach to them.
+// VolumeLimits keeps nodes from having more volumes of a CSI driver attached than it can attach to them, and pods from nodes
+// without the driver where that asks for it (CSIDriver.spec.preventPodSchedulingIfMissing).
 type VolumeLimits struct{}
 
 // Name of the rule.
@@ -33,8 +37,20 @@ func (VolumeLimits) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, 
 		return nil, nil
 	}
 	refusal := &Refusal{Reasons: []string{"node(s) exceed max volume count"}}
+	absent := map[string]*Refusal{} // by the driver, of those whose volumes go only where they are
+	for a := range wanted {
+		if d := snap.Driver(a.driver); d != nil && ptr.Deref(d.Spec.PreventPodSchedulingIfMissing, false) {
+			absent[a.driver] = &Refusal{Reasons: []string{a.driver + " CSI driver is not installed on the node"}, Final: true}
+		}
+	}
 	return func(n *snapshot.Node) *Refusal {
-		limits := limitsOf(snap.CSINode(n.Name))
+		node := snap.CSINode(n.Name)
+		for driver, refusal := range absent {
+			if !installed(node, driver) {
+				return refusal
+			}
+		}
+		limits := limitsOf(node)
 		if len(limits) == 0 {
 			return nil
 		}
@@ -79,6 +95,10 @@ func addAttachments(to map[attachment]bool, pod *snapshot.Pod, snap *snapshot.Sn
 			to[attachment{v.Object.Spec.CSI.Driver, v.Object.Spec.CSI.VolumeHandle}] = true
 		}
 	}
+}
+
+func installed(node *storagev1.CSINode, driver string) bool {
+	return node != nil && slices.ContainsFunc(node.Spec.Drivers, func(d storagev1.CSINodeDriver) bool { return d.Name == driver })
 }
 
 // limitsOf is how many volumes each driver can attach to a node, where it says.

@@ -119,6 +119,9 @@ func (r Resources) ignores(name corev1.ResourceName) bool {
 	return extended && (slices.Contains(r.ignored, string(name)) || slices.Contains(r.groups, group))
 }
 
+// LocalFilter implements LocalFilterer.
+func (Resources) LocalFilter() {}
+
 // Helps implements Filterer.
 func (r Resources) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool {
 	switch change.Kind {
@@ -186,6 +189,9 @@ func amounts(name corev1.ResourceName, pod *snapshot.Pod, n *snapshot.Node) (has
 	return n.Allocatable.Scalar[name], n.Assumed.Scalar[name] + asked, asked > 0
 }
 
+// LocalScore implements LocalScorer.
+func (Resources) LocalScore() {}
+
 // Normalize implements Scorer; shares are on the scale already.
 func (Resources) Normalize([]int64) {}
 
@@ -207,18 +213,8 @@ func used(has, taken int64) int64 {
 
 // shaped rates the percentage that would be taken by a line through points, whose scores are from 0 to 10.
 func shaped(points []configv1.UtilizationShapePoint) (func(has, taken int64) int64, error) {
-	if len(points) == 0 {
-		return nil, fmt.Errorf("shape: needs at least one point")
-	}
-	for i, p := range points {
-		switch {
-		case p.Utilization < 0 || p.Utilization > 100:
-			return nil, fmt.Errorf("shape[%d].utilization: %d is not between 0 and 100", i, p.Utilization)
-		case p.Score < 0 || p.Score > 10:
-			return nil, fmt.Errorf("shape[%d].score: %d is not between 0 and 10", i, p.Score)
-		case i > 0 && p.Utilization <= points[i-1].Utilization:
-			return nil, fmt.Errorf("shape[%d].utilization: %d does not come after %d", i, p.Utilization, points[i-1].Utilization)
-		}
+	if err := validShape(points); err != nil {
+		return nil, err
 	}
 	return func(has, taken int64) int64 {
 		percent := int64(100)
@@ -227,6 +223,23 @@ func shaped(points []configv1.UtilizationShapePoint) (func(has, taken int64) int
 		}
 		return along(points, percent)
 	}, nil
+}
+
+func validShape(points []configv1.UtilizationShapePoint) error {
+	if len(points) == 0 {
+		return fmt.Errorf("shape: needs at least one point")
+	}
+	for i, p := range points {
+		switch {
+		case p.Utilization < 0 || p.Utilization > 100:
+			return fmt.Errorf("shape[%d].utilization: %d is not between 0 and 100", i, p.Utilization)
+		case p.Score < 0 || p.Score > 10:
+			return fmt.Errorf("shape[%d].score: %d is not between 0 and 10", i, p.Score)
+		case i > 0 && p.Utilization <= points[i-1].Utilization:
+			return fmt.Errorf("shape[%d].utilization: %d does not come after %d", i, p.Utilization, points[i-1].Utilization)
+		}
+	}
+	return nil
 }
 
 // along is the score at a percentage: that of the first point before it, of the last one behind it, and in between on
@@ -297,6 +310,9 @@ func deviation(shares []float64) float64 {
 	}
 	return math.Sqrt(squares / float64(len(shares)))
 }
+
+// LocalScore implements LocalScorer.
+func (Balance) LocalScore() {}
 
 // Normalize implements Scorer; the deviation is on the scale already.
 func (Balance) Normalize([]int64) {}

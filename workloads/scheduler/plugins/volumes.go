@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/component-helpers/storage/ephemeral"
@@ -29,14 +31,27 @@ const (
 )
 
 // Volumes keeps a pod to the nodes its volumes can be reached from, and chooses volumes for claims that wait for their
-// pod's node.
-type Volumes struct{ patience time.Duration }
+// pod's node. Nodes where those leave more of the storage they are taken from are preferred (KEP-4049).
+type Volumes struct {
+	patience time.Duration
+	shape    []configv1.UtilizationShapePoint
+}
+
+// mostLeft is upstream's shape: the more is left the better.
+var mostLeft = []configv1.UtilizationShapePoint{{Utilization: 0, Score: 10}, {Utilization: 100, Score: 0}}
 
 func newVolumes(args *configv1.VolumeBindingArgs) (Plugin, error) {
 	if seconds := ptr.Deref(args.BindTimeoutSeconds, 600); seconds < 0 {
 		return nil, fmt.Errorf("bindTimeoutSeconds: %d is negative", seconds)
 	}
-	return Volumes{time.Duration(ptr.Deref(args.BindTimeoutSeconds, 600)) * time.Second}, nil
+	rule := Volumes{patience: time.Duration(ptr.Deref(args.BindTimeoutSeconds, 600)) * time.Second, shape: mostLeft}
+	if len(args.Shape) > 0 {
+		if err := validShape(args.Shape); err != nil {
+			return nil, err
+		}
+		rule.shape = args.Shape
+	}
+	return rule, nil
 }
 
 // Name of the rule.
@@ -90,6 +105,57 @@ func (Volumes) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Ch
 	}
 	return false
 }
+
+// Score implements Scorer: by the share of what there is of each class that the pod would take, volumes there are before
+// those to be made. A class nothing is known of does not count.
+func (v Volumes) Score(pod *snapshot.Pod, snap *snapshot.Snapshot, _ []*snapshot.Node) Score {
+	wanted, why := sortClaims(pod, snap)
+	if why != "" || len(wanted.open) == 0 {
+		return nil
+	}
+	return func(n *snapshot.Node) int64 {
+		bindings, why := wanted.bindOn(n.Object, snap)
+		if why != "" {
+			return 0
+		}
+		classes := storageOf(bindings)
+		var sum int64
+		for _, s := range classes {
+			percent := int64(100)
+			if s.has > 0 && s.taken <= s.has {
+				percent = s.taken * 100 / s.has
+			}
+			sum += along(v.shape, percent)
+		}
+		return int64(math.Round(float64(sum) / float64(max(len(classes), 1))))
+	}
+}
+
+// storage is what a pod would take of a class, and what there is of it.
+type storage struct{ has, taken int64 }
+
+func storageOf(bindings []binding) map[string]storage {
+	static := slices.ContainsFunc(bindings, func(b binding) bool { return b.volume != nil })
+	classes := map[string]storage{}
+	for _, b := range bindings {
+		class := volume.GetPersistentVolumeClaimClass(b.claim)
+		s := classes[class]
+		switch {
+		case static && b.volume != nil:
+			s.has += b.volume.Spec.Capacity.Storage().Value()
+		case !static && b.left != nil:
+			s.has = b.left.Value() // the same storage for all that is made of it
+		default:
+			continue
+		}
+		s.taken += b.claim.Spec.Resources.Requests.Storage().Value()
+		classes[class] = s
+	}
+	return classes
+}
+
+// Normalize implements Scorer; shares are on the scale already.
+func (Volumes) Normalize([]int64) {}
 
 // claims are the volume claims of a pod, by what has to be done about them.
 type claims struct {
@@ -215,6 +281,7 @@ func bySize(a, b *snapshot.Volume) int {
 type binding struct {
 	claim  *corev1.PersistentVolumeClaim
 	volume *corev1.PersistentVolume
+	left   *resource.Quantity // to make it of, where that is known
 }
 
 // bindOn chooses volumes for the open claims on a node; why says what is missing there.
@@ -238,7 +305,7 @@ func (c *claims) bindOn(node *corev1.Node, snap *snapshot.Snapshot) (bindings []
 			made.volume = v.Object
 		}
 		if made.volume == nil {
-			if why := open.provided(node, snap); why != "" {
+			if made.left, why = open.provided(node, snap); why != "" {
 				return nil, why
 			}
 		}
@@ -264,13 +331,14 @@ func (o *openClaim) smallest(node *corev1.Node, taken []binding) *snapshot.Volum
 	return here
 }
 
-// provided says why no volume could be made for a claim on a node, "" if one could.
-func (o *openClaim) provided(node *corev1.Node, snap *snapshot.Snapshot) string {
+// provided says why no volume could be made for a claim on a node, "" if one could, and what is left to make it of, where
+// the driver tells.
+func (o *openClaim) provided(node *corev1.Node, snap *snapshot.Snapshot) (left *resource.Quantity, why string) {
 	if o.nowhere || !allowed(o.class.AllowedTopologies, node.Labels) {
-		return noVolume
+		return nil, noVolume
 	}
 	if driver := snap.Driver(o.class.Provisioner); driver == nil || driver.Spec.StorageCapacity == nil || !*driver.Spec.StorageCapacity {
-		return ""
+		return nil, ""
 	}
 	wanted := o.claim.Spec.Resources.Requests[corev1.ResourceStorage]
 	for left := range snap.Capacities() {
@@ -282,10 +350,10 @@ func (o *openClaim) provided(node *corev1.Node, snap *snapshot.Snapshot) string 
 			size = left.MaximumVolumeSize
 		}
 		if size != nil && size.Cmp(wanted) >= 0 {
-			return ""
+			return left.Capacity, ""
 		}
 	}
-	return noSpace
+	return nil, noSpace
 }
 
 // allowed says whether a class makes volumes for a node: any of the terms, none means everywhere.
