@@ -415,4 +415,5 @@ func (p *profile) assemble(asked map[string][]choice, made map[string]plugins.Pl
 			p.postFilters = append(p.postFilters, f)
 		}
 	})
+	p.split()
 }

@@ -53,13 +53,13 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 	if len(nodes) == 0 {
 		return d
 	}
-	ready, refused := prepare(pod, snap, by.filters)
+	rules, refused := by.rulesFor(pod, snap)
 	if refused != nil {
 		d.anywhere, d.err = refused, refused.Err
 		return d
 	}
 	if n := snap.Node(snap.Nomination(pod.Object.UID)); n != nil { // others left it for this pod
-		if _, ok := judge(pod, n, snap, ready); ok {
+		if r, _ := rules.judge(pod, n, snap); r.Refusal == nil {
 			var left []*snapshot.Node
 			left, d.err = by.extendedFit(ctx, pod, []*snapshot.Node{n}, nil, nil)
 			if len(left) > 0 {
@@ -70,18 +70,17 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 			}
 		}
 	}
-	by.refusals = slices.Grow(by.refusals[:0], len(nodes))[:len(nodes)]
-	clear(by.refusals)
-	refusals := by.refusals
-	fit, looked := filter(pod, snap, ready, start, wantedOf(len(nodes), by.share), refusals)
+	fit, looked, refusals := by.filter(pod, snap, rules, start)
 	d.looked = looked
-	for _, r := range refusals {
-		if r.Refusal != nil && r.Err != nil {
-			d.err = fmt.Errorf("%s: %w", r.plugin, r.Err)
-			return d
+	if by.scratch.refused {
+		for _, r := range refusals {
+			if r.Refusal != nil && r.Err != nil {
+				d.err = fmt.Errorf("%s: %w", r.plugin, r.Err)
+				return d
+			}
 		}
 	}
-	if fit, d.err = by.extendedFit(ctx, pod, fit, snap.Nodes(), refusals); d.err != nil {
+	if fit, d.err = by.extendedFit(ctx, pod, fit, nodes, refusals); d.err != nil {
 		return d
 	}
 	switch len(fit) {
@@ -90,13 +89,49 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 	case 1:
 		d.node = fit[0].Name
 	default:
-		totals := score(pod, snap, by.scorers, fit)
+		totals := by.score(pod, snap, rules, fit)
 		if d.err = by.extendScores(ctx, pod, fit, totals); d.err != nil {
 			return d
 		}
 		d.node = best(fit, totals, pick).Name
 	}
 	return d
+}
+
+// rules are the filters as they are for one pod: verdicts of those that are kept, and the others.
+type rules struct {
+	known *verdicts
+	far   []prepared
+}
+
+func (p *profile) rulesFor(pod *snapshot.Pod, snap *snapshot.Snapshot) (*rules, *refusal) {
+	known, refused := p.verdictsFor(pod, snap)
+	if refused != nil {
+		return nil, refused
+	}
+	far, refused := prepare(pod, snap, p.far)
+	if refused != nil {
+		return nil, refused
+	}
+	return &rules{known, far}, nil
+}
+
+// judge is judge on a node of the snapshot; fresh says that none like the pod asked about the node before.
+func (r *rules) judge(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) (why refusal, fresh bool) {
+	known, fresh := r.known.about(n)
+	if known.refusal.Refusal != nil {
+		return known.refusal, fresh
+	}
+	if why, ok := ask(n, r.far); !ok {
+		return why, fresh
+	}
+	if full := snap.WithExpected(pod, n); full != nil {
+		if why, ok := ask(full, r.known.filters); !ok {
+			return why, fresh
+		}
+		why, _ = ask(full, r.far)
+	}
+	return why, fresh
 }
 
 // prepared is a filter with its rule's name.
@@ -143,26 +178,51 @@ func ask(n *snapshot.Node, filters []prepared) (refusal, bool) {
 
 // filter finds nodes that would do, enough of them, from the start-th on and around, and says why not the others it
 // looked at.
-func filter(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, start, enough int, refused []refusal) (fit []*snapshot.Node, looked int) {
-	nodes := snap.Nodes()
-	wanted := int64(enough)
-	passed := make([]bool, len(nodes))
-	var found, seen atomic.Int64
-	inParallel(len(nodes), func(i int) bool {
+func (p *profile) filter(pod *snapshot.Pod, snap *snapshot.Snapshot, by *rules, start int) (fit []*snapshot.Node, looked int, refused []refusal) {
+	nodes, mem := snap.Nodes(), &p.scratch
+	mem.begin(len(nodes))
+	wanted := int64(wantedOf(len(nodes), p.share))
+	var found, seen, fresh, no atomic.Int64
+	look := func(i int) bool {
 		seen.Add(1)
 		at := (start + i) % len(nodes)
-		if refused[at], passed[at] = judge(pod, nodes[at], snap, ready); passed[at] {
-			return found.Add(1) < wanted
+		why, first := by.judge(pod, nodes[at], snap)
+		if first {
+			fresh.Add(1)
 		}
-		return true
-	})
-	fit = make([]*snapshot.Node, 0, found.Load())
-	for i := range nodes {
-		if at := (start + i) % len(nodes); passed[at] {
-			fit = append(fit, nodes[at])
+		if why.Refusal != nil {
+			mem.refusals[at] = why
+			no.Store(1)
+			return true
+		}
+		mem.passed[i] = true
+		return found.Add(1) < wanted
+	}
+	if by.known.open == 0 && len(by.far) == 0 {
+		inTurn(len(nodes), look) // looking up what is known is done before another goroutine has begun
+	} else {
+		inParallel(len(nodes), look)
+	}
+	by.known.open -= int(fresh.Load())
+	mem.refused = no.Load() > 0
+	for i, left := 0, int(found.Load()); left > 0; i++ {
+		if mem.passed[i] {
+			mem.passed[i] = false
+			mem.fit = append(mem.fit, nodes[(start+i)%len(nodes)])
+			left--
 		}
 	}
-	return fit, int(seen.Load())
+	return mem.fit, int(seen.Load()), mem.refusals
+}
+
+// begin makes room for a decision about n nodes.
+func (m *scratch) begin(n int) {
+	if len(m.refusals) != n {
+		m.refusals, m.passed = make([]refusal, n), make([]bool, n)
+	} else if m.refused {
+		clear(m.refusals)
+	}
+	m.refused, m.fit = false, m.fit[:0]
 }
 
 // extendedFit is what extenders leave of the nodes that would do; why not the others is added to refused.
@@ -207,9 +267,19 @@ func wantedOf(n, percent int) int {
 }
 
 // score adds up the weighted preferences.
-func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []weighed, nodes []*snapshot.Node) []int64 {
-	totals := make([]int64, len(nodes))
-	scores := make([]int64, len(nodes))
+func (p *profile) score(pod *snapshot.Pod, snap *snapshot.Snapshot, by *rules, nodes []*snapshot.Node) []int64 {
+	p.scratch.totals = p.scratch.totals[:0]
+	for _, n := range nodes {
+		p.scratch.totals = append(p.scratch.totals, by.known.of[n.Place].score)
+	}
+	p.addScores(pod, snap, p.farScorers, nodes, p.scratch.totals)
+	return p.scratch.totals
+}
+
+// addScores adds what scorers say, weighted.
+func (p *profile) addScores(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []weighed, nodes []*snapshot.Node, totals []int64) {
+	scores := slices.Grow(p.scratch.scores[:0], len(nodes))[:len(nodes)]
+	p.scratch.scores = scores
 	for _, s := range scorers {
 		rate := s.Score(pod, snap, nodes)
 		if rate == nil {
@@ -221,18 +291,35 @@ func score(pod *snapshot.Pod, snap *snapshot.Snapshot, scorers []weighed, nodes 
 			totals[i] += scores[i] * s.weight
 		}
 	}
-	return totals
 }
 
 func best(nodes []*snapshot.Node, scores []int64, pick func(n int) int) *snapshot.Node {
-	var top []*snapshot.Node
-	highest := slices.Max(scores)
-	for i, n := range nodes {
-		if scores[i] == highest {
-			top = append(top, n)
+	highest, equals := slices.Max(scores), 0
+	for _, s := range scores {
+		if s == highest {
+			equals++
 		}
 	}
-	return top[pick(len(top))]
+	chosen := pick(equals)
+	for i, n := range nodes {
+		if scores[i] != highest {
+			continue
+		}
+		if chosen == 0 {
+			return n
+		}
+		chosen--
+	}
+	return nil // pick names one of the equals
+}
+
+// inTurn calls act for 0..n-1 until one call returns false.
+func inTurn(n int, act func(i int) bool) {
+	for i := range n {
+		if !act(i) {
+			return
+		}
+	}
 }
 
 // inParallel calls act for 0..n-1, over as many goroutines as that is worth, until one call returns false.

@@ -137,7 +137,7 @@ func TestExtenderChoosesWhoseRoomIsTaken(t *testing.T) {
 	snap := world([]*corev1.Node{with("a", "4"), with("b", "4")}, []*corev1.Pod{like("q", "1", placed("a")), like("r", "3", placed("b"), priority(5))})
 	d := decide(context.Background(), pod, snap, by, 0, nil)
 	open, against := clearable(pod, snap, &d, 0)
-	found, err := by.agreed(context.Background(), pod, clearings(pod, snap, ready(pod, snap), open, nil, against, by.candidates))
+	found, err := by.agreed(context.Background(), pod, clearings(trying(pod, snap, ready(pod, snap), nil), open, against, by.candidates))
 	if err != nil {
 		t.Fatal(err)
 	}

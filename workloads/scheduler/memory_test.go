@@ -18,7 +18,7 @@ func TestCountsTakeInWhatMoved(t *testing.T) {
 	refused := 0
 	for round := range 40 {
 		nodes, pods := randomWorld(random)
-		snap := world(nodes, pods)
+		snap, by := world(nodes, pods), ordinary()
 		var kinds []*corev1.Pod
 		for i := range 3 {
 			kind := randomPod(random, fmt.Sprint("new", i))
@@ -49,11 +49,18 @@ func TestCountsTakeInWhatMoved(t *testing.T) {
 			default:
 				i := random.IntN(len(nodes))
 				nodes[i] = nodes[i].DeepCopy()
-				nodes[i].Labels[corev1.LabelTopologyZone] = fmt.Sprint(random.IntN(3))
+				switch random.IntN(3) {
+				case 0:
+					nodes[i].Labels[corev1.LabelTopologyZone] = fmt.Sprint(random.IntN(3))
+				case 1:
+					nodes[i].Spec.Unschedulable = !nodes[i].Spec.Unschedulable
+				default:
+					snap.RemoveNode(nodes[i].Name)
+				}
 				snap.SetNode(nodes[i])
 			}
 			pod := kinds[random.IntN(len(kinds))]
-			got, want := outlook(pod, snap), outlook(pod, world(nodes, pods))
+			got, want := outlook(pod, snap, by), outlook(pod, world(nodes, pods), ordinary())
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatalf("round %d, step %d: the rules say (-made anew +kept current):\n%s", round, step, diff)
 			}
@@ -69,15 +76,18 @@ func TestCountsTakeInWhatMoved(t *testing.T) {
 	}
 }
 
-// outlook is what the rules say about each node: a refusal, or the score.
-func outlook(pod *corev1.Pod, snap *snapshot.Snapshot) map[string]string {
+// outlook is what the rules of a profile say about each node: a refusal, or the score.
+func outlook(pod *corev1.Pod, snap *snapshot.Snapshot, by *profile) map[string]string {
 	p, says := snapshot.NewPod(pod), map[string]string{}
-	filters := ready(p, snap)
-	totals := score(p, snap, ordinary().scorers, snap.Nodes())
-	for i, n := range snap.Nodes() {
-		says[n.Name] = fmt.Sprint("0 ", totals[i])
-		if r, ok := judge(p, n, snap, filters); !ok {
+	rules, _ := by.rulesFor(p, snap)
+	for _, n := range snap.Nodes() {
+		if r, _ := rules.judge(p, n, snap); r.Refusal != nil {
 			says[n.Name] = r.plugin
+		}
+	}
+	for i, total := range by.score(p, snap, rules, snap.Nodes()) {
+		if n := snap.Nodes()[i]; says[n.Name] == "" {
+			says[n.Name] = fmt.Sprint("0 ", total)
 		}
 	}
 	return says

@@ -78,16 +78,39 @@ func hasLesser(pod *snapshot.Pod, n *snapshot.Node) bool {
 	return false
 }
 
+// trial finds who must leave a node for a pod, or why that would not help. Goroutines may try different nodes at once.
+type trial func(*snapshot.Node) (*clearing, refusal)
+
+func trying(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, budgets []budget) trial {
+	return func(n *snapshot.Node) (*clearing, refusal) { return clearFor(pod, n, snap, ready, budgets) }
+}
+
+// trying asks about a node only once, for all pods that want the same and matter as much, where nothing but the node has a
+// say: in a wave of pods that all need room this is most of what there is to do.
+func (r *rules) trying(pod *snapshot.Pod, snap *snapshot.Snapshot, budgets []budget) trial {
+	try := trying(pod, snap, slices.Concat(r.known.filters, r.far), budgets)
+	if len(r.far)+len(budgets) > 0 {
+		return try
+	}
+	r.known.makeCleared()
+	return func(n *snapshot.Node) (*clearing, refusal) {
+		if len(snap.Expected(n.Name)) > 0 {
+			return try(n)
+		}
+		return r.known.clear(pod, n, try)
+	}
+}
+
 // clearings are nodes that can be cleared for a pod, enough to choose the least harm among; without any, against says
 // why as well.
-func clearings(pod *snapshot.Pod, snap *snapshot.Snapshot, ready []prepared, open []*snapshot.Node, budgets []budget, against map[string]int, enough candidates) []*clearing {
+func clearings(try trial, open []*snapshot.Node, against map[string]int, enough candidates) []*clearing {
 	// Beyond a share of the nodes the least harm found is near enough to the least there is.
 	wanted := int64(max(len(open)*enough.percent/100, enough.least))
 	found := make([]*clearing, len(open))
 	refused := make([]refusal, len(open))
 	var cleared, harmless atomic.Int64
 	inParallel(len(open), func(i int) bool {
-		if found[i], refused[i] = clearFor(pod, open[i], snap, ready, budgets); found[i] == nil {
+		if found[i], refused[i] = try(open[i]); found[i] == nil {
 			return true
 		}
 		if found[i].violations == 0 {

@@ -231,7 +231,7 @@ func TestPreempt(t *testing.T) {
 					t.Fatalf("%s has room already", d.node)
 				}
 				open, against := clearable(pod, snap, &d, start)
-				got := leastHarm(clearings(pod, snap, ready(pod, snap), open, budgets, against, ordinary().candidates))
+				got := leastHarm(clearings(trying(pod, snap, ready(pod, snap), budgets), open, against, ordinary().candidates))
 				if got == nil {
 					if why := tally(d.total, against); tc.want != "" || why != tc.why {
 						t.Fatalf("preempt() found no node: %s\nwant %q %s", why, tc.want, tc.why)
@@ -351,7 +351,7 @@ func BenchmarkPreemptOn5000Nodes(b *testing.B) {
 	for b.Loop() {
 		d := decide(context.Background(), pod, snap, ordinary(), 0, nil)
 		open, against := clearable(pod, snap, &d, 0)
-		if got := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates)); got == nil || len(got.victims) != 2 {
+		if got := leastHarm(clearings(trying(pod, snap, ready(pod, snap), nil), open, against, ordinary().candidates)); got == nil || len(got.victims) != 2 {
 			b.Fatalf("preempt() = %v", got)
 		}
 	}

@@ -28,14 +28,13 @@ func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, by *profile
 			s.log.Warn("nobody is sent away for a pod", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
 			return nil, err.Error()
 		}
-		if ready, refused := prepare(pod, s.snapshot, by.filters); refused == nil {
-			found := clearings(pod, s.snapshot, ready, open, budgets, against, by.candidates)
+		if rules, refused := by.rulesFor(pod, s.snapshot); refused == nil {
+			found := clearings(rules.trying(pod, s.snapshot, budgets), open, against, by.candidates)
 			if found, err = by.agreed(ctx, pod, found); err != nil {
 				s.log.Warn("nobody is sent away for a pod", "pod", client.ObjectKeyFromObject(pod.Object), "err", err)
 				return nil, err.Error()
 			}
 			room = leastHarm(found)
-
 		}
 	}
 	if room == nil {

@@ -54,6 +54,7 @@ type Scheduler struct {
 	start    int                    // the node the next decision starts at
 	slots    chan struct{}
 	writing  sync.WaitGroup
+	herald   *herald
 }
 
 // Register adds the scheduler to a manager.
@@ -81,6 +82,7 @@ func New(config *Config, c informers, writer client.Client, recorder func(name s
 		journeys: map[types.UID]*journey{},
 		leaving:  map[types.UID]bool{},
 		slots:    make(chan struct{}, writers),
+		herald:   newHerald(),
 	}
 	for _, p := range config.profiles {
 		s.profiles[p.name] = p
@@ -100,14 +102,17 @@ func (s *Scheduler) Start(ctx context.Context) error {
 	if !toolscache.WaitFor(ctx, "", synced...) {
 		return nil // stopped while waiting
 	}
+	s.writing.Go(func() { s.tell(ctx) })
 	timer := s.clock.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		s.inbox.empty()
 		if entry := s.queue.Pop(s.clock.Now()); entry != nil {
+			s.herald.decides(true)
 			s.place(ctx, entry)
 			continue
 		}
+		s.herald.decides(false)
 		wait := time.Hour
 		if at, ok := s.queue.Next(); ok {
 			wait = max(at.Sub(s.clock.Now()), 0)
@@ -195,8 +200,9 @@ func (s *Scheduler) failed(ctx context.Context, e *queue.Entry, pod *snapshot.Po
 // than the API server takes decisions in would only pile them up.
 func (s *Scheduler) write(act func()) {
 	s.slots <- struct{}{}
+	s.herald.writes(1)
 	s.writing.Go(func() {
-		defer func() { <-s.slots }()
+		defer func() { <-s.slots; s.herald.writes(-1) }()
 		act()
 	})
 }

@@ -90,6 +90,10 @@ type listThenWatch struct{ *toolscache.ListWatch }
 func (listThenWatch) IsWatchListSemanticsUnSupported() bool { return true }
 
 func start(t *testing.T, objects ...client.Object) *cluster {
+	return startWith(t, ordinaryConfig(), objects...)
+}
+
+func startWith(t *testing.T, config *Config, objects ...client.Object) *cluster {
 	c := &cluster{t: t, events: record.NewFakeRecorder(100)}
 	c.client = interceptor.NewClient(fake.NewClientBuilder().WithStatusSubresource(&corev1.Pod{}).WithObjects(objects...).Build(), interceptor.Funcs{
 		Delete: func(ctx context.Context, inner client.WithWatch, o client.Object, options ...client.DeleteOption) error {
@@ -116,7 +120,7 @@ func start(t *testing.T, objects ...client.Object) *cluster {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	c.watching.Add(4) // pods, nodes, namespaces, services
-	s := New(ordinaryConfig(), c, c.client, func(string) record.EventRecorder { return c.events }, clock.RealClock{}, slog.New(slog.DiscardHandler))
+	s := New(config, c, c.client, func(string) record.EventRecorder { return c.events }, clock.RealClock{}, slog.New(slog.DiscardHandler))
 	go func() { done <- s.Start(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -154,6 +158,34 @@ func (c *cluster) await(name string, want func(*corev1.Pod) bool) *corev1.Pod {
 	}
 }
 
+// told waits for an Event about a pod.
+func (c *cluster) told(name string) *corev1.Event {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	w, err := c.client.Watch(ctx, &corev1.EventList{}, client.InNamespace("shop"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer w.Stop()
+	for {
+		var list corev1.EventList
+		if err := c.client.List(ctx, &list, client.InNamespace("shop")); err != nil {
+			c.t.Fatal(err)
+		}
+		for i := range list.Items {
+			if list.Items[i].InvolvedObject.Name == name {
+				return &list.Items[i]
+			}
+		}
+		select {
+		case <-w.ResultChan():
+		case <-ctx.Done():
+			c.t.Fatalf("nobody was told of pod %s", name)
+		}
+	}
+}
+
 func on(node string) func(*corev1.Pod) bool {
 	return func(p *corev1.Pod) bool { return p.Spec.NodeName == node }
 }
@@ -167,8 +199,8 @@ func refusedFor(part string) func(*corev1.Pod) bool {
 func TestSchedulerPlacesAPod(t *testing.T) {
 	c := start(t, node("a", "4"), pod("web", "1"))
 	c.await("web", on("a"))
-	if got, want := <-c.events.Events, "Normal Scheduled Successfully assigned shop/web to a"; got != want {
-		t.Errorf("event %q, want %q", got, want)
+	if got, want := c.told("web"), "Successfully assigned shop/web to a"; got.Reason != "Scheduled" || got.Message != want {
+		t.Errorf("event %v, want %q", got, want)
 	}
 }
 

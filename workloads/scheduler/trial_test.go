@@ -98,7 +98,7 @@ func TestPreemptTakesNoMoreThanNeeded(t *testing.T) {
 			continue
 		}
 		open, against := clearable(pod, snap, &d, 0)
-		room := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates))
+		room := leastHarm(clearings(trying(pod, snap, ready(pod, snap), nil), open, against, ordinary().candidates))
 		if room == nil {
 			continue
 		}

@@ -155,7 +155,7 @@ func TestPreemptFreesAClaim(t *testing.T) {
 	pod := snapshot.NewPod(like("p", "1", uses("data"), priority(10)))
 	d := decide(context.Background(), pod, snap, ordinary(), 0, nil)
 	open, against := clearable(pod, snap, &d, 0)
-	got := leastHarm(clearings(pod, snap, ready(pod, snap), open, nil, against, ordinary().candidates))
+	got := leastHarm(clearings(trying(pod, snap, ready(pod, snap), nil), open, against, ordinary().candidates))
 	if got == nil || got.node != "b" || len(got.victims) != 1 || got.victims[0].Object.Name != "q" {
 		t.Errorf("preempt() = %+v, want the claim's user to leave b", got)
 	}

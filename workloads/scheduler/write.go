@@ -34,9 +34,11 @@ func (s *Scheduler) bind(ctx context.Context, by *profile, pod *corev1.Pod, node
 	return nil
 }
 
-// bound tells users where a pod goes.
+// bound has users told where a pod goes.
 func (s *Scheduler) bound(pod *corev1.Pod, node string) {
-	s.recorder(pod).Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+	s.herald.add(news{
+		namespace: pod.Namespace, pod: pod.Name, uid: pod.UID, version: pod.ResourceVersion, node: node, by: pod.Spec.SchedulerName, at: s.clock.Now(),
+	})
 }
 
 // recorder writes Events about a pod in the name of its scheduler.

@@ -60,6 +60,9 @@ func (a NodeAffinity) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *
 	}, nil
 }
 
+// LocalFilter implements LocalFilterer.
+func (NodeAffinity) LocalFilter() {}
+
 // Helps implements Filterer.
 func (a NodeAffinity) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
 	if !isNode(change) || (a.required != nil && !a.required.Match(change.Node)) {

@@ -27,6 +27,9 @@ func (NodeName) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusa
 	}, nil
 }
 
+// LocalFilter implements LocalFilterer.
+func (NodeName) LocalFilter() {}
+
 // Helps implements Filterer.
 func (NodeName) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
 	return change.Kind == snapshot.NodeAdded && change.Node.Name == pod.Object.Spec.NodeName
@@ -47,12 +50,15 @@ func (Unschedulable) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *R
 	}
 	refusal := &Refusal{Reasons: []string{"node(s) were unschedulable"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
-		if n.Object.Spec.Unschedulable {
+		if n.Cordoned {
 			return refusal
 		}
 		return nil
 	}, nil
 }
+
+// LocalFilter implements LocalFilterer.
+func (Unschedulable) LocalFilter() {}
 
 // Helps implements Filterer.
 func (Unschedulable) Helps(_ *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {

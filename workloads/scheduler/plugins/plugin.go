@@ -49,6 +49,19 @@ type Filterer interface {
 	Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snapshot.Change) bool
 }
 
+// LocalFilterer is a Filterer that judges a node by what the pod wants (snapshot.Pod.Wants) and by the node itself, nothing
+// else: what it said holds for every pod that wants the same, until the node changes (snapshot.Node.Version).
+type LocalFilterer interface {
+	Filterer
+	LocalFilter()
+}
+
+// LocalScorer is the same of a Scorer, whose scale is 0..MaxScore already: Normalize does nothing.
+type LocalScorer interface {
+	Scorer
+	LocalScore()
+}
+
 // Score rates one node for the pod it was made for, on a scale of the rule's own. Many goroutines may call it at once.
 type Score func(*snapshot.Node) int64
 

@@ -22,6 +22,9 @@ func (Ports) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) 
 	}, nil
 }
 
+// LocalFilter implements LocalFilterer.
+func (Ports) LocalFilter() {}
+
 // Helps implements Filterer.
 func (Ports) Helps(_ *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
 	return change.Kind == snapshot.NodeAdded || change.Kind == snapshot.PodGone

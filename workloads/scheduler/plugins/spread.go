@@ -324,7 +324,7 @@ func concerned(constraints []*constraint, pod *corev1.Pod) func(*snapshot.Node) 
 					continue
 				}
 			}
-			if policy := c.spec.NodeTaintsPolicy; policy != nil && *policy == corev1.NodeInclusionPolicyHonor && repels(n.Object, pod) {
+			if policy := c.spec.NodeTaintsPolicy; policy != nil && *policy == corev1.NodeInclusionPolicyHonor && repels(n.Taints, pod) {
 				continue
 			}
 			those = append(those, c)

@@ -17,24 +17,27 @@ func (Taints) Name() string { return "TaintToleration" }
 func (Taints) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
 	refusal := &Refusal{Reasons: []string{"node(s) had untolerated taint(s)"}, Final: true}
 	return func(n *snapshot.Node) *Refusal {
-		if repels(n.Object, pod.Object) {
+		if repels(n.Taints, pod.Object) {
 			return refusal
 		}
 		return nil
 	}, nil
 }
 
+// LocalFilter implements LocalFilterer.
+func (Taints) LocalFilter() {}
+
 // Helps implements Filterer.
 func (Taints) Helps(pod *snapshot.Pod, _ *snapshot.Snapshot, change snapshot.Change) bool {
-	return isNode(change) && !repels(change.Node, pod.Object)
+	return isNode(change) && !repels(change.Node.Spec.Taints, pod.Object)
 }
 
 // Score implements Scorer.
 func (Taints) Score(pod *snapshot.Pod, _ *snapshot.Snapshot, nodes []*snapshot.Node) Score {
 	soft := false
 	for _, n := range nodes {
-		for i := range n.Object.Spec.Taints {
-			soft = soft || n.Object.Spec.Taints[i].Effect == corev1.TaintEffectPreferNoSchedule
+		for i := range n.Taints {
+			soft = soft || n.Taints[i].Effect == corev1.TaintEffectPreferNoSchedule
 		}
 	}
 	if !soft {
@@ -42,8 +45,8 @@ func (Taints) Score(pod *snapshot.Pod, _ *snapshot.Snapshot, nodes []*snapshot.N
 	}
 	return func(n *snapshot.Node) int64 {
 		var intolerable int64
-		for i := range n.Object.Spec.Taints {
-			taint := &n.Object.Spec.Taints[i]
+		for i := range n.Taints {
+			taint := &n.Taints[i]
 			if taint.Effect == corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Object.Spec.Tolerations, taint) {
 				intolerable++
 			}
@@ -55,10 +58,10 @@ func (Taints) Score(pod *snapshot.Pod, _ *snapshot.Snapshot, nodes []*snapshot.N
 // Normalize implements Scorer.
 func (Taints) Normalize(scores []int64) { largestWins(scores, true) }
 
-// repels says whether a node has a hard taint the pod does not tolerate.
-func repels(node *corev1.Node, pod *corev1.Pod) bool {
-	for i := range node.Spec.Taints {
-		taint := &node.Spec.Taints[i]
+// repels says whether one of a node's taints is hard and not tolerated by the pod.
+func repels(taints []corev1.Taint, pod *corev1.Pod) bool {
+	for i := range taints {
+		taint := &taints[i]
 		if taint.Effect != corev1.TaintEffectPreferNoSchedule && !tolerates(pod.Spec.Tolerations, taint) {
 			return true
 		}

@@ -10,7 +10,7 @@ const (
 	Nothing Kind = iota
 	// NodeAdded: Node is new.
 	NodeAdded
-	// NodeChanged: Node's allocatable, labels, taints or unschedulable mark differ from NodeBefore's.
+	// NodeChanged: Node's allocatable, labels, taints, declared features or unschedulable mark differ from NodeBefore's.
 	NodeChanged
 	// NodeGone: a node went, and with it whatever its pods kept away.
 	NodeGone

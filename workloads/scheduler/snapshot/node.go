@@ -16,6 +16,12 @@ type Node struct {
 	Requested   Resources
 	Assumed     Resources // Requested with a guess for containers that ask for nothing
 	Images      map[string]int64
+	// Cordoned and Taints are the object's, copied because every pod asks every node for them.
+	Cordoned bool
+	Taints   []corev1.Taint
+	Place    int // among Snapshot.Nodes
+	// Version is another one whenever what the node itself says of pods may be: its room, labels, taints and ports.
+	Version uint64
 
 	Pods   map[types.UID]*Pod
 	Averse map[types.UID]*Pod // those of Pods with required anti-affinity
@@ -83,7 +89,7 @@ func (n *Node) move(pod *Pod, by int64) {
 }
 
 func (n *Node) set(object *corev1.Node) {
-	n.Object = object
+	n.Object, n.Cordoned, n.Taints = object, object.Spec.Unschedulable, object.Spec.Taints
 	n.Allocatable, n.MaxPods = Of(object.Status.Allocatable)
 	n.Images = make(map[string]int64, len(object.Status.Images))
 	for _, image := range object.Status.Images {
@@ -95,6 +101,7 @@ func (n *Node) set(object *corev1.Node) {
 
 func (n *Node) add(pod *Pod) {
 	uid := pod.Object.UID
+	n.Version++
 	n.Pods[uid] = pod
 	n.Requested.add(&pod.Requests, 1)
 	n.Assumed.add(&pod.Assumed, 1)
@@ -111,6 +118,7 @@ func (n *Node) add(pod *Pod) {
 
 func (n *Node) remove(uid types.UID) {
 	pod := n.Pods[uid]
+	n.Version++
 	n.Requested.add(&pod.Requests, -1)
 	n.Assumed.add(&pod.Assumed, -1)
 	for _, set := range []map[types.UID]*Pod{n.Pods, n.Averse, n.Fond, n.ports} {

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -20,7 +22,29 @@ type Pod struct {
 	Affinity, AntiAffinity             []Term // required
 	PreferAffinity, PreferAntiAffinity []Term
 
-	kin string
+	kin, wants string
+}
+
+// Wants is the same for pods that want the same of a node by itself: amounts, ports, labels, taints they bear. It belongs to
+// the goroutine that owns the snapshot.
+func (p *Pod) Wants() string {
+	if p.wants != "" {
+		return p.wants
+	}
+	spec := &p.Object.Spec
+	about := corev1.PodSpec{NodeName: spec.NodeName, NodeSelector: spec.NodeSelector, Tolerations: spec.Tolerations}
+	if spec.Affinity != nil && spec.Affinity.NodeAffinity != nil {
+		about.Affinity = &corev1.Affinity{NodeAffinity: spec.Affinity.NodeAffinity}
+	}
+	said, err := about.Marshal() // maps in the order of their keys, as fmt prints them
+	if err != nil {
+		return string(p.Object.UID) // nobody else wants that then
+	}
+	p.wants = fmt.Sprintf("%v %v %s", p.Requests, p.Assumed, said)
+	for _, port := range p.Ports {
+		p.wants = fmt.Sprintf("%s:%d/%s %s", port.IP, port.Port, port.Protocol, p.wants)
+	}
+	return p.wants
 }
 
 // Kin is the same for pods that are alike to every rule that counts other pods: in namespace, owner, labels, scheduler,
@@ -85,6 +109,20 @@ func NewPod(pod *corev1.Pod) *Pod {
 		}
 	}
 	return p
+}
+
+// renewed is NewPod for news of a pod, which seldom are about what was worked out: its specification has a generation, and
+// what containers were given counts only once there are some.
+func (p *Pod) renewed(object *corev1.Pod) *Pod {
+	made := func(pod *corev1.Pod) bool {
+		return len(pod.Status.ContainerStatuses) > 0 || pod.Status.Resources != nil
+	}
+	if object.Generation == 0 || object.Generation != p.Object.Generation || made(object) || made(p.Object) || !alike(p.Object, object) {
+		return NewPod(object)
+	}
+	after := *p
+	after.Object = object
+	return &after
 }
 
 func portsOf(pod *corev1.Pod) []HostPort {

@@ -21,6 +21,7 @@ type Snapshot struct {
 	nodes      map[string]*Node
 	known      []*Node // those with an object, as they came
 	order      []*Node // the same as Nodes gives them; nil when that is to be worked out
+	ordered    int64   // how often it was
 	pods       map[types.UID]place
 	namespaces map[string]labels.Set
 	averse     map[string]*Node                      // those with pods that have required anti-affinity
@@ -54,8 +55,18 @@ func New() *Snapshot {
 func (s *Snapshot) Nodes() []*Node {
 	if s.order == nil {
 		s.order = byTurns(s.known)
+		for i, n := range s.order {
+			n.Place = i
+		}
+		s.ordered++
 	}
 	return s.order
+}
+
+// Order is another one whenever Nodes gives other nodes, or the same in another order.
+func (s *Snapshot) Order() int64 {
+	s.Nodes()
+	return s.ordered
 }
 
 func byTurns(nodes []*Node) []*Node {
@@ -106,6 +117,9 @@ func (s *Snapshot) SetNode(object *corev1.Node) Change {
 	s.holds(n, -1)
 	n.set(object)
 	s.holds(n, 1)
+	if before == nil || matters(before, object) {
+		n.Version++
+	}
 	if before == nil {
 		s.memory.forget()
 		s.known, s.order = append(s.known, n), nil
@@ -137,11 +151,13 @@ func (s *Snapshot) RemoveNode(name string) Change {
 // SetPod takes a placed pod in, or its news.
 func (s *Snapshot) SetPod(object *corev1.Pod) Change {
 	was, known := s.pods[object.UID]
-	var before *Pod
-	after := NewPod(object)
+	var before, after *Pod
 	moves := true
-	if known {
+	if !known {
+		after = NewPod(object)
+	} else {
 		before = s.nodes[was.node].Pods[object.UID]
+		after = before.renewed(object)
 		moves = was.node != object.Spec.NodeName || !alike(before.Object, object)
 		s.take(object.UID, moves)
 	}
@@ -296,5 +312,6 @@ func matters(before, after *corev1.Node) bool {
 	return before.Spec.Unschedulable != after.Spec.Unschedulable ||
 		!maps.Equal(before.Labels, after.Labels) ||
 		!apiequality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
+		!slices.Equal(before.Status.DeclaredFeatures, after.Status.DeclaredFeatures) ||
 		!apiequality.Semantic.DeepEqual(before.Status.Allocatable, after.Status.Allocatable)
 }

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,6 +71,52 @@ func TestSumsAlwaysMatchThePods(t *testing.T) {
 		if len(s.pods) != len(where) {
 			t.Fatalf("step %d: %d pods, want %d", step, len(s.pods), len(where))
 		}
+	}
+}
+
+// TestNodesTakeZonesByTurns because whoever looks at some nodes only must have looked at all zones alike.
+func TestNodesTakeZonesByTurns(t *testing.T) {
+	in := func(name, region, zone string) *corev1.Node {
+		n := node(name)
+		n.Labels = map[string]string{corev1.LabelTopologyRegion: region, corev1.LabelTopologyZone: zone}
+		return n
+	}
+	tests := map[string]struct {
+		nodes []*corev1.Node
+		gone  string
+		want  string
+	}{
+		"no zones":                                   {nodes: []*corev1.Node{node("a"), node("b"), node("c")}, want: "a b c"},
+		"one node of each zone by turn":              {nodes: []*corev1.Node{in("a1", "r", "a"), in("a2", "r", "a"), in("b1", "r", "b"), in("b2", "r", "b")}, want: "a1 b1 a2 b2"},
+		"a zone that runs out":                       {nodes: []*corev1.Node{in("a1", "r", "a"), in("b1", "r", "b"), in("b2", "r", "b"), in("b3", "r", "b")}, want: "a1 b1 b2 b3"},
+		"zones of one name in two regions are two":   {nodes: []*corev1.Node{in("a1", "r", "a"), in("a2", "r", "a"), in("b1", "s", "a")}, want: "a1 b1 a2"},
+		"nodes without a zone take turns with zones": {nodes: []*corev1.Node{node("x"), node("y"), in("a1", "r", "a")}, want: "x a1 y"},
+		"a node that goes":                           {nodes: []*corev1.Node{in("a1", "r", "a"), in("a2", "r", "a"), in("b1", "r", "b")}, gone: "a1", want: "a2 b1"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := New()
+			for _, n := range tc.nodes {
+				s.SetNode(n)
+			}
+			before := s.Order()
+			if tc.gone != "" {
+				s.RemoveNode(tc.gone)
+				if s.Order() == before {
+					t.Error("a node went and the order is the same one")
+				}
+			}
+			var got []string
+			for i, n := range s.Nodes() {
+				got = append(got, n.Name)
+				if n.Place != i {
+					t.Errorf("%s is at %d and says %d", n.Name, i, n.Place)
+				}
+			}
+			if strings.Join(got, " ") != tc.want {
+				t.Errorf("Nodes() = %v, want %s", got, tc.want)
+			}
+		})
 	}
 }
 
