@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,8 +39,10 @@ func TestHostileObjects(t *testing.T) {
 	count, seed := number(t, "KNARR_HOSTILE", modest), number(t, "KNARR_HOSTILE_SEED", 1)
 	documents := map[schema.GroupVersion]*document{}
 	slots := make(chan struct{}, atOnce)
+	lines := &summary{began: time.Now()}
+	t.Cleanup(func() { t.Log(lines) })
 	for _, k := range served(t) {
-		if only := os.Getenv("KNARR_HOSTILE_ONLY"); only != "" && only != k.resource {
+		if only := os.Getenv("KNARR_HOSTILE_ONLY"); only != "" && !slices.Contains(strings.Split(only, ","), k.resource) {
 			continue
 		}
 		if documents[k.GroupVersion()] == nil {
@@ -49,9 +52,41 @@ func TestHostileObjects(t *testing.T) {
 			t.Parallel()
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			newAttack(t, k, documents[k.GroupVersion()], uint64(seed)).run(count)
+			a := newAttack(t, k, documents[k.GroupVersion()], uint64(seed))
+			began := time.Now()
+			a.run(count)
+			lines.add(a, count, time.Since(began))
 		})
 	}
+}
+
+// summary is what all attacks together come to, a line a kind.
+type summary struct {
+	began time.Time
+
+	mu                       sync.Mutex
+	lines                    []string
+	kinds, objects, requests int
+}
+
+func (s *summary) add(a *attack, objects int, took time.Duration) {
+	requests := 0
+	for _, n := range a.answers {
+		requests += n
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kinds, s.objects, s.requests = s.kinds+1, s.objects+objects, s.requests+requests
+	s.lines = append(s.lines, fmt.Sprintf("%-75s %6d objects, %6d requests in %7s, slowest %6s, failures %d: %v",
+		a.kind, objects, requests, took.Round(100*time.Millisecond), a.slowest.Round(time.Millisecond), len(a.failures), a.answers))
+}
+
+func (s *summary) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.Sort(s.lines)
+	return fmt.Sprintf("%d kinds, %d mutated objects, %d requests in %s\n%s",
+		s.kinds, s.objects, s.requests, time.Since(s.began).Round(time.Second), strings.Join(s.lines, "\n"))
 }
 
 // attack is one kind's mutations, one after another.
@@ -486,7 +521,6 @@ func (a *attack) nothingRefusedIsStored() {
 }
 
 func (a *attack) report() {
-	a.t.Logf("answers %v, slowest %s", a.answers, a.slowest.Round(time.Millisecond))
 	for _, what := range sortedKeys(a.failures) {
 		a.t.Errorf("the server failed: %s\n%s", what, a.failures[what])
 	}
@@ -586,7 +620,7 @@ func (a *attack) do(method, path string, q url.Values, content body, accept stri
 	if content.media != "" {
 		request.Header.Set("Content-Type", content.media)
 	}
-	text := fmt.Sprintf("%s %s %s %s", method, where, content.media, shortened(content.content))
+	text := fmt.Sprintf("%s %s %s %s", method, tail(where, 1000), content.media, shortened(content.content))
 	began := time.Now()
 	response, err := server.http.Do(request)
 	if err != nil {
