@@ -2,9 +2,13 @@ package apiserver
 
 import (
 	"fmt"
+	"os"
+	"slices"
+	"strings"
 
 	"k8s.io/apiserver/pkg/admission/plugin/resourcequota"
 	webhookinit "k8s.io/apiserver/pkg/admission/plugin/webhook/initializer"
+	"k8s.io/apiserver/pkg/apis/apiserver"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/options"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -16,6 +20,7 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/authz/node"
 	"knarr.dev/knarr/appliance/apiserver/authz/noderestriction"
 	"knarr.dev/knarr/appliance/apiserver/authz/rbac"
+	"knarr.dev/knarr/appliance/apiserver/configfile"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
@@ -29,20 +34,39 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	plugins := options.NewAdmissionOptions()
 	plugins.Plugins.Register(rbac.PluginName, rbac.NewEscalation(access.roles, access.authorizer, c.client.RbacV1()).Factory())
 	plugins.Plugins.Register(noderestriction.PluginName, noderestriction.New(node.Client{Interface: c.client}, access.audiences).Factory())
-	ours, err := admission.Plugins(env)
-	if err != nil {
-		return fmt.Errorf("make admission plugins: %w", err)
-	}
 	var names []string
-	for _, plugin := range ours {
-		plugins.Plugins.Register(plugin.Name, plugin.Factory())
+	for _, plugin := range admission.Plugins(env) {
+		plugins.Plugins.Register(plugin.Name, plugin.New)
 		names = append(names, plugin.Name)
 	}
 	resourcequota.Register(plugins.Plugins)
 	plugins.RecommendedPluginOrder = pluginOrder(plugins.RecommendedPluginOrder, names)
+	if plugins.ConfigFile = s.config.AdmissionConfig; plugins.ConfigFile != "" {
+		if err := onlyPluginsOf(plugins.RecommendedPluginOrder, plugins.ConfigFile); err != nil {
+			return err
+		}
+	}
 	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
 		webhookinit.NewPluginInitializer(wrapper, resolver), quotaRules{}); err != nil {
 		return fmt.Errorf("make admission plugins: %w", err)
+	}
+	return nil
+}
+
+// onlyPluginsOf refuses a configuration of plugins there are not: the library would ignore it without a word.
+func onlyPluginsOf(known []string, file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the admission configuration: %w", err)
+	}
+	config, err := configfile.Decode[*apiserver.AdmissionConfiguration](content)
+	if err != nil {
+		return fmt.Errorf("read the admission configuration %s: %w", file, err)
+	}
+	for _, plugin := range config.Plugins {
+		if !slices.Contains(known, plugin.Name) {
+			return fmt.Errorf("read the admission configuration %s: there is no plugin %q; there are %s", file, plugin.Name, strings.Join(known, ", "))
+		}
 	}
 	return nil
 }

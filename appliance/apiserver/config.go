@@ -36,6 +36,7 @@ type Config struct {
 	AuthenticationConfig  string // AuthenticationConfiguration: JWT issuers
 	AuthenticationWebhook string // kubeconfig of a service that reviews tokens
 	AuthorizationConfig   string // AuthorizationConfiguration: webhooks beside Node and RBAC
+	AdmissionConfig       string // AdmissionConfiguration: of PodSecurity, ResourceQuota and webhooks
 
 	Audit        audit.Config
 	Encryption   atrest.Files // of what is in the datastore
@@ -86,7 +87,7 @@ func (c *Config) Validate() error {
 	}
 	for name, file := range map[string]string{
 		"authentication configuration": c.AuthenticationConfig, "authentication webhook": c.AuthenticationWebhook,
-		"authorization configuration": c.AuthorizationConfig, "audit policy": c.Audit.Policy, "encryption configuration": c.Encryption.Override,
+		"authorization configuration": c.AuthorizationConfig, "admission configuration": c.AdmissionConfig, "audit policy": c.Audit.Policy, "encryption configuration": c.Encryption.Override,
 	} {
 		if _, err := os.Stat(file); file != "" && err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))

@@ -1,6 +1,10 @@
 package apiserver
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,12 +16,8 @@ import (
 
 // TestPluginsComeInTheOrderOfKubernetes lists them as Kubernetes v1.37 does, with ours that are part of storing there.
 func TestPluginsComeInTheOrderOfKubernetes(t *testing.T) {
-	plugins, err := admission.Plugins(&resource.Env{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, plugin := range plugins {
+	for _, plugin := range admission.Plugins(&resource.Env{}) {
 		names = append(names, plugin.Name)
 	}
 	want := []string{
@@ -27,7 +27,58 @@ func TestPluginsComeInTheOrderOfKubernetes(t *testing.T) {
 		"DefaultIngressClass", "PodTopologyLabels", "DeviceAdminAccess",
 		"MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook", "ResourceQuota",
 	}
-	if diff := cmp.Diff(want, pluginOrder(options.NewAdmissionOptions().RecommendedPluginOrder, names)); diff != "" {
+	got := pluginOrder(options.NewAdmissionOptions().RecommendedPluginOrder, names)
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("order (-Kubernetes +knarr):\n%s", diff)
+	}
+	if diff := cmp.Diff(rowsOf(t, "../../docs/api.md", "## Admission"), got); diff != "" {
+		t.Errorf("plugins (-docs/api.md +knarr):\n%s", diff)
+	}
+	listed := rowsOf(t, "README.md", "## What is tested where")
+	for _, name := range got {
+		if !slices.Contains(listed, name) {
+			t.Errorf("README.md does not say where %s is tested", name)
+		}
+	}
+}
+
+// rowsOf lists what a table below a heading begins its rows with.
+func rowsOf(t *testing.T, file, heading string) []string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(content), heading+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var rows []string
+	for line := range strings.Lines(section) {
+		if rest, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ := strings.Cut(rest, "`")
+			rows = append(rows, name)
+		}
+	}
+	return rows
+}
+
+func TestConfigurationsOfAdmissionThatAreRefused(t *testing.T) {
+	const head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\n"
+	tests := map[string]struct{ content, want string }{
+		"one of a plugin there is":      {content: head + "plugins: [{name: PodSecurity, path: levels.yaml}]\n"},
+		"one of a plugin there is not":  {head + "plugins: [{name: PodSecurityPolicy}]\n", `there is no plugin "PodSecurityPolicy"; there are PodSecurity, ResourceQuota`},
+		"one with a field there is not": {head + "plugin: []\n", "unknown field"},
+		"another kind":                  {"apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: []\n", "not a *apiserver.AdmissionConfiguration"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "admission.yaml")
+			if err := os.WriteFile(file, []byte(tc.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := onlyPluginsOf([]string{"PodSecurity", "ResourceQuota"}, file)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("onlyPluginsOf() = %v, want %q", err, tc.want)
+			}
+		})
 	}
 }

@@ -106,6 +106,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		AuthenticationConfig:  b.cfg.AuthenticationConfig,
 		AuthenticationWebhook: b.cfg.AuthenticationWebhook,
 		AuthorizationConfig:   b.cfg.AuthorizationConfig,
+		AdmissionConfig:       b.cfg.AdmissionConfig,
 	})
 	if err != nil {
 		return nil, err

@@ -55,6 +55,7 @@ type Config struct {
 	AuthenticationConfig  string `mapstructure:"authentication-config"`  // JWT issuers; AuthenticationConfiguration
 	AuthenticationWebhook string `mapstructure:"authentication-webhook"` // who knows tokens we do not; a kubeconfig
 	AuthorizationConfig   string `mapstructure:"authorization-config"`   // webhooks beside Node and RBAC; AuthorizationConfiguration
+	AdmissionConfig       string `mapstructure:"admission-config"`       // levels of PodSecurity, limits of ResourceQuota, webhooks; AdmissionConfiguration
 
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
 	Token Secret `mapstructure:"token"` // from `knarr token create`

@@ -54,6 +54,7 @@ var settings = []setting{
 	{"authentication-config", "file (AuthenticationConfiguration) with JWT issuers whose tokens are accepted", "", false},
 	{"authentication-webhook", "kubeconfig of a service that is asked about tokens nobody here knows", "", false},
 	{"authorization-config", "file (AuthorizationConfiguration) with webhooks that are asked beside Node and RBAC", "", false},
+	{"admission-config", "file (AdmissionConfiguration) for PodSecurity, ResourceQuota and webhooks", "", false},
 	{"disable-node", "run the control plane only, no pods", false, false},
 	{"scheduler-config", "KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1) with profiles, plugins, extenders", "", false},
 }
@@ -275,7 +276,7 @@ func (c *Config) complete(sources map[string]string) error {
 		c.NodeIP = addr.String()
 		sources["node-ip"] = "detected"
 	}
-	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig} {
+	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig} {
 		if *file == "" {
 			continue
 		}
@@ -300,6 +301,7 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"scheduler-config":  c.SchedulerConfig,
 		"encryption-config": c.EncryptionConfig, "audit-policy": c.AuditPolicy, "authentication-config": c.AuthenticationConfig,
 		"authentication-webhook": c.AuthenticationWebhook, "authorization-config": c.AuthorizationConfig,
+		"admission-config": c.AdmissionConfig,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {
 		return !slices.ContainsFunc(known, func(s setting) bool { return s.key == key })

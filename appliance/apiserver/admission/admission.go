@@ -10,6 +10,7 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 
@@ -25,43 +26,45 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
-// Plugin is one of ours, under the name Kubernetes knows it by.
+// Plugin is one of ours, under the name Kubernetes knows it by. New is given what the admission configuration says of
+// it, nil for nothing.
 type Plugin struct {
 	Name string
-	admission.Interface
+	New  admission.Factory
 }
 
-// Factory is what the library's registry wants.
-func (p Plugin) Factory() admission.Factory {
-	return func(io.Reader) (admission.Interface, error) { return p.Interface, nil }
+// plain makes a plugin of a rule that has nothing to configure.
+func plain(r *rule) admission.Factory {
+	return func(config io.Reader) (admission.Interface, error) {
+		if config != nil {
+			return nil, errors.New("it has nothing to configure; remove it from the admission configuration")
+		}
+		return r, nil
+	}
 }
 
 // Plugins in the order requests pass them: after the namespace was looked at, before webhooks and policies.
-func Plugins(env *resource.Env) ([]Plugin, error) {
-	security, err := podSecurity(env)
-	if err != nil {
-		return nil, err
-	}
+func Plugins(env *resource.Env) []Plugin {
 	return []Plugin{
-		{"LimitRanger", limitRanger(env)},
-		{"ServiceAccount", serviceAccount(env)},
-		{"TaintNodesByCondition", taintNewNodes()},
-		{"PodSecurity", security},
-		{"Priority", priority(env)},
-		{"DefaultTolerationSeconds", defaultTolerations()},
-		{"DefaultStorageClass", defaultStorageClass(env)},
-		{"StorageObjectInUseProtection", protectUsedStorage()},
-		{"PersistentVolumeClaimResize", resizeClaims(env)},
-		{"RuntimeClass", runtimeClass(env)},
-		{"CertificateApproval", certificateApproval(env)},
-		{"CertificateSigning", certificateSigning(env)},
-		{"PodCertificateSigning", podCertificateSigning(env)},
-		{"ClusterTrustBundleAttest", trustBundleAttest(env)},
-		{"CertificateSubjectRestriction", certificateSubjects()},
-		{"DefaultIngressClass", defaultIngressClass(env)},
-		{"PodTopologyLabels", podTopology(env)},
-		{"DeviceAdminAccess", deviceAdminAccess(env)},
-	}, nil
+		{"LimitRanger", plain(limitRanger(env))},
+		{"ServiceAccount", plain(serviceAccount(env))},
+		{"TaintNodesByCondition", plain(taintNewNodes())},
+		{"PodSecurity", podSecurity(env)},
+		{"Priority", plain(priority(env))},
+		{"DefaultTolerationSeconds", plain(defaultTolerations())},
+		{"DefaultStorageClass", plain(defaultStorageClass(env))},
+		{"StorageObjectInUseProtection", plain(protectUsedStorage())},
+		{"PersistentVolumeClaimResize", plain(resizeClaims(env))},
+		{"RuntimeClass", plain(runtimeClass(env))},
+		{"CertificateApproval", plain(certificateApproval(env))},
+		{"CertificateSigning", plain(certificateSigning(env))},
+		{"PodCertificateSigning", plain(podCertificateSigning(env))},
+		{"ClusterTrustBundleAttest", plain(trustBundleAttest(env))},
+		{"CertificateSubjectRestriction", plain(certificateSubjects())},
+		{"DefaultIngressClass", plain(defaultIngressClass(env))},
+		{"PodTopologyLabels", plain(podTopology(env))},
+		{"DeviceAdminAccess", plain(deviceAdminAccess(env))},
+	}
 }
 
 // rule is a plugin for some paths.

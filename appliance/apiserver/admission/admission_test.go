@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -10,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	apiresource "knarr.dev/knarr/appliance/apiserver/resource"
 )
 
 func TestMountToken(t *testing.T) {
@@ -50,6 +53,67 @@ func TestWantsToken(t *testing.T) {
 			got := wantsToken(&corev1.Pod{Spec: corev1.PodSpec{AutomountServiceAccountToken: tc.pod}}, &corev1.ServiceAccount{AutomountServiceAccountToken: tc.account})
 			if got != tc.want {
 				t.Errorf("wantsToken() = %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestMirrorAsks(t *testing.T) {
+	volume := func(source corev1.VolumeSource) corev1.PodSpec {
+		return corev1.PodSpec{Volumes: []corev1.Volume{{Name: "a", VolumeSource: source}}}
+	}
+	projected := func(p corev1.VolumeProjection) corev1.PodSpec {
+		return volume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{p}}})
+	}
+	env := corev1.Container{Env: []corev1.EnvVar{{ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}}}
+	const secrets = "reference secrets"
+	tests := map[string]struct {
+		spec corev1.PodSpec
+		want string
+	}{
+		"a folder of the node is fine":           {spec: volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/etc"}})},
+		"an account is not":                      {spec: corev1.PodSpec{ServiceAccountName: "default"}, want: "reference service accounts"},
+		"nor are secrets for its images":         {spec: corev1.PodSpec{ImagePullSecrets: []corev1.LocalObjectReference{{Name: "a"}}}, want: secrets},
+		"nor secrets as files":                   {spec: volume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{}}), want: secrets},
+		"nor those a driver is shown":            {spec: volume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{NodePublishSecretRef: &corev1.LocalObjectReference{}}}), want: secrets},
+		"nor secrets among other files":          {spec: projected(corev1.VolumeProjection{Secret: &corev1.SecretProjection{}}), want: secrets},
+		"nor secrets as variables":               {spec: corev1.PodSpec{InitContainers: []corev1.Container{env}}, want: secrets},
+		"nor all variables of a secret":          {spec: corev1.PodSpec{Containers: []corev1.Container{{EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{}}}}}}, want: secrets},
+		"nor a token":                            {spec: projected(corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}), want: "use ServiceAccountToken volume projections"},
+		"what it says about itself is its own":   {spec: projected(corev1.VolumeProjection{DownwardAPI: &corev1.DownwardAPIProjection{}})},
+		"a driver that needs no secret is fine":  {spec: volume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}})},
+		"variables that are no secrets are fine": {spec: corev1.PodSpec{Containers: []corev1.Container{{Env: []corev1.EnvVar{{Name: "a", Value: "b"}}}}}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := mirrorAsks(&tc.spec); got != tc.want {
+				t.Errorf("mirrorAsks() = %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestConfigurationsOfPluginsThatAreRefused(t *testing.T) {
+	const security = "apiVersion: pod-security.admission.config.k8s.io/v1\nkind: PodSecurityConfiguration\n"
+	tests := map[string]struct {
+		plugin, config, want string
+	}{
+		"a level there is not":           {"PodSecurity", security + "defaults: {enforce: strict}\n", "enforce: must be one of privileged, baseline, restricted"},
+		"a version there is not":         {"PodSecurity", security + "defaults: {enforce-version: yesterday}\n", "enforce-version: must be"},
+		"another kind":                   {"PodSecurity", "apiVersion: v1\nkind: Pod\n", "no kind"},
+		"a plugin with nothing to set":   {"LimitRanger", "a: b\n", "nothing to configure"},
+		"an empty configuration is fine": {plugin: "PodSecurity"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			for _, plugin := range Plugins(&apiresource.Env{}) {
+				if plugin.Name != tc.plugin {
+					continue
+				}
+				_, err := plugin.New(strings.NewReader(tc.config))
+				if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+					t.Errorf("configure %s: %v, want %q", plugin.Name, err, tc.want)
+				}
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/warning"
 	podsecurity "k8s.io/pod-security-admission/admission"
+	psaapi "k8s.io/pod-security-admission/admission/api"
 	podsecurityload "k8s.io/pod-security-admission/admission/api/load"
 	podsecurityapi "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/metrics"
@@ -21,12 +23,19 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
-// podSecurity holds pods to the level their namespace is labelled with; without a label that is none.
-func podSecurity(env *resource.Env) (*rule, error) {
-	config, err := podsecurityload.LoadFromData(nil)
-	if err != nil {
-		return nil, fmt.Errorf("configure pod security: %w", err)
+// podSecurity holds pods to the level their namespace is labelled with; without a label to that of the configuration
+// (PodSecurityConfiguration), which is none unless it says otherwise.
+func podSecurity(env *resource.Env) admission.Factory {
+	return func(from io.Reader) (admission.Interface, error) {
+		config, err := podsecurityload.LoadFromReader(from)
+		if err != nil {
+			return nil, fmt.Errorf("read the configuration: %w", err)
+		}
+		return podSecurityBy(env, config)
 	}
+}
+
+func podSecurityBy(env *resource.Env, config *psaapi.PodSecurityConfiguration) (*rule, error) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("make pod security checks: %w", err)

@@ -62,12 +62,47 @@ func serviceAccount(env *resource.Env) *rule {
 			if err != nil || !isMirror(pod) {
 				return err
 			}
-			if pod.Spec.ServiceAccountName != "" {
-				return admission.NewForbidden(a, errors.New("a mirror pod may not reference service accounts"))
+			if problem := mirrorAsks(&pod.Spec); problem != "" {
+				return admission.NewForbidden(a, errors.New("a mirror pod may not "+problem))
 			}
 			return nil
 		},
 	}
+}
+
+// mirrorAsks says what a mirror pod wants of the API. It may want nothing: what it stands for runs without asking, and
+// its node would get to see whatever it names.
+func mirrorAsks(spec *corev1.PodSpec) string {
+	if spec.ServiceAccountName != "" {
+		return "reference service accounts"
+	}
+	if len(spec.ImagePullSecrets) > 0 || slices.ContainsFunc(spec.Volumes, volumeNamesSecret) {
+		return "reference secrets"
+	}
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		if slices.ContainsFunc(c.EnvFrom, func(from corev1.EnvFromSource) bool { return from.SecretRef != nil }) ||
+			slices.ContainsFunc(c.Env, func(env corev1.EnvVar) bool { return env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil }) {
+			return "reference secrets"
+		}
+	}
+	for _, v := range spec.Volumes {
+		if v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(p corev1.VolumeProjection) bool { return p.ServiceAccountToken != nil }) {
+			return "use ServiceAccountToken volume projections"
+		}
+	}
+	return ""
+}
+
+func volumeNamesSecret(v corev1.Volume) bool {
+	return v.Secret != nil || v.AzureFile != nil ||
+		v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(p corev1.VolumeProjection) bool { return p.Secret != nil }) ||
+		v.CSI != nil && v.CSI.NodePublishSecretRef != nil ||
+		v.ISCSI != nil && v.ISCSI.SecretRef != nil ||
+		v.CephFS != nil && v.CephFS.SecretRef != nil ||
+		v.RBD != nil && v.RBD.SecretRef != nil ||
+		v.FlexVolume != nil && v.FlexVolume.SecretRef != nil ||
+		v.ScaleIO != nil && v.ScaleIO.SecretRef != nil ||
+		v.StorageOS != nil && v.StorageOS.SecretRef != nil
 }
 
 func findAccount(ctx context.Context, env *resource.Env, namespace, name string) (*corev1.ServiceAccount, error) {

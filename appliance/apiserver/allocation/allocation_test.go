@@ -101,6 +101,49 @@ func TestChooseFamilies(t *testing.T) {
 		"a headless service without a selector may use any family": {
 			spec: corev1.ServiceSpec{ClusterIPs: []string{corev1.ClusterIPNone}}, cluster: single, families: dual, policy: corev1.IPFamilyPolicyRequireDualStack,
 		},
+		"a selector makes a headless service like others": {
+			spec: corev1.ServiceSpec{ClusterIPs: []string{corev1.ClusterIPNone}, Selector: map[string]string{"app": "web"}}, cluster: single, families: single, policy: corev1.IPFamilyPolicySingleStack,
+		},
+		"two families need a policy of two": {
+			spec: corev1.ServiceSpec{IPFamilies: dual}, cluster: dual, wrong: "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
+		},
+		"two addresses need a policy of two": {
+			spec: corev1.ServiceSpec{ClusterIPs: []string{"10.0.0.1", "fd00::1"}}, cluster: dual, wrong: "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified",
+		},
+		"two addresses of one family are refused": {
+			spec: corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyRequireDualStack), ClusterIPs: []string{"10.0.0.1", "10.0.0.2"}}, cluster: dual,
+			wrong: "may specify no more than one IP for each IP family",
+		},
+		"an address of a family the cluster has not is refused": {
+			spec: corev1.ServiceSpec{ClusterIPs: []string{"fd00::7"}}, cluster: single, wrong: "IPv6 is not configured on this cluster",
+		},
+		"an address of another family than was said is refused": {
+			spec: corev1.ServiceSpec{ClusterIPs: []string{"fd00::7"}, IPFamilies: single}, cluster: dual, wrong: "expected an IPv4 value as indicated by `ipFamilies[0]`",
+		},
+		"one that prefers two may put the second family first": {
+			spec:    corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol}},
+			cluster: dual, families: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, policy: corev1.IPFamilyPolicyPreferDualStack,
+		},
+		"a policy that is left out is the one it had": {
+			spec: corev1.ServiceSpec{ClusterIPs: []string{"10.0.0.1", "fd00::1"}},
+			old:  corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: dual, ClusterIPs: []string{"10.0.0.1", "fd00::1"}}, cluster: dual,
+			families: dual, policy: corev1.IPFamilyPolicyPreferDualStack,
+		},
+		"one that prefers two and is left alone keeps the one it has": {
+			spec: corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: single, ClusterIPs: []string{"10.0.0.1"}},
+			old:  corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: single, ClusterIPs: []string{"10.0.0.1"}}, cluster: dual,
+			families: single, policy: corev1.IPFamilyPolicyPreferDualStack,
+		},
+		"a new policy adds the second family": {
+			spec: corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: single, ClusterIPs: []string{"10.0.0.1"}},
+			old:  corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack), IPFamilies: single, ClusterIPs: []string{"10.0.0.1"}}, cluster: dual,
+			families: dual, policy: corev1.IPFamilyPolicyPreferDualStack,
+		},
+		"the second address goes by the policy only": {
+			spec: corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: dual, ClusterIPs: []string{"10.0.0.1"}},
+			old:  corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack), IPFamilies: dual, ClusterIPs: []string{"10.0.0.1", "fd00::1"}}, cluster: dual,
+			wrong: "must be 'SingleStack' to release the secondary cluster IP",
+		},
 		"a policy of one cuts what two left": {
 			spec: corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicySingleStack), IPFamilies: dual, ClusterIPs: []string{"10.0.0.1", "fd00::1"}},
 			old:  corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyRequireDualStack), IPFamilies: dual, ClusterIPs: []string{"10.0.0.1", "fd00::1"}}, cluster: dual,
@@ -110,7 +153,7 @@ func TestChooseFamilies(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			svc, old := &corev1.Service{Spec: tc.spec}, &corev1.Service{Spec: tc.old}
-			svc.Spec.Type = corev1.ServiceTypeClusterIP
+			svc.Spec.Type, old.Spec.Type = corev1.ServiceTypeClusterIP, corev1.ServiceTypeClusterIP
 			errs := chooseFamilies(svc, old, slices.Clip(tc.cluster))
 			if tc.wrong != "" {
 				if len(errs) != 1 || !strings.Contains(errs[0].Detail, tc.wrong) {

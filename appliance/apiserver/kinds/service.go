@@ -204,6 +204,9 @@ func addressesStay(svc, old *corev1.Service) field.ErrorList {
 			errs = append(errs, field.Invalid(at, svc.Spec.ClusterIPs, "may not change once set"))
 		}
 	}
+	if len(old.Spec.ClusterIPs) > 1 && len(svc.Spec.ClusterIPs) > 1 && svc.Spec.ClusterIPs[1] != old.Spec.ClusterIPs[1] {
+		errs = append(errs, field.Invalid(specPath.Child("clusterIPs").Index(1), svc.Spec.ClusterIPs, "may not change once set"))
+	}
 	if len(old.Spec.IPFamilies) > 0 {
 		at := specPath.Child("ipFamilies").Index(0)
 		switch {
@@ -212,6 +215,9 @@ func addressesStay(svc, old *corev1.Service) field.ErrorList {
 		case svc.Spec.IPFamilies[0] != old.Spec.IPFamilies[0]:
 			errs = append(errs, field.Invalid(at, svc.Spec.IPFamilies, "may not change once set"))
 		}
+	}
+	if len(old.Spec.IPFamilies) > 1 && len(svc.Spec.IPFamilies) > 1 && svc.Spec.IPFamilies[1] != old.Spec.IPFamilies[1] {
+		errs = append(errs, field.Invalid(specPath.Child("ipFamilies").Index(1), svc.Spec.IPFamilies, "may not change once set"))
 	}
 	return errs
 }
