@@ -26,8 +26,10 @@ func reach(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
 	dialer := net.Dialer{
-		Timeout:         2 * askEvery, // a round trip over a satellite takes most of the first
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silent, Interval: silent / 2, Count: 1},
+		Timeout: 2 * askEvery, // a round trip over a satellite takes most of the first
+		// The lease is renewed every 10 s over the same connection and shows that it lives. The kernel's probes would end
+		// it, under the limit below, for a single one that is lost.
+		KeepAlive: -1,
 		Control: func(_, _ string, raw syscall.RawConn) (err error) {
 			control := raw.Control(func(fd uintptr) {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silent.Milliseconds()))

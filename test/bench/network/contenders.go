@@ -51,7 +51,6 @@ conntrack:
 // coreDNS is upstream's with the plugins that clusters have it answer cluster names by.
 func coreDNS(binary string) contender {
 	return contender{name: "CoreDNS", command: []string{binary, "-conf={config}"}, config: domain + `:` + strconv.Itoa(int(coreDNSAt.Port())) + ` {
-    bind ` + coreDNSAt.Addr().String() + `
     kubernetes ` + domain + ` {
         kubeconfig {kubeconfig}
     }

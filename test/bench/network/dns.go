@@ -102,24 +102,24 @@ func measureDNS(ctx context.Context, c contender, at netip.AddrPort, kubeconfig,
 		return row, err
 	}
 	defer func() { err = errors.Join(err, place.ns.Close()) }()
-	pid, stop, err := c.start(ctx, place, kubeconfig, dir)
+	resolver, err := c.start(ctx, place, kubeconfig, dir)
 	if err != nil {
 		return row, err
 	}
-	defer stop()
-	if err := until(ctx, func() bool { return answersEach(at, questions) }); err != nil {
+	defer resolver.stop()
+	if err := until(resolver, func() bool { return answersEach(at, questions) }); err != nil {
 		return row, fmt.Errorf("wait for all names: %w%s", err, tail(c.log(dir)))
 	}
-	before := processorTime(pid)
+	before := processorTime(resolver.pid)
 	count, err := flood(at, questions, during)
 	if err != nil {
 		return row, err
 	}
-	row.most, row.cpu = float64(count)/during.Seconds(), (processorTime(pid)-before)/time.Duration(max(count, 1))
+	row.most, row.cpu = float64(count)/during.Seconds(), (processorTime(resolver.pid)-before)/time.Duration(max(count, 1))
 	if row.took, row.all, err = paced(at, questions, during, pace); err != nil {
 		return row, err
 	}
-	row.lost, row.memory = row.all-len(row.took), resident(pid)
+	row.lost, row.memory = row.all-len(row.took), resident(resolver.pid)
 	return row, nil
 }
 

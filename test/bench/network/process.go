@@ -19,12 +19,19 @@ type contender struct {
 	config  string   // a file of its own, "" for none
 }
 
-// start runs the contender at a place until stop. How it ends is its own affair.
-func (c contender) start(ctx context.Context, at place, kubeconfig, dir string) (pid int, stop func(), err error) {
+// running is a contender at work.
+type running struct {
+	context.Context // ends with it
+	pid             int
+	stop            func() // how it ends is its own affair
+}
+
+// start runs the contender at a place.
+func (c contender) start(ctx context.Context, at place, kubeconfig, dir string) (*running, error) {
 	path := filepath.Join(dir, c.name+".conf")
 	fill := strings.NewReplacer("{kubeconfig}", kubeconfig, "{config}", path).Replace
 	if err := os.WriteFile(path, []byte(fill(c.config)), 0o600); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	args := make([]string, len(c.command))
 	for i, arg := range c.command {
@@ -32,19 +39,26 @@ func (c contender) start(ctx context.Context, at place, kubeconfig, dir string) 
 	}
 	log, err := os.Create(c.log(dir))
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	defer log.Close()
 	ctx, cancel := context.WithCancel(ctx)
+	alive, ended := context.WithCancelCause(ctx)
 	command := exec.CommandContext(ctx, args[0], args[1:]...)
 	command.Stdout, command.Stderr = log, log
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = 10 * time.Second
 	if err := at.do(command.Start); err != nil {
+		ended(err)
 		cancel()
-		return 0, nil, fmt.Errorf("start %s: %w", c.name, err)
+		return nil, fmt.Errorf("start %s: %w", c.name, err)
 	}
-	return command.Process.Pid, func() { cancel(); _ = command.Wait() }, nil
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		ended(fmt.Errorf("it ended: %v", command.Wait()))
+	}()
+	return &running{alive, command.Process.Pid, func() { cancel(); <-gone }}, nil
 }
 
 func (c contender) log(dir string) string { return filepath.Join(dir, c.name+".log") }

@@ -137,35 +137,35 @@ func measure(ctx context.Context, o options, c *cluster, p contender, dir string
 	defer func() { err = errors.Join(err, c.drop(context.WithoutCancel(ctx), probe)) }()
 
 	began := time.Now()
-	pid, stop, err := p.start(ctx, n.self, kubeconfig, dir)
+	proxy, err := p.start(ctx, n.self, kubeconfig, dir)
 	if err != nil {
 		return r, err
 	}
-	defer stop()
+	defer proxy.stop()
 	err = n.client.do(func() error {
-		if err := until(ctx, func() bool { return answersAll(c.some(20)) }); err != nil {
+		if err := until(proxy, func() bool { return answersAll(c.some(20)) }); err != nil {
 			return fmt.Errorf("wait for all services: %w%s", err, tail(p.log(dir)))
 		}
 		r.install = time.Since(began)
-		r.installCPU = processorTime(pid)
+		r.installCPU = processorTime(proxy.pid)
 		if err := rest(ctx, o.pause); err != nil {
 			return err
 		}
 		if r.create, err = c.creations(ctx, o); err != nil {
 			return fmt.Errorf("wait for a new service: %w", err)
 		}
-		before := processorTime(pid)
+		before := processorTime(proxy.pid)
 		if r.change, err = c.changes(ctx, o, probe); err != nil {
 			return fmt.Errorf("wait for a changed endpoint: %w", err)
 		}
-		r.changeCPU = (processorTime(pid) - before) / time.Duration(o.times)
+		r.changeCPU = (processorTime(proxy.pid) - before) / time.Duration(o.times)
 		r.open, err = c.connections(2000)
 		return err
 	})
 	if err != nil {
 		return r, err
 	}
-	r.memory = resident(pid)
+	r.memory = resident(proxy.pid)
 	r.rate, err = c.rate(n.client, o.rateFor)
 	return r, err
 }
@@ -287,7 +287,7 @@ func rest(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
