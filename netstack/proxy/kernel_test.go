@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
 	"knarr.dev/knarr/netstack/netlab"
+	"knarr.dev/knarr/netstack/nft"
 )
 
 // svc is a Service named web with one TCP and one UDP port, 80, whose endpoints listen on 8080.
@@ -437,6 +439,39 @@ func TestTamperingIsHealed(t *testing.T) {
 				t.Errorf("healing took %v, want less than a second", took)
 			}
 		})
+	}
+}
+
+// News of changes may be lost when there are many. That is no reason to build a table anew that nobody touched, also when
+// a change waits already.
+func TestWhatIsThereIsLeftAloneWhenNewsWereLost(t *testing.T) {
+	needKernel(t)
+	client, one := pod(t, "client", "10.42.0.9"), pod(t, "one", "10.42.0.11")
+	one.Serve("one", 8080)
+	cluster, view := endpointstest.Running(t, sliceOf(ep("10.42.0.11", "here")))
+	p := proxyOf(view)
+	endpointstest.Run(t, p)
+	events, err := nft.OpenEvents(TableName)
+	netlab.Check(t, err)
+	var came, went atomic.Bool
+	go func() {
+		_ = events.Run(t.Context(), func(e nft.Event) {
+			if e.Takes {
+				went.Store(true)
+			} else {
+				came.Store(true)
+			}
+		}, func() {})
+	}()
+	p.unsure.Store(true)
+	cluster.Put(svc())
+	netlab.Eventually(t, "the new service answers", func() bool {
+		name, _, err := client.Ask("tcp", "10.43.0.80:80")
+		return err == nil && name == "one"
+	})
+	netlab.Eventually(t, "the change is told", came.Load) // what a change takes is told before what it brings
+	if went.Load() {
+		t.Error("the table was built anew")
 	}
 }
 

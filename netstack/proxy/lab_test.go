@@ -51,8 +51,12 @@ var theNode *netlab.Host
 // start runs a proxy over objects.
 func start(t testing.TB, view *endpoints.View) (stop func()) {
 	t.Helper()
-	return endpointstest.Run(t, New(Config{
+	return endpointstest.Run(t, proxyOf(view))
+}
+
+func proxyOf(view *endpoints.View) *Proxy {
+	return New(Config{
 		Node: "here", PodRanges: []netip.Prefix{podRange, podRange6}, ServiceRanges: []netip.Prefix{services, services6}, Reserved: []netip.Addr{dnsAddr},
 		Log: slog.New(slog.DiscardHandler),
-	}, view))
+	}, view)
 }

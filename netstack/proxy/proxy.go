@@ -181,15 +181,15 @@ func (p *Proxy) follow(ctx context.Context, ready func()) error {
 // pass brings the kernel to the wanted state: by a difference if it is where we left it, else from the ground up.
 func (p *Proxy) pass(k *kernel, lost bool) error {
 	began := time.Now()
-	plans := p.takeDirty()
-	change := p.wanted.apply(plans)
-	if p.unsure.Swap(false) && !lost {
+	if p.unsure.Swap(false) && !lost { // before anything new is wanted: that is not there yet
 		intact, err := k.intact(p.wanted.all())
 		if err != nil {
 			return err
 		}
 		lost = !intact
 	}
+	plans := p.takeDirty()
+	change := p.wanted.apply(plans)
 	if p.tampered.Swap(false) {
 		p.cfg.Log.Warn("somebody changed our nftables table; building it anew", "component", p.Name(), "table", TableName)
 		lost = true
