@@ -34,7 +34,7 @@ func benchServices(ctx context.Context, args []string, work string) (err error) 
 	var o options
 	flags := flag.NewFlagSet("services", flag.ContinueOnError)
 	flags.StringVar(&o.kubeProxy, "kube-proxy", "", "a kube-proxy to measure beside ours; the iptables programs it runs are looked for in PATH")
-	flags.StringVar(&o.only, "only", "", "measure these alone, with commas: knarr, nftables, iptables")
+	flags.StringVar(&o.only, "only", "", "measure these alone, in this order, with commas: knarr, nftables, iptables")
 	flags.StringVar(&o.sizes, "services", "1,1000,10000", "how many Services there are, with commas")
 	flags.IntVar(&o.endpoints, "endpoints", 10, "endpoints of each")
 	flags.IntVar(&o.times, "times", 10, "how often a Service is created, and an endpoint changed")
@@ -94,8 +94,11 @@ func (o options) contenders() []contender {
 	if o.only == "" {
 		return all
 	}
-	wanted := strings.Split(o.only, ",")
-	return slices.DeleteFunc(all, func(c contender) bool { return !slices.Contains(wanted, c.name) })
+	var wanted []contender
+	for name := range strings.SplitSeq(o.only, ",") {
+		wanted = append(wanted, slices.DeleteFunc(slices.Clone(all), func(c contender) bool { return c.name != name })...)
+	}
+	return wanted
 }
 
 // result is what one proxy did among so many Services.
