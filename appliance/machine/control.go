@@ -18,6 +18,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/election"
+	controllerevents "knarr.dev/knarr/workloads/events" // not those of a node
 	"knarr.dev/knarr/workloads/indexes"
 )
 
@@ -30,6 +31,7 @@ type control struct {
 	cache     cache.Cache
 	register  func(context.Context, manager.Manager) error
 	candidate *election.Candidate
+	log       *slog.Logger
 }
 
 // newControl makes the cache; register adds what runs on a manager, once for each time this server comes to lead.
@@ -49,7 +51,7 @@ func newControl(ctx context.Context, api *rest.Config, server string, log *slog.
 	if err != nil {
 		return nil, err
 	}
-	c := &control{api: api, cache: shared, register: register}
+	c := &control{api: api, cache: shared, register: register, log: log}
 	c.candidate = election.New(client.CoordinationV1(), leaderLease, server, log.With("component", c.Name()))
 	return c, nil
 }
@@ -74,12 +76,16 @@ func (c *control) Run(ctx context.Context, ready func()) error {
 
 // lead is one term. What its controllers remember ends with it.
 func (c *control) lead(ctx context.Context) error {
+	told := controllerevents.NewBroadcaster(ctx, c.log)
+	defer told.Shutdown()
 	mgr, err := ctrl.NewManager(c.api, ctrl.Options{
 		Scheme:                 scheme.Scheme,
 		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
 		NewCache:               func(*rest.Config, cache.Options) (cache.Cache, error) { return &term{Cache: c.cache}, nil },
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
+		//lint:ignore SA1019 see events.Recorder; the library has no other way to say how long Events may wait
+		EventBroadcaster: told,
 		// Names are per process here, and there is a manager for each term.
 		Controller: config.Controller{SkipNameValidation: ptr(true)},
 	})

@@ -33,6 +33,7 @@ import (
 
 	"knarr.dev/knarr/workloads/events"
 	"knarr.dev/knarr/workloads/expectations"
+	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
@@ -44,6 +45,7 @@ type Reconciler struct {
 	live    client.Reader
 	claims  podcontrol.Claimer
 	written expectations.Versions // of ReplicaSets
+	noted   expectations.Written  // of Deployments
 	events  record.EventRecorder
 	clock   clock.PassiveClock
 }
@@ -60,6 +62,7 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&appsv1.Deployment{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
 			r.written.Forget(e.Object.GetUID())
+			r.noted.Forget(e.Object.GetUID())
 			return false
 		}})).
 		Owns(&appsv1.ReplicaSet{}).
@@ -76,6 +79,9 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 // Reconcile settles one Deployment. Everything is decided from one look; whatever that look was too old for fails
 // as a conflict and is decided anew.
 func (r *Reconciler) Reconcile(ctx context.Context, d *appsv1.Deployment) (ctrl.Result, error) {
+	if r.noted.Behind(d) {
+		return ctrl.Result{}, nil // what was written of it queues a pass when the cache shows it
+	}
 	sets, err := r.claimed(ctx, d)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -127,15 +133,12 @@ func (r *Reconciler) act(ctx context.Context, d *appsv1.Deployment, plan *Plan) 
 		if err := r.client.Patch(ctx, next, patch); err != nil {
 			return fmt.Errorf("note revision %s on deployment %s/%s: %w", plan.Revision, d.Namespace, d.Name, err)
 		}
+		r.noted.Note(next)
 	}
 	if apiequality.Semantic.DeepEqual(d.Status, plan.Status) {
 		return nil
 	}
-	next.Status = plan.Status
-	if err := r.client.Status().Update(ctx, next); err != nil {
-		return fmt.Errorf("update status of deployment %s/%s: %w", d.Namespace, d.Name, err)
-	}
-	return nil
+	return r.note(ctx, next, plan.Status)
 }
 
 // create sends the new ReplicaSet. Its name is derived from the template, so a second attempt finds the first; if
@@ -175,6 +178,7 @@ func (r *Reconciler) note(ctx context.Context, d *appsv1.Deployment, status apps
 	if err := r.client.Status().Update(ctx, next); err != nil {
 		return fmt.Errorf("update status of deployment %s/%s: %w", d.Namespace, d.Name, err)
 	}
+	r.noted.Note(next)
 	return nil
 }
 
@@ -184,13 +188,16 @@ func (r *Reconciler) claimed(ctx context.Context, d *appsv1.Deployment) ([]*apps
 	if err != nil {
 		return nil, reconcile.TerminalError(fmt.Errorf("read the selector of deployment %s/%s: %w", d.Namespace, d.Name, err))
 	}
-	var list appsv1.ReplicaSetList
-	if err := r.client.List(ctx, &list, client.InNamespace(d.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("list replicasets in %s: %w", d.Namespace, err)
-	}
-	sets := make([]*appsv1.ReplicaSet, len(list.Items))
-	for i := range list.Items {
-		sets[i] = &list.Items[i]
+	var sets []*appsv1.ReplicaSet
+	for _, controller := range []types.UID{d.UID, ""} { // nobody's may become ours; others' are none of our business
+		var list appsv1.ReplicaSetList
+		err := r.client.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{indexes.ReplicaSetController: string(controller)}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("list replicasets in %s: %w", d.Namespace, err)
+		}
+		for i := range list.Items {
+			sets = append(sets, &list.Items[i])
+		}
 	}
 	return podcontrol.Take(ctx, &r.claims, d, selector, sets)
 }

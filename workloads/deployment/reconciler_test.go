@@ -18,12 +18,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 func reconciler(t *testing.T, objects ...client.Object) (*Reconciler, func()) {
-	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&appsv1.Deployment{}, &appsv1.ReplicaSet{}).Build()
+	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&appsv1.Deployment{}, &appsv1.ReplicaSet{}).
+		WithIndex(&appsv1.ReplicaSet{}, indexes.ReplicaSetController, indexes.Controller).Build()
 	r := &Reconciler{
 		client: c, live: c, claims: podcontrol.Claimer{Client: c, Live: c, Kind: kind}, events: record.NewFakeRecorder(20),
 		clock: testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),

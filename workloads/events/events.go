@@ -1,8 +1,8 @@
 // Package events gives controllers the recorder their users read with kubectl describe.
 //
 // In:       the manager and a component's name.
-// Out:      core/v1 Events, as upstream's controllers write them.
-// Promise:  two messages about one object stay two Events.
+// Out:      core/v1 Events, as upstream's controllers write them, one at a time.
+// Promise:  two messages about one object stay two Events; a burst of Events waits, and holds nobody up.
 // Not here: the wording, which each controller keeps in its events.go.
 package events
 

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,6 +21,8 @@ const (
 	PodNode = "spec.nodeName"
 	// PodController indexes pods by the UID of their controller, "" when they have none.
 	PodController = "metadata.controller"
+	// ReplicaSetController indexes ReplicaSets in the same way.
+	ReplicaSetController = "metadata.controller"
 )
 
 // Register adds the indexes to a cache.
@@ -29,13 +32,19 @@ func Register(ctx context.Context, indexer client.FieldIndexer) error {
 	}); err != nil {
 		return fmt.Errorf("index pods by node: %w", err)
 	}
-	if err := indexer.IndexField(ctx, &corev1.Pod{}, PodController, func(o client.Object) []string {
-		if owner := metav1.GetControllerOf(o); owner != nil {
-			return []string{string(owner.UID)}
-		}
-		return []string{""}
-	}); err != nil {
+	if err := indexer.IndexField(ctx, &corev1.Pod{}, PodController, Controller); err != nil {
 		return fmt.Errorf("index pods by controller: %w", err)
 	}
+	if err := indexer.IndexField(ctx, &appsv1.ReplicaSet{}, ReplicaSetController, Controller); err != nil {
+		return fmt.Errorf("index replicasets by controller: %w", err)
+	}
 	return nil
+}
+
+// Controller is the UID of an object's controller, "" when it has none.
+func Controller(o client.Object) []string {
+	if owner := metav1.GetControllerOfNoCopy(o); owner != nil {
+		return []string{string(owner.UID)}
+	}
+	return []string{""}
 }

@@ -2,6 +2,7 @@ package podcontrol
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -21,12 +22,18 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 // expected; a pod nobody owns queues those that want it.
 func (c *Control[T]) Follow() handler.EventHandler {
 	kind, expected := c.Kind, c.Expected
-	queueOwner := func(pod *corev1.Pod, q queue) bool {
+	queueOwner := func(pod *corev1.Pod, q queue, in time.Duration) bool {
 		ref := ownerRef(pod, kind)
 		if ref != nil {
-			q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}})
+			q.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: pod.Namespace, Name: ref.Name}}, in)
 		}
 		return ref != nil
+	}
+	gather := func(calm bool) time.Duration {
+		if calm {
+			return c.Gather
+		}
+		return 0
 	}
 	queueWanting := func(ctx context.Context, pod *corev1.Pod, q queue) {
 		if metav1.GetControllerOfNoCopy(pod) != nil || pod.DeletionTimestamp != nil {
@@ -45,7 +52,7 @@ func (c *Control[T]) Follow() handler.EventHandler {
 					expected.Deleted(ref.UID, pod.Name)
 				}
 			}
-			if !queueOwner(pod, q) {
+			if !queueOwner(pod, q, gather(Active(pod))) {
 				queueWanting(ctx, pod, q)
 			}
 		},
@@ -57,7 +64,7 @@ func (c *Control[T]) Follow() handler.EventHandler {
 			was, is := metav1.GetControllerOfNoCopy(before), metav1.GetControllerOfNoCopy(pod)
 			moved := !apiequality.Semantic.DeepEqual(was, is)
 			if moved {
-				queueOwner(before, q)
+				queueOwner(before, q, 0)
 			}
 			if ref := ownerRef(pod, kind); ref != nil {
 				if before.UID != pod.UID {
@@ -67,7 +74,7 @@ func (c *Control[T]) Follow() handler.EventHandler {
 					expected.Deleted(ref.UID, pod.Name)
 				}
 			}
-			if !queueOwner(pod, q) && (moved || !apiequality.Semantic.DeepEqual(before.Labels, pod.Labels)) {
+			if !queueOwner(pod, q, gather(!moved && Active(pod))) && (moved || !apiequality.Semantic.DeepEqual(before.Labels, pod.Labels)) {
 				queueWanting(ctx, pod, q)
 			}
 		},
@@ -76,7 +83,7 @@ func (c *Control[T]) Follow() handler.EventHandler {
 			if ref := ownerRef(pod, kind); ref != nil {
 				expected.Gone(ref.UID, pod.Name)
 			}
-			queueOwner(pod, q)
+			queueOwner(pod, q, 0)
 		},
 	}
 }

@@ -3,6 +3,7 @@ package podcontrol
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -31,6 +32,9 @@ type Owners[T client.Object] struct {
 	// Finalizer comes with adoption and goes with release; "" for owners that do not count how their pods end. Those
 	// take no pod that has ended.
 	Finalizer string
+	// Gather is how long news of pods that neither come to an end nor change hands wait for more of their kind: they
+	// change what an owner's status counts, which one write can say of many pods.
+	Gather time.Duration
 }
 
 // Pods lists the pods that are owner's when it is done, adopting and releasing on the way. They are the cache's own.

@@ -11,13 +11,30 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"knarr.dev/knarr/workloads/expectations"
+	"knarr.dev/knarr/workloads/indexes"
 	"knarr.dev/knarr/workloads/podcontrol"
 )
 
 // Keeper keeps the pods of one kind of owners by the rule of ReplicaSets.
 type Keeper[T client.Object] struct {
-	Pods  *podcontrol.Control[T]
-	Clock clock.PassiveClock
+	Pods     *podcontrol.Control[T]
+	Clock    clock.PassiveClock
+	Reported expectations.Written // the owners' statuses
+}
+
+// Report writes owner's status, unless the cache shows an owner older than the last status written: that would be
+// refused as a conflict, and the newer one queues its own pass.
+func Report[T client.Object, S any](ctx context.Context, k *Keeper[T], owner T, shown *S, status S) error {
+	if k.Reported.Behind(owner) {
+		return nil
+	}
+	before := owner.GetResourceVersion()
+	err := podcontrol.Report(ctx, k.Pods.Client, owner, shown, status)
+	if owner.GetResourceVersion() != before {
+		k.Reported.Note(owner)
+	}
+	return err
 }
 
 // Keep creates or deletes the pods owner has too few or too many, where rs is owner seen as a ReplicaSet. It returns
@@ -65,12 +82,12 @@ func (k *Keeper[T]) crowd(ctx context.Context, rs *appsv1.ReplicaSet) (map[strin
 	family := []*appsv1.ReplicaSet{rs}
 	if owner := metav1.GetControllerOfNoCopy(rs); owner != nil {
 		var all appsv1.ReplicaSetList
-		if err := k.Pods.Client.List(ctx, &all, client.InNamespace(rs.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		err := k.Pods.Client.List(ctx, &all, client.InNamespace(rs.Namespace), client.MatchingFields{indexes.ReplicaSetController: string(owner.UID)}, client.UnsafeDisableDeepCopy)
+		if err != nil {
 			return nil, fmt.Errorf("list replicasets in %s: %w", rs.Namespace, err)
 		}
 		for i := range all.Items {
-			other := &all.Items[i]
-			if ref := metav1.GetControllerOfNoCopy(other); other.UID != rs.UID && ref != nil && ref.UID == owner.UID {
+			if other := &all.Items[i]; other.UID != rs.UID {
 				family = append(family, other)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,7 +31,11 @@ var owners = podcontrol.Owners[*appsv1.ReplicaSet]{
 	Kind:     appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
 	List:     func() client.ObjectList { return &appsv1.ReplicaSetList{} },
 	Selector: func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector },
+	Gather:   Gather,
 }
+
+// Gather is short beside what a pod takes to start, and long enough for the pods of one owner to be told of together.
+const Gather = 50 * time.Millisecond
 
 // Reconciler settles ReplicaSets.
 type Reconciler struct{ Keeper[*appsv1.ReplicaSet] }
@@ -40,7 +45,7 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	pods := podcontrol.New(owners, mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "replicaset-controller"), clock.RealClock{})
 	r := &Reconciler{Keeper[*appsv1.ReplicaSet]{Pods: pods, Clock: steady}}
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&appsv1.ReplicaSet{}, builder.WithPredicates(pods.ForgetDeleted())).
+		For(&appsv1.ReplicaSet{}, builder.WithPredicates(pods.ForgetDeleted(r.Reported.Forget))).
 		Watches(&corev1.Pod{}, pods.Follow()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 20}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
@@ -54,7 +59,7 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 func (r *Reconciler) Reconcile(ctx context.Context, rs *appsv1.ReplicaSet) (ctrl.Result, error) {
 	status, again, err := r.Keep(ctx, rs, rs)
 	if status != nil {
-		err = errors.Join(err, podcontrol.Report(ctx, r.Pods.Client, rs, &rs.Status, *status))
+		err = errors.Join(err, Report(ctx, &r.Keeper, rs, &rs.Status, *status))
 	}
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("settle replicaset %s/%s: %w", rs.Namespace, rs.Name, err)

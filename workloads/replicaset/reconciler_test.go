@@ -107,12 +107,8 @@ func TestJudgeStatus(t *testing.T) {
 
 func reconciler(funcs interceptor.Funcs, objects ...client.Object) *Reconciler {
 	c := fake.NewClientBuilder().WithObjects(objects...).WithStatusSubresource(&appsv1.ReplicaSet{}).WithInterceptorFuncs(funcs).
-		WithIndex(&corev1.Pod{}, indexes.PodController, func(o client.Object) []string {
-			if owner := metav1.GetControllerOf(o); owner != nil {
-				return []string{string(owner.UID)}
-			}
-			return []string{""}
-		}).Build()
+		WithIndex(&corev1.Pod{}, indexes.PodController, indexes.Controller).
+		WithIndex(&appsv1.ReplicaSet{}, indexes.ReplicaSetController, indexes.Controller).Build()
 	clock := testclock.NewFakePassiveClock(now)
 	return &Reconciler{Keeper[*appsv1.ReplicaSet]{Pods: podcontrol.New(owners, c, c, record.NewFakeRecorder(100), clock), Clock: clock}}
 }

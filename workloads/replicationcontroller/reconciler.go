@@ -33,6 +33,7 @@ var owners = podcontrol.Owners[*corev1.ReplicationController]{
 	Selector: func(rc *corev1.ReplicationController) *metav1.LabelSelector {
 		return &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}
 	},
+	Gather: replicaset.Gather,
 }
 
 // Reconciler settles ReplicationControllers.
@@ -44,7 +45,7 @@ type Reconciler struct {
 func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 	r := newReconciler(mgr.GetClient(), mgr.GetAPIReader(), events.Recorder(mgr, "replication-controller"), steady)
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&corev1.ReplicationController{}, builder.WithPredicates(r.Pods.ForgetDeleted())).
+		For(&corev1.ReplicationController{}, builder.WithPredicates(r.Pods.ForgetDeleted(r.Reported.Forget))).
 		Watches(&corev1.Pod{}, r.Pods.Follow()).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
@@ -62,7 +63,7 @@ func newReconciler(c client.Client, live client.Reader, recorder record.EventRec
 func (r *Reconciler) Reconcile(ctx context.Context, rc *corev1.ReplicationController) (ctrl.Result, error) {
 	status, again, err := r.Keep(ctx, rc, asReplicaSet(rc))
 	if status != nil {
-		err = errors.Join(err, podcontrol.Report(ctx, r.Pods.Client, rc, &rc.Status, asStatus(*status)))
+		err = errors.Join(err, replicaset.Report(ctx, &r.Keeper, rc, &rc.Status, asStatus(*status)))
 	}
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("settle replicationcontroller %s/%s: %w", rc.Namespace, rc.Name, err)
