@@ -339,6 +339,12 @@ func (c *constraint) group(namespace string, n *snapshot.Node) int64 {
 		return 0
 	}
 	var of int64
+	if c.owner != "" {
+		for _, other := range n.OwnedBy(c.owner) {
+			of += c.counted(namespace, other)
+		}
+		return of
+	}
 	for _, other := range n.Pods {
 		of += c.counted(namespace, other)
 	}

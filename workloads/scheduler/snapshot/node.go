@@ -2,8 +2,10 @@ package snapshot
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -24,9 +26,10 @@ type Node struct {
 	Version uint64
 
 	Pods   map[types.UID]*Pod
-	Averse map[types.UID]*Pod // those of Pods with required anti-affinity
-	Fond   map[types.UID]*Pod // those of Pods with any affinity term that scores
-	ports  map[types.UID]*Pod // those of Pods with host ports
+	Averse map[types.UID]*Pod   // those of Pods with required anti-affinity
+	Fond   map[types.UID]*Pod   // those of Pods with any affinity term that scores
+	ports  map[types.UID]*Pod   // those of Pods with host ports
+	owned  map[types.UID][]*Pod // Pods by their controller; a list is never changed, trials share it
 
 	// Moved is how a trial differs from the node it was made of: 1 for pods that joined, -1 for pods that left.
 	Moved map[*Pod]int64
@@ -35,8 +38,12 @@ type Node struct {
 func newNode(name string) *Node {
 	return &Node{
 		Name: name, Pods: map[types.UID]*Pod{}, Averse: map[types.UID]*Pod{}, Fond: map[types.UID]*Pod{}, ports: map[types.UID]*Pod{},
+		owned: map[types.UID][]*Pod{},
 	}
 }
+
+// OwnedBy are the pods of a controller here.
+func (n *Node) OwnedBy(controller types.UID) []*Pod { return n.owned[controller] }
 
 // Label is the node's value of a label; has is false if it carries none.
 func (n *Node) Label(key string) (value string, has bool) {
@@ -65,6 +72,7 @@ func (n *Node) Trial() *Node {
 	for _, set := range []*map[types.UID]*Pod{&trial.Pods, &trial.Averse, &trial.Fond, &trial.ports} {
 		*set = maps.Clone(*set)
 	}
+	trial.owned = maps.Clone(n.owned)
 	trial.Moved = map[*Pod]int64{}
 	maps.Copy(trial.Moved, n.Moved)
 	return &trial
@@ -114,6 +122,9 @@ func (n *Node) add(pod *Pod) {
 	if len(pod.Ports) > 0 {
 		n.ports[uid] = pod
 	}
+	if owner := metav1.GetControllerOfNoCopy(pod.Object); owner != nil {
+		n.owned[owner.UID] = append(slices.Clip(n.owned[owner.UID]), pod)
+	}
 }
 
 func (n *Node) remove(uid types.UID) {
@@ -123,5 +134,13 @@ func (n *Node) remove(uid types.UID) {
 	n.Assumed.add(&pod.Assumed, -1)
 	for _, set := range []map[types.UID]*Pod{n.Pods, n.Averse, n.Fond, n.ports} {
 		delete(set, uid)
+	}
+	owner := metav1.GetControllerOfNoCopy(pod.Object)
+	if owner == nil {
+		return
+	}
+	left := slices.DeleteFunc(slices.Clone(n.owned[owner.UID]), func(other *Pod) bool { return other == pod })
+	if n.owned[owner.UID] = left; len(left) == 0 {
+		delete(n.owned, owner.UID)
 	}
 }

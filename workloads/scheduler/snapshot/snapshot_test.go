@@ -34,6 +34,13 @@ func TestSumsAlwaysMatchThePods(t *testing.T) {
 	for step := range 5000 {
 		name, host := fmt.Sprintf("p%d", random.IntN(20)), fmt.Sprintf("n%d", random.IntN(4))
 		amount := random.Int64N(500)
+		pod := func(name, node string, cpu int64) *corev1.Pod {
+			p, controls := pod(name, node, cpu), true
+			if owner := random.IntN(4); owner > 0 {
+				p.OwnerReferences = []metav1.OwnerReference{{UID: types.UID(fmt.Sprint(owner)), Controller: &controls}}
+			}
+			return p
+		}
 		switch random.IntN(6) {
 		case 0:
 			s.SetNode(node(host))
@@ -63,6 +70,20 @@ func TestSumsAlwaysMatchThePods(t *testing.T) {
 			var got int64
 			if n := s.nodes[host]; n != nil {
 				got = n.Requested.MilliCPU
+				owned := map[types.UID]int{}
+				for _, p := range n.Pods {
+					if owner := metav1.GetControllerOf(p.Object); owner != nil {
+						owned[owner.UID]++
+					}
+				}
+				for owner, list := range n.owned {
+					owned[owner] -= len(list)
+				}
+				for owner, difference := range owned {
+					if difference != 0 {
+						t.Fatalf("step %d: %s has %d pods of %s more than it knows", step, host, difference, owner)
+					}
+				}
 			}
 			if got != sums[host] {
 				t.Fatalf("step %d: %s has %dm requested, want %dm", step, host, got, sums[host])
