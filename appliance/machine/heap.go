@@ -21,7 +21,8 @@ type heap struct{}
 
 const (
 	usualGarbage = 100                    // percent of what is alive: the runtime's default
-	mostGarbage  = 192 << 20              // bytes; more of it hardly makes the rest faster
+	mostGarbage  = 192 << 20              // bytes; more of it hardly makes the rest of a small heap faster
+	mostPercent  = 200                    // of a large one: what a collection costs grows with what is alive
 	hurried      = 500 * time.Millisecond // between two collections: together they take more than a tenth of a processor
 	restful      = 10 * time.Second       // without a collection: whatever it was is over
 )
@@ -44,12 +45,11 @@ func (heap) Run(ctx context.Context, ready func()) error {
 			return nil
 		case <-collected:
 			now := time.Now()
-			if !piling && now.Sub(last) < hurried {
-				piling = true
-				debug.SetGCPercent(garbage(liveBytes(), availableBytes()))
-			}
+			piling = piling || now.Sub(last) < hurried
 			last = now
 			if piling {
+				// Each time, because a share of what was alive once would be many times as much of what is alive now.
+				debug.SetGCPercent(garbage(liveBytes(), availableBytes()))
 				calm.Reset(restful)
 			}
 		case <-calm.C:
@@ -61,12 +61,13 @@ func (heap) Run(ctx context.Context, ready func()) error {
 }
 
 // garbage is the percentage of what is alive that may be garbage before it is collected: a quarter of the memory the
-// machine has left and no more than helps.
+// machine has left, and no more than helps.
 func garbage(live, available uint64) int {
 	if live == 0 {
 		return usualGarbage
 	}
-	return max(usualGarbage, int(100*min(mostGarbage, available/4)/live))
+	helps := max(mostGarbage, live*mostPercent/100)
+	return max(usualGarbage, int(100*min(helps, available/4)/live))
 }
 
 // tellCollections sends after each collection until ctx ends: each one finds an object that nobody holds.

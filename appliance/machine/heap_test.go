@@ -16,7 +16,8 @@ func TestGarbage(t *testing.T) {
 		"with memory to spare, as much as helps":      {64 << 20, 8 << 30, 300},
 		"a quarter of what a small machine has left":  {64 << 20, 400 << 20, 156},
 		"the runtime's rule where hardly any is left": {64 << 20, 40 << 20, 100},
-		"the runtime's rule for a heap that is large": {4 << 30, 64 << 30, 100},
+		"twice what is alive of a heap that is large": {4 << 30, 64 << 30, 200},
+		"the runtime's rule where it fills a machine": {4 << 30, 8 << 30, 100},
 		"nothing is known of the machine":             {64 << 20, 0, 100},
 		"nothing is known of the heap":                {0, 8 << 30, 100},
 	}
