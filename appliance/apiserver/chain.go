@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"time"
 
@@ -56,6 +57,7 @@ type chain struct {
 	objects    *bootstrapobjects.Keeper
 	identity   *identity.Keeper
 	described  []*openapicommon.OpenAPIV3Config
+	inside     http.Handler // for requests of this process
 }
 
 // close is for after run.
@@ -135,7 +137,7 @@ func (s *Server) assembleOn(ctx context.Context, c *chain, listener net.Listener
 	for _, made := range c.described {
 		made.Definitions = nil // the libraries have built their documents
 	}
-	s.loopback.Serve(aggregator.GenericAPIServer.Handler)
+	s.loopback.Serve(c.inside)
 	c.run = func(ctx context.Context) error {
 		warm(ctx, shared, custom.Informers, aggregator.APIRegistrationInformers)
 		return prepared.Run(ctx)
@@ -290,6 +292,10 @@ func (s *Server) aggregator(c *chain, config *genericapiserver.Config, shared in
 	describe(&generic, definitionNames(), aggregatoropenapi.GetOpenAPIDefinitions)
 	c.described = append(c.described, generic.OpenAPIV3Config)
 	generic.MergedResourceConfig = aggregatorapiserver.DefaultAPIResourceConfigSource()
+	generic.BuildHandlerChainFunc = func(api http.Handler, made *genericapiserver.Config) http.Handler {
+		c.inside = inside(api, made)
+		return genericapiserver.DefaultBuildHandlerChain(api, made)
+	}
 	library := aggregatorapiserver.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: generic, SharedInformerFactory: shared},
 		ExtraConfig: aggregatorapiserver.ExtraConfig{

@@ -24,7 +24,7 @@ const (
 	mostGarbage  = 192 << 20              // bytes; more of it hardly makes the rest of a small heap faster
 	mostPercent  = 200                    // of a large one: what a collection costs grows with what is alive
 	hurried      = 500 * time.Millisecond // between two collections: together they take more than a tenth of a processor
-	restful      = 10 * time.Second       // without a collection: whatever it was is over
+	restful      = 5 * time.Second        // without a collection: whatever it was is over
 )
 
 func (heap) Name() string { return "heap" }

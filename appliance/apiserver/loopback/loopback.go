@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -23,14 +24,19 @@ import (
 // than the usual list costs switching to and fro.
 const buffered = 256 << 10
 
+// idle is how long a goroutine waits for another request. An API server's handlers go deep, and a new goroutine grows
+// its stack for each of them anew; one that has served before has it.
+const idle = 100 * time.Millisecond
+
 // Transport is an http.RoundTripper onto a handler that may come later: requests made before wait for it.
 type Transport struct {
 	ready   chan struct{}
 	handler http.Handler
+	next    chan func() // for a goroutine that is idle
 }
 
 // New makes a transport without a handler.
-func New() *Transport { return &Transport{ready: make(chan struct{})} }
+func New() *Transport { return &Transport{ready: make(chan struct{}), next: make(chan func())} }
 
 // Serve gives the transport its handler, once.
 func (t *Transport) Serve(handler http.Handler) {
@@ -75,7 +81,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	served.Proto, served.ProtoMajor, served.ProtoMinor = "HTTP/2.0", 2, 0
 
 	w := &writer{header: http.Header{}, decided: make(chan struct{}), body: newBody(ctx, cancel)}
-	go t.serve(w, served)
+	t.start(func() { t.serve(w, served) })
 	select {
 	case <-w.decided:
 	case <-ctx.Done():
@@ -106,6 +112,29 @@ func detached(caller context.Context) (context.Context, context.CancelFunc) {
 		unhook()
 		cancel(nil)
 	}
+}
+
+// start runs serve on a goroutine that is idle, or on a new one.
+func (t *Transport) start(serve func()) {
+	select {
+	case t.next <- serve:
+		return
+	default:
+	}
+	go func() {
+		wait := time.NewTimer(idle)
+		defer wait.Stop()
+		for {
+			serve()
+			serve = nil // and what it holds
+			wait.Reset(idle)
+			select {
+			case serve = <-t.next:
+			case <-wait.C:
+				return
+			}
+		}
+	}()
 }
 
 func (t *Transport) serve(w *writer, request *http.Request) {

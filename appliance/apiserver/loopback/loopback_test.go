@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -179,6 +180,26 @@ func TestARequestHasNothingOfTheOneItIsMadeFor(t *testing.T) {
 	if response.StatusCode != http.StatusOK {
 		t.Error("the handler sees the values of the outer request")
 	}
+}
+
+// A bubble that is left while a goroutine waits in it fails its test.
+func TestGoroutinesServeAgainAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := serve(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+		for i := range 100 {
+			said := fmt.Sprint(i)
+			response, err := client.Post("http://server/", "text/plain", strings.NewReader(said))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if heard, err := io.ReadAll(response.Body); err != nil || string(heard) != said {
+				t.Fatalf("heard %q, %v; want %q", heard, err, said)
+			}
+			response.Body.Close()
+			synctest.Wait()
+		}
+		time.Sleep(2 * idle) // the bubble's time
+	})
 }
 
 func TestAPanicBreaksTheResponse(t *testing.T) {
