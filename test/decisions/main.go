@@ -2,7 +2,7 @@
 //
 // In:       a kube-scheduler; an API server of its own, or one given by -against that nobody else uses.
 // Out:      the cases it decides otherwise than stated, and exit code 1 if there are any.
-// Promise:  a case is decided by the scheduler itself: an extender is shown which nodes it would compare, and a binding
+// Promise:  a case is decided by the scheduler itself: an extender is shown which nodes it would compare, and a binding (or the nomination before one)
 // says which one it prefers.
 // Not here: our own scheduler, which the tests beside it hold against the same cases.
 package main

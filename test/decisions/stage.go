@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,8 +108,10 @@ func (s *stage) await(ctx context.Context, pod types.UID, c corpus.Case, watcher
 			if !ok || p.UID != pod {
 				continue
 			}
-			if p.Spec.NodeName != "" {
-				return s.lastSeen(pod, fits), p.Spec.NodeName, nil
+			// A pod whose volumes have to be bound first is not bound here, where nobody does that; but it says where it
+			// is expected to go (KEP-5278).
+			if chosen := cmp.Or(p.Spec.NodeName, p.Status.NominatedNodeName); chosen != "" {
+				return s.lastSeen(pod, fits), chosen, nil
 			}
 			for _, condition := range p.Status.Conditions {
 				if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse && condition.Reason == corev1.PodReasonUnschedulable {

@@ -59,7 +59,11 @@ func decide(ctx context.Context, pod *snapshot.Pod, snap *snapshot.Snapshot, by 
 		return d
 	}
 	if n := snap.Node(snap.Nomination(pod.Object.UID)); n != nil { // others left it for this pod
-		if r, _ := rules.judge(pod, n, snap); r.Refusal == nil {
+		r, fresh := rules.judge(pod, n, snap)
+		if fresh {
+			rules.known.open--
+		}
+		if r.Refusal == nil {
 			var left []*snapshot.Node
 			left, d.err = by.extendedFit(ctx, pod, []*snapshot.Node{n}, nil, nil)
 			if len(left) > 0 {
@@ -125,13 +129,29 @@ func (r *rules) judge(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapsh
 	if why, ok := ask(n, r.far); !ok {
 		return why, fresh
 	}
-	if full := snap.WithExpected(pod, n); full != nil {
-		if why, ok := ask(full, r.known.filters); !ok {
-			return why, fresh
-		}
+	return r.judgeExpecting(pod, n, snap, known), fresh
+}
+
+// judgeExpecting judges a node that would do but for the pods that wait for room there.
+func (r *rules) judgeExpecting(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot, known *verdict) (why refusal) {
+	if len(snap.Expected(n.Name)) == 0 {
+		return refusal{}
+	}
+	others := snap.Nomination(pod.Object.UID) != n.Name // all who wait there are; then it is the same for pods alike
+	if others && known.expecting != nil && known.expecting.priority == pod.Priority && (len(r.far) == 0 || known.expecting.why.Refusal != nil) {
+		return known.expecting.why
+	}
+	full := snap.WithExpected(pod, n)
+	if full != nil {
+		why, _ = ask(full, r.known.filters)
+	}
+	if others {
+		known.expecting = &expecting{pod.Priority, why}
+	}
+	if full != nil && why.Refusal == nil {
 		why, _ = ask(full, r.far)
 	}
-	return why, fresh
+	return why
 }
 
 // prepared is a filter with its rule's name.

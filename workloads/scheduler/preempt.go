@@ -94,8 +94,8 @@ func (r *rules) trying(pod *snapshot.Pod, snap *snapshot.Snapshot, budgets []bud
 	}
 	r.known.makeCleared()
 	return func(n *snapshot.Node) (*clearing, refusal) {
-		if len(snap.Expected(n.Name)) > 0 {
-			return try(n)
+		if snap.Nomination(pod.Object.UID) == n.Name {
+			return try(n) // it is one of those that are expected there
 		}
 		return r.known.clear(pod, n, try)
 	}

@@ -31,6 +31,13 @@ type verdict struct {
 	version uint64 // of the node; 0 is before its first
 	refusal refusal
 	score   int64 // the weighted sum
+	// expecting is what the rules say with those on the node that wait for room there; nil when nobody asked.
+	expecting *expecting
+}
+
+type expecting struct {
+	priority int32 // of the pod that asked; less important ones that wait do not count for it
+	why      refusal
 }
 
 // rated is a score with its rule's weight.

@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// bindings is when each waiting pod was seen on its node first.
+// bindings is when each waiting pod was seen on its node first, and when the first pod was seen to go or come.
 type bindings struct {
 	mu    sync.Mutex
 	at    map[string]time.Time
@@ -59,19 +59,20 @@ func follow(ctx context.Context, api client.WithWatch) (*bindings, error) {
 
 func (b *bindings) take(event watch.Event) {
 	pod, ok := event.Object.(*corev1.Pod)
-	if !ok || event.Type == watch.Deleted || !strings.HasPrefix(pod.Name, "pod-") {
+	if !ok {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, known := b.at[pod.Name]; known {
+	now := time.Now()
+	if b.first.IsZero() {
+		b.first = now // a binding, or a pod that makes room
+	}
+	if _, known := b.at[pod.Name]; known || event.Type == watch.Deleted || !strings.HasPrefix(pod.Name, "pod-") {
 		return
 	}
-	b.last = time.Now()
-	if len(b.at) == 0 {
-		b.first = b.last
-	}
-	b.at[pod.Name] = b.last
+	b.last = now
+	b.at[pod.Name] = now
 	close(b.news)
 	b.news = make(chan struct{})
 }

@@ -23,7 +23,7 @@ type row struct {
 	Nodes     int             `json:"nodes"`
 	Scheduler string          `json:"scheduler"`
 	Backlog   int             `json:"backlog"`
-	Took      time.Duration   `json:"tookNanoseconds"`    // from the first binding of the backlog to the last
+	Took      time.Duration   `json:"tookNanoseconds"`    // from the first deed to the last binding of the backlog
 	Latency   []time.Duration `json:"latencyNanoseconds"` // of the arrivals, in order
 	CPU       time.Duration   `json:"cpuNanoseconds"`     // of the API server, the datastore and the scheduler, over the backlog
 }

@@ -22,7 +22,8 @@ type Node struct {
 	Cordoned bool
 	Taints   []corev1.Taint
 	Place    int // among Snapshot.Nodes
-	// Version is another one whenever what the node itself says of pods may be: its room, labels, taints and ports.
+	// Version is another one whenever what the node itself says of pods may be: its room, labels, taints and ports, and who
+	// waits for room on it.
 	Version uint64
 
 	Pods   map[types.UID]*Pod

@@ -11,6 +11,17 @@ func (s *Snapshot) Nominate(pod *Pod, node string) {
 		s.expected[node] = map[types.UID]*Pod{}
 	}
 	s.expected[node][uid] = pod
+	s.awaits(node, pod, 1)
+}
+
+// awaits notes that a node awaits a pod, or with -1 no more.
+func (s *Snapshot) awaits(node string, pod *Pod, by int) {
+	if n := s.nodes[node]; n != nil {
+		n.Version++
+	}
+	if len(pod.AntiAffinity) > 0 {
+		s.averseExpected += by
+	}
 }
 
 // Denominate gives the room up that was kept for a pod. The Change is what that frees.
@@ -20,6 +31,7 @@ func (s *Snapshot) Denominate(uid types.UID) Change {
 		return Change{}
 	}
 	pod := s.expected[node][uid]
+	s.awaits(node, pod, -1)
 	delete(s.nominated, uid)
 	delete(s.expected[node], uid)
 	if len(s.expected[node]) == 0 {
@@ -51,13 +63,4 @@ func (s *Snapshot) WithExpected(pod *Pod, n *Node) *Node {
 }
 
 // ExpectsAverse says whether any pod that waits for room keeps others away.
-func (s *Snapshot) ExpectsAverse() bool {
-	for _, pods := range s.expected {
-		for _, pod := range pods {
-			if len(pod.AntiAffinity) > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
+func (s *Snapshot) ExpectsAverse() bool { return s.averseExpected > 0 }

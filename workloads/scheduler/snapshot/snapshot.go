@@ -33,6 +33,8 @@ type Snapshot struct {
 	memory     memory
 	nominated  map[types.UID]string
 	expected   map[string]map[types.UID]*Pod // by the node they are nominated for
+	// averseExpected is how many of those keep others away.
+	averseExpected int
 }
 
 type place struct {
