@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +20,11 @@ func TestCountsTakeInWhatMoved(t *testing.T) {
 	for round := range 40 {
 		nodes, pods := randomWorld(random)
 		snap, by := world(nodes, pods), ordinary()
+		type waiter struct {
+			pod  *snapshot.Pod
+			node string
+		}
+		var waiting []waiter // for room
 		var kinds []*corev1.Pod
 		for i := range 3 {
 			kind := randomPod(random, fmt.Sprint("new", i))
@@ -59,8 +65,25 @@ func TestCountsTakeInWhatMoved(t *testing.T) {
 				}
 				snap.SetNode(nodes[i])
 			}
+			if random.IntN(4) == 0 {
+				w := waiter{snapshot.NewPod(randomPod(random, fmt.Sprintf("w%d", step))), nodes[random.IntN(len(nodes))].Name}
+				w.pod.Priority = random.Int32N(3) - 1
+				snap.Nominate(w.pod, w.node)
+				waiting = append(waiting, w)
+			}
+			waiting = slices.DeleteFunc(waiting, func(w waiter) bool {
+				goes := random.IntN(6) == 0
+				if goes {
+					snap.Denominate(w.pod.Object.UID)
+				}
+				return goes
+			})
+			anew := world(nodes, pods)
+			for _, w := range waiting {
+				anew.Nominate(w.pod, w.node)
+			}
 			pod := kinds[random.IntN(len(kinds))]
-			got, want := outlook(pod, snap, by), outlook(pod, world(nodes, pods), ordinary())
+			got, want := outlook(pod, snap, by), outlook(pod, anew, ordinary())
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatalf("round %d, step %d: the rules say (-made anew +kept current):\n%s", round, step, diff)
 			}
