@@ -32,6 +32,9 @@ type Node struct {
 	ports  map[types.UID]*Pod   // those of Pods with host ports
 	owned  map[types.UID][]*Pod // Pods by their controller; a list is never changed, trials share it
 
+	hostname    string // its label, which rules about hosts ask every node for
+	hasHostname bool
+
 	// Moved is how a trial differs from the node it was made of: 1 for pods that joined, -1 for pods that left.
 	Moved map[*Pod]int64
 }
@@ -48,6 +51,9 @@ func (n *Node) OwnedBy(controller types.UID) []*Pod { return n.owned[controller]
 
 // Label is the node's value of a label; has is false if it carries none.
 func (n *Node) Label(key string) (value string, has bool) {
+	if key == corev1.LabelHostname {
+		return n.hostname, n.hasHostname
+	}
 	value, has = n.Object.Labels[key]
 	return value, has
 }
@@ -99,6 +105,7 @@ func (n *Node) move(pod *Pod, by int64) {
 
 func (n *Node) set(object *corev1.Node) {
 	n.Object, n.Cordoned, n.Taints = object, object.Spec.Unschedulable, object.Spec.Taints
+	n.hostname, n.hasHostname = object.Labels[corev1.LabelHostname]
 	n.Allocatable, n.MaxPods = Of(object.Status.Allocatable)
 	n.Images = make(map[string]int64, len(object.Status.Images))
 	for _, image := range object.Status.Images {
