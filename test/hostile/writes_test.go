@@ -598,9 +598,9 @@ func (a *attack) ofLibrary() bool {
 	return a.kind.Group == customGroup || a.kind.Group == "apiextensions.k8s.io" || a.kind.Group == "apiregistration.k8s.io"
 }
 
-// patchFault is how they say that a patch or a version makes no sense: as a failure of the server, with every
-// Kubernetes. Ours are told that it is their fault (resource.Blame); into these nobody can reach.
-var patchFault = regexp.MustCompile(`^(failed to create typed (patch|live) object|failed to convert new object|strconv\.ParseUint|unknown patch type|expected a |unable to find api field|merging an object in json|resourceVersion: Invalid value)`)
+// clientFault is how they say that a patch, a version or a form of answer makes no sense: as a failure of the server, with
+// every Kubernetes. Ours are told that it is their fault (resource.Blame); into these nobody can reach.
+var clientFault = regexp.MustCompile(`^(content is not a list|Internal error occurred: Object '(apiVersion|Kind)' is missing|failed to create typed (patch|live) object|failed to convert new object|strconv\.ParseUint|unknown patch type|expected a |unable to find api field|merging an object in json|resourceVersion: Invalid value)`)
 
 // normal takes what differs from request to request out of a message.
 var normal = regexp.MustCompile(`"[^"]*"|[0-9]+`)
@@ -638,7 +638,7 @@ func (a *attack) do(method, path string, q url.Values, content body, accept stri
 	_ = json.Unmarshal(answer, &object) // asked for as something else: nobody looks at it
 	if response.StatusCode >= 500 && response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusGatewayTimeout {
 		message, _ := object["message"].(string)
-		if a.ofLibrary() && (patchFault.MatchString(message) || content.media == "application/strategic-merge-patch+json") {
+		if a.ofLibrary() && (clientFault.MatchString(message) || content.media == "application/strategic-merge-patch+json") {
 			return response.StatusCode, object, text
 		}
 		key := fmt.Sprintf("%s %d %s", method, response.StatusCode, normal.ReplaceAllString(message, "_"))
