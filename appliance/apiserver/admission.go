@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -42,7 +43,7 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	resourcequota.Register(plugins.Plugins)
 	plugins.RecommendedPluginOrder = pluginOrder(plugins.RecommendedPluginOrder, names)
 	if plugins.ConfigFile = s.config.AdmissionConfig; plugins.ConfigFile != "" {
-		if err := onlyPluginsOf(plugins.RecommendedPluginOrder, plugins.ConfigFile); err != nil {
+		if err := checkAdmission(plugins.RecommendedPluginOrder, plugins.ConfigFile); err != nil {
 			return err
 		}
 	}
@@ -53,8 +54,9 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	return nil
 }
 
-// onlyPluginsOf refuses a configuration of plugins there are not: the library would ignore it without a word.
-func onlyPluginsOf(known []string, file string) error {
+// checkAdmission refuses a configuration of plugins there are not, which the library would ignore without a word, and files
+// that cannot be read, over which it would end the process.
+func checkAdmission(known []string, file string) error {
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("read the admission configuration: %w", err)
@@ -66,6 +68,14 @@ func onlyPluginsOf(known []string, file string) error {
 	for _, plugin := range config.Plugins {
 		if !slices.Contains(known, plugin.Name) {
 			return fmt.Errorf("read the admission configuration %s: there is no plugin %q; there are %s", file, plugin.Name, strings.Join(known, ", "))
+		}
+		if path := plugin.Path; path != "" {
+			if !filepath.IsAbs(path) {
+				path = filepath.Join(filepath.Dir(file), path)
+			}
+			if _, err := os.ReadFile(path); err != nil {
+				return fmt.Errorf("read the configuration of plugin %s, which %s names: %w", plugin.Name, file, err)
+			}
 		}
 	}
 	return nil

@@ -170,6 +170,9 @@ func (s *Server) genericConfig(ctx context.Context, c *chain, listener net.Liste
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"),
 	)
+	config.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(blamePatches(handler), config)
+	}
 	// Watches never end by themselves; a stopping server tells their clients to go elsewhere at once.
 	config.ShutdownWatchTerminationGracePeriod = time.Second
 	describe(config, definitionNames(), openapi.GetOpenAPIDefinitions)

@@ -64,7 +64,9 @@ func rowsOf(t *testing.T, file, heading string) []string {
 func TestConfigurationsOfAdmissionThatAreRefused(t *testing.T) {
 	const head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\n"
 	tests := map[string]struct{ content, want string }{
-		"one of a plugin there is":      {content: head + "plugins: [{name: PodSecurity, path: levels.yaml}]\n"},
+		"one of a plugin there is":      {content: head + "plugins: [{name: PodSecurity, configuration: {a: b}}]\n"},
+		"one in a file beside it":       {content: head + "plugins: [{name: PodSecurity, path: admission.yaml}]\n"},
+		"one in a file there is not":    {head + "plugins: [{name: PodSecurity, path: levels.yaml}]\n", "levels.yaml: no such file"},
 		"one of a plugin there is not":  {head + "plugins: [{name: PodSecurityPolicy}]\n", `there is no plugin "PodSecurityPolicy"; there are PodSecurity, ResourceQuota`},
 		"one with a field there is not": {head + "plugin: []\n", "unknown field"},
 		"another kind":                  {"apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: []\n", "not a *apiserver.AdmissionConfiguration"},
@@ -75,9 +77,9 @@ func TestConfigurationsOfAdmissionThatAreRefused(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tc.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			err := onlyPluginsOf([]string{"PodSecurity", "ResourceQuota"}, file)
+			err := checkAdmission([]string{"PodSecurity", "ResourceQuota"}, file)
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
-				t.Errorf("onlyPluginsOf() = %v, want %q", err, tc.want)
+				t.Errorf("checkAdmission() = %v, want %q", err, tc.want)
 			}
 		})
 	}
