@@ -21,15 +21,18 @@ import (
 	"knarr.dev/knarr/workloads/agent/sandbox"
 )
 
+// sandboxPlugin is a type of its own, so that it is there before the tasks. What serves is found by what it can do.
+const sandboxPlugin plugin.Type = "dev.knarr.sandbox"
+
 func main() {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin, sandboxPlugin},
 		InitFn:   tasks,
 	})
 	registry.Register(&plugin.Registration{
-		Type:     plugins.TTRPCPlugin,
+		Type:     sandboxPlugin,
 		ID:       "sandbox",
 		Requires: []plugin.Type{plugins.InternalPlugin},
 		InitFn:   sandboxes,
@@ -50,7 +53,11 @@ func tasks(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sandbox.Tasks{TTRPCTaskService: service}, nil
+	kept, err := ic.GetByID(sandboxPlugin, "sandbox")
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.Tasks{TTRPCTaskService: service, Sandbox: kept.(*sandbox.Service)}, nil
 }
 
 func sandboxes(ic *plugin.InitContext) (any, error) {

@@ -4,7 +4,8 @@
 // Out:      the pause process in the pod's namespaces and cgroup; the shim's end when the sandbox is shut down.
 // Promise:  the sandbox costs one small process: no image, no snapshot, no runc. Whatever kills the shim, the next
 //
-//	`delete` of it by containerd finds the pause process and ends it.
+//	`delete` of it by containerd finds the pause process and ends it. A stopped sandbox without containers keeps
+//	no process.
 //
 // Not here: the pod's containers (containerd's task service, which the same shim serves), its network and its files.
 package sandbox
@@ -41,7 +42,7 @@ const (
 // Service keeps the one sandbox of a shim.
 type Service struct {
 	pause string // the program
-	end   func() // ends the shim
+	end   func()
 
 	mu     sync.Mutex
 	id     string
@@ -51,9 +52,12 @@ type Service struct {
 	began  time.Time
 	gone   chan struct{} // closed when the process has ended
 	exited runc.Exit     // once gone is closed
+
+	stopped bool
+	tasks   int // containers that were made and not yet deleted
 }
 
-// New makes the service; end is called once when the sandbox is shut down.
+// New makes the service; end ends the shim, and may be called more than once.
 func New(pause string, end func()) *Service { return &Service{pause: pause, end: end} }
 
 // RegisterTTRPC serves the sandbox API.
@@ -155,9 +159,40 @@ func (s *Service) Platform(context.Context, *api.PlatformRequest) (*api.Platform
 	return &api.PlatformResponse{Platform: &types.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}, nil
 }
 
+// lingering is how long the shim of a stopped sandbox waits for its removal, which ends it in better order. That of a
+// pod that ended by itself may be days away.
+const lingering = time.Second
+
 func (s *Service) StopSandbox(context.Context, *api.StopSandboxRequest) (*api.StopSandboxResponse, error) {
 	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	s.retire()
 	return &api.StopSandboxResponse{}, nil
+}
+
+// count takes in that a container was made (1) or deleted (-1).
+func (s *Service) count(change int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tasks += change
+	s.retire()
+}
+
+// retire ends the shim when nothing is left that needs it; s.mu is held.
+func (s *Service) retire() {
+	if !s.stopped || s.tasks > 0 {
+		return
+	}
+	time.AfterFunc(lingering, func() {
+		s.mu.Lock()
+		unused := s.tasks == 0
+		s.mu.Unlock()
+		if unused {
+			s.end()
+		}
+	})
 }
 
 // stop ends the process, if there is one; nothing in it would have to end gently.
@@ -212,9 +247,13 @@ func (s *Service) PingSandbox(context.Context, *api.PingRequest) (*api.PingRespo
 	return &api.PingResponse{}, nil
 }
 
+// answering is how long an answer takes to get out, with time to spare. Nothing tells when it is out, and whoever is cut
+// off without one takes the sandbox for not removed.
+const answering = 100 * time.Millisecond
+
 func (s *Service) ShutdownSandbox(context.Context, *api.ShutdownSandboxRequest) (*api.ShutdownSandboxResponse, error) {
 	s.stop()
-	s.end()
+	time.AfterFunc(answering, s.end)
 	return &api.ShutdownSandboxResponse{}, nil
 }
 

@@ -133,12 +133,32 @@ func startTime(pid int) (string, error) {
 
 // Tasks serves containers. Their last one's end does not end the shim, as it does without a sandbox: the pod may get
 // another.
-type Tasks struct{ taskapi.TTRPCTaskService }
+type Tasks struct {
+	taskapi.TTRPCTaskService
+	Sandbox *Service
+}
 
 // RegisterTTRPC serves the task API.
 func (t Tasks) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, t)
 	return nil
+}
+
+func (t Tasks) Create(ctx context.Context, q *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	t.Sandbox.count(1) // first, so that the shim does not end meanwhile
+	answer, err := t.TTRPCTaskService.Create(ctx, q)
+	if err != nil {
+		t.Sandbox.count(-1)
+	}
+	return answer, err
+}
+
+func (t Tasks) Delete(ctx context.Context, q *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	answer, err := t.TTRPCTaskService.Delete(ctx, q)
+	if err == nil && q.GetExecID() == "" {
+		t.Sandbox.count(-1)
+	}
+	return answer, err
 }
 
 func (t Tasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
