@@ -5,7 +5,9 @@ import (
 	"io"
 	"log/slog"
 	goruntime "runtime"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 )
@@ -32,7 +34,7 @@ func (bridge) Levels() []log.Level {
 func (b bridge) Fire(e *log.Entry) error {
 	level := slog.LevelWarn
 	switch {
-	case expected[e.Message]:
+	case expected[e.Message] || endedBefore(e):
 		level = slog.LevelDebug
 	case e.Level <= log.ErrorLevel:
 		level = slog.LevelError
@@ -52,12 +54,21 @@ func (b bridge) Fire(e *log.Entry) error {
 }
 
 // expected are messages about what is so by design here: the pod network is configured after containerd has started,
-// not every filesystem seals its files, and a shim that has reported its last event closes its connection.
+// not every filesystem seals its files, a shim that has reported its last event closes its connection, a sandbox is no
+// task that one could ask for its processes, and when it is stopped its shim ends.
 var expected = map[string]bool{
 	"failed to load cni during init, please check CRI plugin status before setting up network for pods": true,
-	"failed check for fsverity support":          true,
-	"failed sending message on channel":          true,
-	"ttrpc: received message on inactive stream": true,
+	"failed check for fsverity support":                  true,
+	"failed sending message on channel":                  true,
+	"ttrpc: received message on inactive stream":         true,
+	"failed to query shim pids, keeping shim registered": true,
+	"failed to wait sandbox":                             true,
+}
+
+// endedBefore: containerd asks after every sandbox when it starts, and the shims of pods that ended are gone.
+func endedBefore(e *log.Entry) bool {
+	err, ok := e.Data[logrus.ErrorKey].(error)
+	return ok && errdefs.IsNotFound(err) && strings.HasPrefix(e.Message, "failed to get sandbox status for ")
 }
 
 type fatal string

@@ -7,7 +7,7 @@
 //
 // Promise:  containers belong to their shims: ending or killing this process leaves them running, and the next one
 //
-//	finds them again with the same process ids.
+//	finds them again with the same process ids, and nothing of those whose making was cut short.
 //
 // Not here: what to run (workloads/agent/pod), the pod network (netstack, reached by containerd through the CNI client).
 package runtime
@@ -114,6 +114,9 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 
 	if err := r.prepare(ctx, s.snapshotter); err != nil {
 		return err
+	}
+	if err := r.clearStrays(ctx); err != nil {
+		r.log.Warn("clear up after an interrupted run; what is left of it stays until the next start", "error", err)
 	}
 	r.log.Info("containerd is up", "took", time.Since(began), "snapshotter", s.snapshotter)
 	r.importing.Go(func() { r.importFolder(ctx) })
