@@ -2,13 +2,17 @@
 //
 // In:       a root below which everything lies (so that several machines can share one host), pods.
 // Out:      groups with the pod's CPU and memory bounds, on cgroup v1 and v2; the parent path for the runtime.
-// Promise:  a pod cannot use more than the sum of its containers' limits; best-effort pods yield CPU to all others.
+// Promise:  a pod cannot use more than the sum of its containers' limits; best-effort pods yield CPU to all others; no pod
+//
+//	takes all the processes the machine can have.
+//
 // Not here: the containers' own groups (runc makes them below the pod's).
 package cgroup
 
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -80,7 +84,46 @@ func (t *Tree) Init(memory int64) error {
 // EnsurePod makes a pod's group with its bounds and returns its path.
 func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
 	group := t.Pod(QOS(pod), pod.UID)
-	return group, t.ensure(group, PodResources(pod))
+	res := PodResources(pod)
+	res.Pids = &specs.LinuxPids{Limit: new(podPids(machinePids()))}
+	return group, t.ensure(group, res)
+}
+
+// podPids is how many processes and threads one pod may have on a machine that can have so many: a quarter, and never
+// more than any program was seen to need. Nothing in a pod's specification bounds them, and a fork bomb would leave none
+// for the node itself; the agent's own measure against that (pid.available) comes too late for it.
+func podPids(machine int64) int64 { return max(min(machine/4, 16384), 256) }
+
+// machinePids is the least of the kernel's own limits.
+func machinePids() int64 {
+	least := int64(1 << 22) // the kernel's own most
+	for _, name := range []string{"pid_max", "threads-max"} {
+		text, err := os.ReadFile(filepath.Join("/proc/sys/kernel", name))
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			least = min(least, n)
+		}
+	}
+	return least
+}
+
+// Thaw lets a pod's processes go on that something has frozen: they hear no signal, and under v1 do not even die.
+func (t *Tree) Thaw(pod *corev1.Pod) error {
+	root, name, value := filepath.Join(mountpoint, "freezer"), "freezer.state", "THAWED"
+	if t.unified {
+		root, name, value = mountpoint, "cgroup.freeze", "0"
+	}
+	return filepath.WalkDir(filepath.Join(root, t.Pod(QOS(pod), pod.UID)), func(dir string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			err = os.WriteFile(filepath.Join(dir, name), []byte(value), 0)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
+			return fmt.Errorf("thaw cgroup: %w", err)
+		}
+		return nil // one that went meanwhile needs it no more
+	})
 }
 
 // Fits says why a container cannot be held to so many bytes: on cgroup v2 the kernel makes room for a smaller bound by

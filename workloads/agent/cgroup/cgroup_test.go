@@ -72,6 +72,21 @@ func TestQOSAndBounds(t *testing.T) {
 	}
 }
 
+func TestPodPids(t *testing.T) {
+	tests := map[string]struct{ machine, want int64 }{
+		"a quarter of the machine's":        {32768, 8192},
+		"no more than programs need":        {4 << 20, 16384},
+		"a tiny machine's pods still start": {500, 256},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := podPids(tc.machine); got != tc.want {
+				t.Errorf("podPids(%d) = %d, want %d", tc.machine, got, tc.want)
+			}
+		})
+	}
+}
+
 // The groups are real ones, below a root of the test's own.
 func TestTree(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -101,6 +116,13 @@ func TestTree(t *testing.T) {
 	}
 	if limit, err := os.ReadFile(file); err != nil || string(limit) != "33554432\n" {
 		t.Errorf("memory limit = %q, %v, want 32Mi", limit, err)
+	}
+	file = filepath.Join(mountpoint, "pids", group, "pids.max")
+	if tree.Unified() {
+		file = filepath.Join(mountpoint, group, "pids.max")
+	}
+	if limit, err := os.ReadFile(file); err != nil || string(limit) != fmt.Sprintln(podPids(machinePids())) {
+		t.Errorf("limit of processes = %q, %v, want %d", limit, err, podPids(machinePids()))
 	}
 	if _, err := tree.EnsurePod(p); err != nil {
 		t.Errorf("a second time: %v", err)

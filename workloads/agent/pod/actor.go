@@ -203,11 +203,13 @@ func (a *actor) statusInput(end *Ending, p Plan, now time.Time) status.Input {
 	return in
 }
 
-// stopStarting ends what would only make more of a pod that must go.
+// stopStarting ends what would only make more of a pod that must go. A frozen process would hold it up: it may be a hook's, or
+// that of a container half made.
 func (a *actor) stopStarting() {
 	for key, r := range a.busy {
 		if key == string(Mount) || key == string(CreateSandbox) || len(key) > len(startKey("")) && key[:len(startKey(""))] == startKey("") {
 			r.cancel()
+			a.m.thaw(a.pod)
 		}
 	}
 }
@@ -238,6 +240,7 @@ func (a *actor) followContainers() (probes []func()) {
 			continue // a container counts as started when its postStart hook is through
 		}
 		a.probed[c.ID] = true
+		poke(a.m.grown)
 		spec := translate.Find(a.pod, name)
 		if spec == nil {
 			continue
@@ -397,7 +400,7 @@ func retryDelay(do Action) time.Duration {
 	switch do {
 	case StartContainer:
 		return time.Second
-	case Clean, KillContainer, StopSandbox, RemoveSandbox, RemoveContainer:
+	case Clean, KillContainer, StopSandbox, RemoveSandbox, RemoveContainer, Finish:
 		return 100 * time.Millisecond
 	}
 	return 500 * time.Millisecond

@@ -60,6 +60,7 @@ type Manager struct {
 	writer *writer
 	slots  *semaphore.Weighted // sandboxes and containers being made
 	pulls  *semaphore.Weighted
+	grown  chan struct{} // some container's log, or there is a new one
 
 	ctx    context.Context // of the actors: ends when the manager stops
 	work   sync.WaitGroup
@@ -90,6 +91,7 @@ func NewManager(conf Config) *Manager {
 		slots:  semaphore.NewWeighted(int64(2*goruntime.NumCPU() + 2)),
 		pulls:  semaphore.NewWeighted(parallelPulls),
 		actors: map[types.UID]*actor{},
+		grown:  make(chan struct{}, 1),
 	}
 	m.writer = &writer{m: m}
 	return m

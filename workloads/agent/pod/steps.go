@@ -125,8 +125,13 @@ func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	return nil
 }
 
+// dyingPatience is how long a process may take to die of SIGKILL. One that does not was frozen meanwhile, or waits for a
+// disk; it is tried again.
+const dyingPatience = 10 * time.Second
+
 func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, s Step) error {
 	m.event(pod, corev1.EventTypeNormal, "Killing", "%s", s.Message)
+	m.thaw(pod)
 	m.conf.Prober.Stop(pod.UID, s.Container)
 	grace := time.Duration(s.Grace) * time.Second
 	end := m.now().Add(grace)
@@ -142,11 +147,20 @@ func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, 
 		// A hook that used the time up still leaves the process a moment to end by itself.
 		left = max(int64(end.Sub(m.now()).Round(time.Second)/time.Second), 2)
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(left)*time.Second+dyingPatience)
+	defer cancel()
 	_, err := m.conf.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: s.ID, Timeout: left})
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: %w", s.Container, err)
 	}
 	return nil
+}
+
+// thaw a pod that must go: whatever froze it, its processes are to hear of it.
+func (m *Manager) thaw(pod *corev1.Pod) {
+	if err := m.conf.Cgroups.Thaw(pod); err != nil {
+		m.log.Warn("what is frozen of the pod may not end", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
 }
 
 func (m *Manager) removeContainer(ctx context.Context, pod *corev1.Pod, id, name string, attempt uint32) error {
