@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,6 +156,9 @@ func (m *Machine) killAll() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("processes %v don't end", pids)
 		}
+		if err := m.thaw(); err != nil {
+			return err
+		}
 		for _, pid := range pids {
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return fmt.Errorf("kill process %d: %w", pid, err)
@@ -162,6 +166,19 @@ func (m *Machine) killAll() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// thaw what was frozen on the machine: under v1 such a process does not die.
+func (m *Machine) thaw() error {
+	return filepath.WalkDir(filepath.Join("/sys/fs/cgroup/freezer", m.CgroupRoot()), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Name() == "freezer.state" {
+			err = os.WriteFile(path, []byte("THAWED"), 0)
+		}
+		if ignoreGone(err) != nil {
+			return fmt.Errorf("thaw cgroup: %w", err)
+		}
+		return nil
+	})
 }
 
 // removeCgroups waits for the kernel to let go of them, which it does a moment after the last process.
