@@ -17,6 +17,16 @@
 //	app id                    uid, gid, groups
 //	app echo TEXT...          prints its arguments
 //	app cat                   copies stdin to stdout
+//
+// and, to be kept in bounds (hurt.go):
+//
+//	app fork                  copies itself without end
+//	app eat                   takes all memory
+//	app fill FILE             writes 50 MB a second
+//	app shout                 writes lines to stdout as fast as they are taken
+//	app halt                  stops itself (SIGSTOP)
+//	app litter DIR            folders in folders, and 10,000 small files
+//	app babble                writes 11 MB of last words and fails
 package main
 
 import (
@@ -109,6 +119,8 @@ func run(command string, args []string) error {
 	case "cat":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
+	case "fork", "eat", "fill", "shout", "halt", "litter", "babble":
+		return hurt(command, args)
 	default:
 		return fmt.Errorf("unknown command %q", command)
 	}
