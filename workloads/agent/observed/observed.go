@@ -247,11 +247,27 @@ func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 	if out.State = states[s.State]; out.State != Exited {
 		return out
 	}
+	if neverStarted(s) {
+		out.State, out.ExitCode, out.Reason = Created, 0, ""
+		return out
+	}
 	if s.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN && out.Finished.IsZero() {
 		out.Finished, out.ExitCode, out.Reason = out.Created, 255, "Unknown"
 	}
 	out.Message = lastWords(out, notes)
 	return out
+}
+
+// neverStarted says that the runtime was cut off while it made the container: it noted nothing of it yet, or, when it found
+// again a task that was not started, it killed that and was cut off once more.
+func neverStarted(s *runtimeapi.ContainerStatus) bool {
+	switch s.State {
+	case runtimeapi.ContainerState_CONTAINER_UNKNOWN:
+		return s.CreatedAt == 0 && s.StartedAt == 0
+	case runtimeapi.ContainerState_CONTAINER_EXITED:
+		return s.StartedAt == 0 && s.ExitCode == killed && s.Reason == "Error"
+	}
+	return false
 }
 
 func moment(nanos int64) time.Time {
