@@ -173,6 +173,9 @@ const wave = 20
 // TestHostilePods lets pods hurt the node. Meanwhile a good one has to start, the agent has to answer, those beside them go
 // on unharmed, and afterwards nothing of them is left.
 func TestHostilePods(t *testing.T) {
+	if *pods == 0 {
+		t.Skip("takes minutes: say how many with -pods")
+	}
 	n := start(t)
 	s := &siege{node: n, voyage: newVoyage(n), refused: map[string]int{}}
 	for i := range 2 {

@@ -31,6 +31,9 @@ const settling = 50 * time.Second
 // TestKilled kills knarr while pods come, change and go, and starts it again. Each time, once settled, the machine has to
 // be what the API says, and no container that was well may have been restarted.
 func TestKilled(t *testing.T) {
+	if *kills == 0 {
+		t.Skip("takes minutes: say how often with -kills")
+	}
 	n := start(t)
 	v := newVoyage(n)
 	if _, err := n.client.CoreV1().Services(metav1.NamespaceDefault).Create(t.Context(), &corev1.Service{

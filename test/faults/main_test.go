@@ -33,8 +33,8 @@ import (
 )
 
 var (
-	kills = flag.Int("kills", 2, "how often knarr is killed")
-	pods  = flag.Int("pods", 10, "how many hostile pods come")
+	kills = flag.Int("kills", 0, "how often knarr is killed")
+	pods  = flag.Int("pods", 0, "how many hostile pods come")
 	seed  = flag.Uint64("seed", 1, "what the run follows from")
 )
 
