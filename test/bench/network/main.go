@@ -28,7 +28,7 @@ const (
 
 const usage = `usage: network services [FLAGS]   the service proxy
        network dns [FLAGS]        the cluster's DNS
-Each takes -h.`
+Each takes -h`
 
 func main() {
 	if len(os.Args) < 2 {
