@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -47,9 +48,9 @@ func fork() {
 }
 
 func eat() {
-	var all [][]byte
-	for {
-		all = append(all, bytes.Repeat([]byte{1}, 1<<20))
+	for all := []byte{}; ; {
+		all = append(all, bytes.Repeat([]byte{1}, 1<<20)...)
+		runtime.KeepAlive(all)
 	}
 }
 
