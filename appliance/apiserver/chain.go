@@ -170,9 +170,6 @@ func (s *Server) genericConfig(ctx context.Context, c *chain, listener net.Liste
 		sets.NewString("watch", "proxy"),
 		sets.NewString("attach", "exec", "proxy", "log", "portforward"),
 	)
-	config.BuildHandlerChainFunc = func(handler http.Handler, config *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(blamePatches(handler), config)
-	}
 	// Watches never end by themselves; a stopping server tells their clients to go elsewhere at once.
 	config.ShutdownWatchTerminationGracePeriod = time.Second
 	describe(config, definitionNames(), openapi.GetOpenAPIDefinitions)
@@ -296,6 +293,7 @@ func (s *Server) aggregator(c *chain, config *genericapiserver.Config, shared in
 	c.described = append(c.described, generic.OpenAPIV3Config)
 	generic.MergedResourceConfig = aggregatorapiserver.DefaultAPIResourceConfigSource()
 	generic.BuildHandlerChainFunc = func(api http.Handler, made *genericapiserver.Config) http.Handler {
+		api = blamePatches(api)
 		c.inside = inside(api, made)
 		return genericapiserver.DefaultBuildHandlerChain(api, made)
 	}
