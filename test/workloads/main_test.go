@@ -16,7 +16,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -26,6 +28,7 @@ import (
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -75,7 +78,7 @@ import (
 var api client.WithWatch
 
 // control is the controllers under test.
-var control process
+var control *process
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -108,7 +111,7 @@ func run(m *testing.M) (code int, err error) {
 	if api, err = client.NewWithWatch(server.Admin(), client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 1, err
 	}
-	control = process{server: server, disks: disks{filepath.Join(dir, "disks")}, log: log}
+	control = &process{server: server, disks: disks{filepath.Join(dir, "disks")}, log: log, began: time.Now()}
 	if err := control.start(); err != nil {
 		return 1, err
 	}
@@ -121,12 +124,25 @@ type process struct {
 	server *servertest.Server
 	disks  disks
 	log    *slog.Logger
+	line   *line
+	resync time.Duration // between two looks at everything; 0 for never
 	cancel context.CancelFunc
 	ended  chan error
+
+	began  time.Time
+	passed atomic.Int64 // nanoseconds more than have
+	wrong  atomic.Int64 // nanoseconds that the machine's clock was set off by
 }
 
 func (p *process) start() error {
-	mgr, err := controllers(p.server, p.disks, p.log)
+	var through *rest.Config
+	through, p.line = lay(p.server.Admin())
+	clock := steady.Of(steady.Sources{
+		Wall:    func() time.Time { return time.Now().Add(time.Duration(p.passed.Load() + p.wrong.Load())) },
+		Elapsed: func() time.Duration { return time.Since(p.began) + time.Duration(p.passed.Load()) },
+		Kept:    func() bool { return false },
+	}, p.log)
+	mgr, err := controllers(p.server, through, p.disks, clock, p.resync, p.log)
 	if err != nil {
 		return err
 	}
@@ -137,15 +153,29 @@ func (p *process) start() error {
 	return nil
 }
 
+func (p *process) restart(t *testing.T) {
+	t.Helper()
+	if err := p.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (p *process) stop() error {
 	p.cancel()
 	return <-p.ended
 }
 
-func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (manager.Manager, error) {
-	mgr, err := ctrl.NewManager(server.Admin(), ctrl.Options{
+func controllers(server *servertest.Server, through *rest.Config, nodes disks, clock *steady.Clock, resync time.Duration, log *slog.Logger) (manager.Manager, error) {
+	shared := cache.Options{DefaultTransform: cache.TransformStripManagedFields()}
+	if resync > 0 {
+		shared.SyncPeriod = &resync
+	}
+	mgr, err := ctrl.NewManager(through, ctrl.Options{
 		Scheme:                 scheme.Scheme,
-		Cache:                  cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
+		Cache:                  shared,
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
 		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // a restarted one has the same names
@@ -161,7 +191,7 @@ func controllers(server *servertest.Server, nodes disks, log *slog.Logger) (mana
 	if err != nil {
 		return nil, err
 	}
-	begin, clock := make(chan struct{}), steady.New(log)
+	begin := make(chan struct{})
 	pool, err := addresspool.Parse("192.0.2.1-192.0.2.9")
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -19,9 +20,12 @@ import (
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/events"
@@ -36,6 +40,7 @@ type Reconciler struct {
 	live   client.Reader
 	events record.EventRecorder
 	clock  clock.PassiveClock
+	newest sync.Map // the name of the job last made, by the cron job's UID, until the cache shows it
 }
 
 // Register adds the controller to a manager. steady is the time of day.
@@ -44,7 +49,10 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "cronjob-controller"), clock: steady,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&batchv1.CronJob{}).
+		For(&batchv1.CronJob{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
+			r.newest.Delete(e.Object.GetUID())
+			return false
+		}})).
 		Owns(&batchv1.Job{}).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 2}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
@@ -69,7 +77,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, c *batchv1.CronJob) (ctrl.Re
 	return ctrl.Result{RequeueAfter: p.again}, err
 }
 
-// owned lists a cron job's jobs. One that should run and is not in the cache is looked up: it may be news.
+// owned lists a cron job's jobs. One that should run, or was made just now, and is not in the cache is looked up: it may be
+// news, and so may be the status that should list it.
 func (r *Reconciler) owned(ctx context.Context, c *batchv1.CronJob) ([]*batchv1.Job, error) {
 	var list batchv1.JobList
 	if err := r.client.List(ctx, &list, client.InNamespace(c.Namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -84,20 +93,34 @@ func (r *Reconciler) owned(ctx context.Context, c *batchv1.CronJob) ([]*batchv1.
 			jobs = append(jobs, job)
 		}
 	}
-	for _, ref := range c.Status.Active {
-		if known[ref.Name] {
+	for _, name := range r.expected(c) {
+		if known[name] {
+			r.newest.CompareAndDelete(c.UID, name)
 			continue
 		}
+		known[name] = true
 		job := &batchv1.Job{}
-		err := r.live.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: ref.Name}, job)
+		err := r.live.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, job)
 		switch {
-		case err == nil && job.UID == ref.UID:
+		case err == nil && metav1.IsControlledBy(job, c):
 			jobs = append(jobs, job)
 		case client.IgnoreNotFound(err) != nil:
-			return nil, fmt.Errorf("look at job %s/%s: %w", c.Namespace, ref.Name, err)
+			return nil, fmt.Errorf("look at job %s/%s: %w", c.Namespace, name, err)
 		}
 	}
 	return jobs, nil
+}
+
+// expected are the names of jobs that there should be.
+func (r *Reconciler) expected(c *batchv1.CronJob) []string {
+	var names []string
+	if made, found := r.newest.Load(c.UID); found {
+		names = append(names, made.(string))
+	}
+	for _, ref := range c.Status.Active {
+		names = append(names, ref.Name)
+	}
+	return names
 }
 
 // start makes the job that is due, after those that it replaces are told to go.
@@ -112,6 +135,7 @@ func (r *Reconciler) start(ctx context.Context, c *batchv1.CronJob, p *plan) err
 		p.forget(job)
 	}
 	job := p.create
+	r.newest.Store(c.UID, job.Name) // before the write, whose answer may be lost
 	err := r.client.Create(ctx, job)
 	switch {
 	case err == nil:

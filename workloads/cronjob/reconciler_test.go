@@ -100,6 +100,35 @@ func TestReconcileHealsALostStatusWrite(t *testing.T) {
 	}
 }
 
+func TestReconcileForbidsWhateverTheCacheShows(t *testing.T) {
+	stale := report(policy(batchv1.ForbidConcurrent))
+	r, clock, events := reconciler(interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, options ...client.GetOption) error {
+			if seen, ok := o.(*batchv1.CronJob); ok {
+				stale.DeepCopyInto(seen)
+				return nil
+			}
+			return c.Get(ctx, key, o, options...)
+		},
+		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
+	}, stale.DeepCopy())
+	for range 3 {
+		if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		clock.SetTime(clock.Now().Add(time.Minute))
+	}
+	created := 0
+	for len(events.Events) > 0 {
+		if strings.Contains(<-events.Events, "SuccessfulCreate") {
+			created++
+		}
+	}
+	if created != 1 {
+		t.Errorf("%d jobs made, want the first to forbid the others", created)
+	}
+}
+
 func TestReconcileSaysWhoseNameIsTaken(t *testing.T) {
 	squatter := newJob(report(), now, time.UTC)
 	squatter.OwnerReferences = nil

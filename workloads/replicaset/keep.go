@@ -52,6 +52,10 @@ func (k *Keeper[T]) Keep(ctx context.Context, owner T, rs *appsv1.ReplicaSet) (*
 		err = k.settle(ctx, owner, rs, pods)
 	}
 	status, ripe := judgeStatus(rs, pods, err, k.Clock.Now())
+	if !current {
+		// Pods of an older word are still to come in view: whoever waits for this one to be heard has to wait for them too.
+		status.ObservedGeneration = rs.Status.ObservedGeneration
+	}
 	return &status, podcontrol.Sooner(again, ripe), err
 }
 

@@ -145,6 +145,43 @@ func TestReconcileDoesNotActTwiceOnAStaleCache(t *testing.T) {
 	}
 }
 
+func TestReconcileHearsANewSizeWhenItSeesWhatItDidBefore(t *testing.T) {
+	r := reconciler(interceptor.Funcs{}, web(3))
+	if err := r.pass(t); err != nil {
+		t.Fatal(err)
+	}
+	heard := func() int64 {
+		t.Helper()
+		var rs appsv1.ReplicaSet
+		if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+			t.Fatal(err)
+		}
+		return rs.Status.ObservedGeneration
+	}
+	before := heard()
+	var rs appsv1.ReplicaSet
+	if err := r.Pods.Client.Get(t.Context(), request.NamespacedName, &rs); err != nil {
+		t.Fatal(err)
+	}
+	rs.Generation, rs.Spec.Replicas = before+1, ptr.To[int32](0)
+	if err := r.Pods.Client.Update(t.Context(), &rs); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.pass(t); err != nil {
+		t.Fatal(err)
+	}
+	if got := heard(); got != before {
+		t.Errorf("generation %d is heard while pods of %d are still to come in view", got, before)
+	}
+	r.Pods.Expected.Forget("rs") // as if the cache had shown everything
+	if err := r.pass(t); err != nil {
+		t.Fatal(err)
+	}
+	if got := heard(); got != before+1 {
+		t.Errorf("generation %d is heard, want %d", got, before+1)
+	}
+}
+
 func TestReconcileCreatesAndDeletes(t *testing.T) {
 	r := reconciler(interceptor.Funcs{}, web(2))
 	for _, replicas := range []int32{2, 5, 1, 0} {

@@ -18,6 +18,7 @@ func asReplicaSet(rc *corev1.ReplicationController) *appsv1.ReplicaSet {
 			Template:        ptr.Deref(rc.Spec.Template, corev1.PodTemplateSpec{}),
 		},
 	}
+	rs.Status.ObservedGeneration = rc.Status.ObservedGeneration
 	for _, c := range rc.Status.Conditions {
 		rs.Status.Conditions = append(rs.Status.Conditions, appsv1.ReplicaSetCondition{
 			Type: appsv1.ReplicaSetConditionType(c.Type), Status: c.Status, LastTransitionTime: c.LastTransitionTime, Reason: c.Reason, Message: c.Message,
