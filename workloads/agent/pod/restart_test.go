@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -115,6 +116,7 @@ func killChild(t *testing.T, m *machine) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = child.Process.Kill() })
 	var said strings.Builder
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		said.WriteString(lines.Text() + "\n")
@@ -122,6 +124,9 @@ func killChild(t *testing.T, m *machine) {
 			said.Reset()
 			break
 		}
+	}
+	if said.Len() > 0 {
+		t.Fatalf("the child did not get ready:\n%s", said.String())
 	}
 	pid := m.shimChild(t, "wanted")
 	if err := os.WriteFile(filepath.Join(m.dir, "pid"), fmt.Appendf(nil, "%d", pid), 0o600); err != nil {
@@ -131,31 +136,30 @@ func killChild(t *testing.T, m *machine) {
 		t.Fatal(err)
 	}
 	_ = child.Wait() // it was killed
-	if said.Len() > 0 {
-		t.Fatalf("the child did not get ready:\n%s", said.String())
-	}
 }
 
 // shimChild finds a pod's process by its cgroup, without asking containerd.
 func (m *machine) shimChild(t *testing.T, name string) int {
 	t.Helper()
-	var pids []int
-	for _, pattern := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
-		files, _ := filepath.Glob(filepath.Join(pattern, m.cgroups, "kubepods/*/poduid-"+name, "*/cgroup.procs"))
-		for _, f := range files {
-			data, _ := os.ReadFile(f)
-			for _, field := range strings.Fields(string(data)) {
-				var pid int
-				if _, err := fmt.Sscan(field, &pid); err == nil && strings.Contains(commandLine(pid), "sleep") {
-					pids = append(pids, pid)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); ; <-tick.C { // a container is told to be running a moment before runc becomes it
+		for _, pattern := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
+			files, _ := filepath.Glob(filepath.Join(pattern, m.cgroups, "kubepods/*/poduid-"+name, "*/cgroup.procs"))
+			for _, f := range files {
+				data, _ := os.ReadFile(f)
+				for _, field := range strings.Fields(string(data)) {
+					var pid int
+					if _, err := fmt.Sscan(field, &pid); err == nil && strings.Contains(commandLine(pid), "sleep") {
+						return pid
+					}
 				}
 			}
 		}
+		if time.Now().After(end) {
+			t.Fatalf("pod %s has no process", name)
+		}
 	}
-	if len(pids) == 0 {
-		t.Fatalf("pod %s has no process", name)
-	}
-	return pids[0]
 }
 
 func commandLine(pid int) string {
