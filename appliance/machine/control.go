@@ -79,9 +79,11 @@ func (c *control) lead(ctx context.Context) error {
 	told := controllerevents.NewBroadcaster(ctx, c.log)
 	defer told.Shutdown()
 	mgr, err := ctrl.NewManager(c.api, ctrl.Options{
-		Scheme:                 scheme.Scheme,
-		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
-		NewCache:               func(*rest.Config, cache.Options) (cache.Cache, error) { return &term{Cache: c.cache}, nil },
+		Scheme:         scheme.Scheme,
+		MapperProvider: func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return builtinMapper(), nil },
+		NewCache: func(*rest.Config, cache.Options) (cache.Cache, error) {
+			return &term{Cache: c.cache, over: ctx.Done()}, nil
+		},
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
 		//lint:ignore SA1019 see events.Recorder; the library has no other way to say how long Events may wait

@@ -16,6 +16,7 @@ import (
 // end, so do the calls they asked for.
 type term struct {
 	cache.Cache
+	over <-chan struct{} // the term's end, which comes before the manager's own
 
 	mu     sync.Mutex
 	ended  bool
@@ -34,6 +35,23 @@ func (t *term) Start(ctx context.Context) error {
 	}
 	t.remove = nil
 	return errors.Join(errs...)
+}
+
+// WaitForCacheSync says yes at the end of the term as well. A manager that starts waits for that word alone: told to stop
+// meanwhile, with an API that does not answer, it would turn in circles until one does.
+func (t *term) WaitForCacheSync(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	synced := make(chan bool, 1)
+	go func() { synced <- t.Cache.WaitForCacheSync(ctx) }()
+	select {
+	case ok := <-synced:
+		return ok
+	case <-t.over:
+		cancel()
+		<-synced
+		return true
+	}
 }
 
 func (t *term) GetInformer(ctx context.Context, kind client.Object, options ...cache.InformerGetOption) (cache.Informer, error) {
