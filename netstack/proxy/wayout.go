@@ -5,19 +5,26 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // The kernel looks for a route before our output chain may turn a cluster address into an endpoint's. A machine without
-// a default route would refuse its own programs every Service. So there is a route of last resort, in a table that is
-// asked after all others: a machine with a default route never gets there.
-const (
-	wayOutTable    = 27502 // any number that nobody else uses
-	wayOutPriority = 40000 // after main (32766) and default (32767)
-)
+// a default route would refuse its own programs every Service. So there is a route of last resort.
+//
+// For IPv4 it is in the table that the kernel asks after main: a machine with a default route never gets there. IPv6 has
+// no such table, so there it is in main. A table of our own would take a routing rule, and with the first rule that is
+// not the kernel's own every packet that a machine forwards costs two walks through all of them (TestNoRoutingRules).
+func wayOutTable(family int) int {
+	if family == unix.AF_INET6 {
+		return unix.RT_TABLE_MAIN
+	}
+	return unix.RT_TABLE_DEFAULT
+}
+
+// wayOutProtocol marks our routes in tables that are everybody's: any number that nobody else uses.
+const wayOutProtocol = 107
 
 func addWayOut(ranges []netip.Prefix) error {
 	lo, err := netlink.LinkByName("lo")
@@ -26,12 +33,11 @@ func addWayOut(ranges []netip.Prefix) error {
 	}
 	for _, r := range ranges {
 		// The interface only has to be up: the packet is on its way to an endpoint before it gets there.
-		route := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: network(r), Table: wayOutTable, Scope: netlink.SCOPE_LINK}
+		route := &netlink.Route{
+			LinkIndex: lo.Attrs().Index, Dst: network(r), Table: wayOutTable(familyFor(r)), Protocol: wayOutProtocol, Scope: netlink.SCOPE_LINK,
+		}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("add the route of last resort for %s: %w", r, err)
-		}
-		if err := netlink.RuleAdd(wayOutRule(familyFor(r))); err != nil && !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("add the routing rule of last resort: %w", err)
 		}
 	}
 	return nil
@@ -39,7 +45,8 @@ func addWayOut(ranges []netip.Prefix) error {
 
 func removeWayOut() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: wayOutTable}, netlink.RT_FILTER_TABLE)
+		ours := &netlink.Route{Table: wayOutTable(family), Protocol: wayOutProtocol}
+		routes, err := netlink.RouteListFiltered(family, ours, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // a kernel without this family
 		}
@@ -51,17 +58,8 @@ func removeWayOut() error {
 				return fmt.Errorf("delete the route of last resort for %s: %w", routes[i].Dst, err)
 			}
 		}
-		if err := netlink.RuleDel(wayOutRule(family)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("delete the routing rule of last resort: %w", err)
-		}
 	}
 	return nil
-}
-
-func wayOutRule(family int) *netlink.Rule {
-	rule := netlink.NewRule()
-	rule.Family, rule.Table, rule.Priority = family, wayOutTable, wayOutPriority
-	return rule
 }
 
 func familyFor(r netip.Prefix) int { return int(inetFamily(r.Addr())) }

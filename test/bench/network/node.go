@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -25,6 +26,10 @@ var (
 	neighbour  = netip.MustParseAddr("169.254.1.2") // the other end
 	clientAddr = netip.MustParseAddr("10.191.0.9")
 )
+
+// closed is how long the kernel remembers a connection that was reset. All nodes share the table that is in, so the
+// connections of one measurement would be in the way of the next for the usual ten seconds.
+const closed = time.Second
 
 type node struct {
 	self, client, backends place
@@ -141,7 +146,12 @@ func newNode(api string) (n *node, err error) {
 		wire("asks", n.client, clientAddr, single(clientAddr)),
 		wire("pods", n.backends, neighbour, endpointsAt),
 		n.backends.do(everywhere),
-		n.self.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644) }),
+		n.self.do(func() error {
+			return errors.Join(
+				os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
+				os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close", []byte(strconv.Itoa(int(closed.Seconds()))), 0o644),
+			)
+		}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("wire a node: %w", err)

@@ -106,9 +106,9 @@ func tail(path string) string {
 }
 
 // at is what that share of the times stayed below.
-func at(sorted []time.Duration, share float64) time.Duration {
+func at[T any](sorted []T, share float64) (one T) {
 	if len(sorted) == 0 {
-		return 0
+		return one
 	}
 	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
 }

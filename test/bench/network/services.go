@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -26,6 +27,7 @@ import (
 type options struct {
 	kubeProxy, only, sizes string
 	endpoints, times       int
+	rounds                 int
 	lift                   bool
 	pause, rateFor         time.Duration
 }
@@ -39,7 +41,8 @@ func benchServices(ctx context.Context, args []string, work string) (err error) 
 	flags.IntVar(&o.endpoints, "endpoints", 10, "endpoints of each")
 	flags.IntVar(&o.times, "times", 10, "how often a Service is created, and an endpoint changed")
 	flags.DurationVar(&o.pause, "pause", 1500*time.Millisecond, "between two changes")
-	flags.DurationVar(&o.rateFor, "rate-for", 3*time.Second, "how long connections are counted")
+	flags.IntVar(&o.rounds, "rounds", 5, "how often connections are measured, each proxy's rules in turn")
+	flags.DurationVar(&o.rateFor, "rate-for", 3*time.Second, "how long connections are counted in a round")
 	flags.BoolVar(&o.lift, "lift", false, "take away kube-proxy's limit of one pass a second")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -72,15 +75,56 @@ func measureAll(ctx context.Context, o options, size int, dir string, rows *[]ro
 	if err := c.fill(ctx, size); err != nil {
 		return fmt.Errorf("create the services: %w", err)
 	}
+	var nodes []*node
+	defer func() {
+		for _, n := range nodes {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	first := len(*rows)
 	for _, p := range o.contenders() {
-		r, err := measure(ctx, o, c, p, dir)
+		n, err := newNode(c.server.URL)
+		if err != nil {
+			return err
+		}
+		nodes = append(nodes, n)
+		r, err := measure(ctx, o, c, n, p, dir)
 		if err != nil {
 			return fmt.Errorf("measure %s: %w", p.name, err)
 		}
 		*rows = append(*rows, row{size, p.name, r})
 		fmt.Printf("%s among %d: installed in %.1f s, a change takes %.1f ms\n", p.name, size, r.install.Seconds(), milliseconds(at(r.change, .5)))
 	}
+	// The proxies have ended and left their rules, so that connections meet these and nothing else. Turn by turn: what else
+	// the machine does changes in minutes, not in seconds.
+	for range o.rounds {
+		for i, n := range nodes {
+			if err := c.connect(ctx, n.client, o.rateFor, &(*rows)[first+i].result); err != nil {
+				return fmt.Errorf("connect by the rules of %s: %w", (*rows)[first+i].name, err)
+			}
+		}
+	}
 	return nil
+}
+
+// connect adds a round to a result.
+func (c *cluster) connect(ctx context.Context, from place, during time.Duration, r *result) error {
+	if err := rest(ctx, 2*closed); err != nil {
+		return err
+	}
+	err := from.do(func() error {
+		open, err := c.connections(2000)
+		if err == nil {
+			r.open, r.slow = append(r.open, at(open, .5)), append(r.slow, at(open, .99))
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	rate, err := c.rate(from, during)
+	r.rates = append(r.rates, rate)
+	return err
 }
 
 // contenders are those to measure: ours and what flags name.
@@ -103,12 +147,13 @@ func (o options) contenders() []contender {
 
 // result is what one proxy did among so many Services.
 type result struct {
-	install              time.Duration   // from its start until all answered
-	installCPU           time.Duration   // and what it worked for that
-	create, change, open []time.Duration // sorted: until a new Service, a new endpoint answered; of one connection
-	changeCPU            time.Duration   // for one change
-	rate                 float64         // connections a second
-	memory               int             // KiB
+	install        time.Duration   // from its start until all answered
+	installCPU     time.Duration   // and what it worked for that
+	create, change []time.Duration // sorted: until a new Service, a new endpoint answered
+	changeCPU      time.Duration   // for one change
+	memory         int             // KiB
+	open, slow     []time.Duration // by round: of one connection, the median and 99 of 100
+	rates          []float64       // by round: connections a second
 }
 
 // row is a line of the table.
@@ -121,12 +166,8 @@ type row struct {
 // limit is how long anything may take.
 const limit = 5 * time.Minute
 
-func measure(ctx context.Context, o options, c *cluster, p contender, dir string) (r result, err error) {
-	n, err := newNode(c.server.URL)
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+// measure runs a proxy on a node of its own, and leaves its rules there.
+func measure(ctx context.Context, o options, c *cluster, n *node, p contender, dir string) (r result, err error) {
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := c.kubeconfig(kubeconfig); err != nil {
 		return r, err
@@ -162,14 +203,9 @@ func measure(ctx context.Context, o options, c *cluster, p contender, dir string
 			return fmt.Errorf("wait for a changed endpoint: %w", err)
 		}
 		r.changeCPU = (processorTime(proxy.pid) - before) / time.Duration(o.times)
-		r.open, err = c.connections(2000)
-		return err
+		return nil
 	})
-	if err != nil {
-		return r, err
-	}
 	r.memory = resident(proxy.pid)
-	r.rate, err = c.rate(n.client, o.rateFor)
 	return r, err
 }
 
@@ -296,12 +332,22 @@ func rest(ctx context.Context, d time.Duration) error {
 
 func printServices(rows []row) error {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "services\tproxy\tinstall s\tCPU s\tcreate ms\tmax\tchange ms\tmax\tCPU ms\tconnect µs\tp99\tconnections/s\tMiB\t")
+	fmt.Fprintln(out, "services\tproxy\tinstall s\tCPU s\tcreate ms\tmax\tchange ms\tmax\tCPU ms\tMiB\tconnect µs\tp99\tconnections/s\t")
 	for _, r := range rows {
-		fmt.Fprintf(out, "%d\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\t\n", r.size, r.name,
+		fmt.Fprintf(out, "%d\t%s\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f\t%d\t%.0f\t%.0f\t%.0f\t\n", r.size, r.name,
 			r.install.Seconds(), r.installCPU.Seconds(),
 			milliseconds(at(r.create, .5)), milliseconds(at(r.create, 1)), milliseconds(at(r.change, .5)), milliseconds(at(r.change, 1)), milliseconds(r.changeCPU),
-			microseconds(at(r.open, .5)), microseconds(at(r.open, .99)), r.rate, r.memory>>10)
+			r.memory>>10, microseconds(middle(r.open)), microseconds(middle(r.slow)), middle(r.rates))
+	}
+	fmt.Fprintln(out, "\t\t\t\t\t\t\t\t\t\t\t\t\t")
+	for _, r := range rows {
+		for i := range r.rates {
+			fmt.Fprintf(out, "%d\t%s\tround %d\t\t\t\t\t\t\t\t%.0f\t%.0f\t%.0f\t\n", r.size, r.name, i+1,
+				microseconds(r.open[i]), microseconds(r.slow[i]), r.rates[i])
+		}
 	}
 	return out.Flush()
 }
+
+// middle is the median.
+func middle[T cmp.Ordered](all []T) T { return at(slices.Sorted(slices.Values(all)), .5) }
