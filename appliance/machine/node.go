@@ -25,10 +25,12 @@ import (
 	"knarr.dev/knarr/storage/volume"
 	"knarr.dev/knarr/workloads/agent"
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/credentials"
 	"knarr.dev/knarr/workloads/agent/node"
 	"knarr.dev/knarr/workloads/agent/nodeapi"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/probe"
+	"knarr.dev/knarr/workloads/agent/registries"
 	"knarr.dev/knarr/workloads/agent/runtime"
 )
 
@@ -54,7 +56,11 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Log: b.log})
+	from, err := registries.Read(b.cfg.Registries)
+	if err != nil {
+		return nil, err
+	}
+	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Registries: from, Log: b.log})
 	told := newEvents(client, b.cfg.NodeName)
 	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd())
 	self, err := b.self(ctx, in, client, containers, told, gauge)
@@ -78,11 +84,19 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	volumes := volume.New(volume.Config{
 		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
 	})
+	var logins *credentials.Providers
+	if b.cfg.CredentialProviders != "" {
+		var err error
+		if logins, err = credentials.Load(b.cfg.CredentialProviders, b.cfg.CredentialProvidersDir, client.CoreV1(), b.log); err != nil {
+			return nil, err
+		}
+	}
 	pods, err := agent.New(agent.Config{
 		NodeName: b.cfg.NodeName, NodeIPs: []string{b.cfg.NodeIP},
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes,
+		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Log: b.log,
 	})
 	if err != nil {

@@ -44,7 +44,13 @@ type Config struct {
 	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer (bootstrap/addresspool)
 	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
 
-	CgroupRoot      string `mapstructure:"cgroup-root"`
+	CgroupRoot string `mapstructure:"cgroup-root"`
+	// Where images come from.
+	Registries             string `mapstructure:"registries"`                        // registries.yaml (workloads/agent/registries); the default may be missing
+	ParallelImagePulls     int    `mapstructure:"parallel-image-pulls"`              // at a time; 1 is one after the other, 0 the usual
+	CredentialProviders    string `mapstructure:"image-credential-provider-config"`  // CredentialProviderConfig; "" for none
+	CredentialProvidersDir string `mapstructure:"image-credential-provider-bin-dir"` // where those programs are
+
 	WriteKubeconfig string `mapstructure:"write-kubeconfig"`
 	DisableNode     bool   `mapstructure:"disable-node"`
 	SchedulerConfig string `mapstructure:"scheduler-config"` // a KubeSchedulerConfiguration; "" for the ordinary one

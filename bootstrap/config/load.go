@@ -23,6 +23,8 @@ const (
 	configFlag  = "config"
 	defaultFile = "/etc/knarr/config.yaml"
 	tokenKey    = "token"
+
+	defaultRegistries = "/etc/knarr/registries.yaml"
 )
 
 // setting is one key: what it is called everywhere, its default and who takes it.
@@ -39,6 +41,10 @@ var settings = []setting{
 	{"node-name", "name of this machine in the cluster (default: the host name)", "", true},
 	{"node-ip", "address other machines reach this one at (default: that of the default route)", "", true},
 	{"cgroup-root", "cgroup below which pods run", "/", true},
+	{"registries", "file that says where images are fetched from (mirrors, configs); the default may be missing", defaultRegistries, true},
+	{"parallel-image-pulls", "images fetched at a time, 1 to 64; 1 is one after the other", 4, true},
+	{"image-credential-provider-config", "file (CredentialProviderConfig) of programs that know logins for images", "", true},
+	{"image-credential-provider-bin-dir", "folder of these programs", "", true},
 	{"join", "https://HOST:6443 of a running server", "", true},
 	{"token", "join token, from `knarr token create` on a server", "", true},
 	{"https-port", "port of the API server", 6443, false},
@@ -276,7 +282,8 @@ func (c *Config) complete(sources map[string]string) error {
 		c.NodeIP = addr.String()
 		sources["node-ip"] = "detected"
 	}
-	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig} {
+	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig,
+		&c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir} {
 		if *file == "" {
 			continue
 		}
@@ -285,6 +292,11 @@ func (c *Config) complete(sources map[string]string) error {
 			return fmt.Errorf("find file %s: %w", *file, err)
 		}
 		*file = absolute
+	}
+	if c.Registries != defaultRegistries {
+		if _, err := os.Stat(c.Registries); err != nil {
+			return fmt.Errorf("registries from %s: %w", sources["registries"], err)
+		}
 	}
 	if c.WriteKubeconfig == "" {
 		c.WriteKubeconfig = c.Paths().Kubeconfig()
@@ -301,7 +313,8 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"scheduler-config":  c.SchedulerConfig,
 		"encryption-config": c.EncryptionConfig, "audit-policy": c.AuditPolicy, "authentication-config": c.AuthenticationConfig,
 		"authentication-webhook": c.AuthenticationWebhook, "authorization-config": c.AuthorizationConfig,
-		"admission-config": c.AdmissionConfig,
+		"admission-config": c.AdmissionConfig, "registries": c.Registries, "parallel-image-pulls": strconv.Itoa(c.ParallelImagePulls),
+		"image-credential-provider-config": c.CredentialProviders, "image-credential-provider-bin-dir": c.CredentialProvidersDir,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {
 		return !slices.ContainsFunc(known, func(s setting) bool { return s.key == key })

@@ -41,6 +41,12 @@ func (c *Config) Validate() error {
 	case !nodeIP.IsGlobalUnicast():
 		report("node-ip", c.NodeIP, "cannot be reached from other machines: give another of this machine's")
 	}
+	if c.ParallelImagePulls < 0 || c.ParallelImagePulls > 64 {
+		report("parallel-image-pulls", fmt.Sprint(c.ParallelImagePulls), "is out of range: use 1 to 64")
+	}
+	if (c.CredentialProviders == "") != (c.CredentialProvidersDir == "") {
+		problems = append(problems, errors.New("image-credential-provider-config and image-credential-provider-bin-dir go together: set both or none"))
+	}
 	problems = append(problems, c.validateJoin()...)
 	if c.Role == Agent {
 		return errors.Join(problems...)

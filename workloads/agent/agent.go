@@ -34,6 +34,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/credentials"
 	"knarr.dev/knarr/workloads/agent/garbage"
 	"knarr.dev/knarr/workloads/agent/pod"
 	"knarr.dev/knarr/workloads/agent/pressure"
@@ -58,6 +59,8 @@ type Config struct {
 	Pressed func()                       // the node has other conditions now
 	Volumes pod.Volumes
 	Prober  pod.Prober
+	Logins  *credentials.Providers // for images; nil: none but those of pull secrets
+	Pulls   int                    // images fetched at a time; 0: the usual
 	Events  record.EventRecorder
 	Log     *slog.Logger
 }
@@ -109,18 +112,20 @@ func New(conf Config) (*Agent, error) {
 	node.Unified = groups.Unified()
 	a := &Agent{conf: conf}
 	a.pods = pod.NewManager(pod.Config{
-		Node:     node,
-		Dir:      conf.Paths.Agent(),
-		Runtime:  conf.Runtime,
-		Cgroups:  groups,
-		Volumes:  conf.Volumes,
-		Prober:   conf.Prober,
-		Objects:  objects{reader: conf.Cache, client: conf.Client},
-		Client:   conf.Client,
-		Cache:    conf.Cache,
-		Pressure: conf.Gauge.Conditions,
-		Recorder: conf.Events,
-		Log:      conf.Log,
+		Node:      node,
+		Dir:       conf.Paths.Agent(),
+		Runtime:   conf.Runtime,
+		Cgroups:   groups,
+		Volumes:   conf.Volumes,
+		Prober:    conf.Prober,
+		Providers: conf.Logins,
+		Pulls:     conf.Pulls,
+		Objects:   objects{reader: conf.Cache, client: conf.Client},
+		Client:    conf.Client,
+		Cache:     conf.Cache,
+		Pressure:  conf.Gauge.Conditions,
+		Recorder:  conf.Events,
+		Log:       conf.Log,
 	})
 	a.garbage = garbage.New(garbage.Config{
 		NodeName: conf.NodeName, Runtime: conf.Runtime, Pods: a.pods.Pods, Sweep: a.pods.Sweep, Events: conf.Events, Log: conf.Log,

@@ -2,8 +2,6 @@ package pod
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -12,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"knarr.dev/knarr/workloads/agent/credentials"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -45,11 +44,14 @@ func (m *Manager) image(ctx context.Context, pod *corev1.Pod, name string, polic
 	}
 	switch {
 	case policy == corev1.PullAlways:
-	case present != nil:
+	case present != nil && m.mayHave(ctx, pod, present.Id, ref):
 		m.event(pod, corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine", name)
 		return present, nil
 	case policy == corev1.PullNever:
 		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", name)
+		if present != nil {
+			msg = fmt.Sprintf("Container image %q was pulled with credentials this pod does not have, and its pull policy is Never", name)
+		}
 		m.event(pod, corev1.EventTypeWarning, "ErrImageNeverPull", "%s", msg)
 		return nil, startError{Reason: "ErrImageNeverPull", Message: msg, Retry: 10 * time.Second}
 	}
@@ -85,10 +87,15 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, name string, ref re
 	if err != nil {
 		return err
 	}
-	err = nil
-	for _, auth := range append(m.credentials(ctx, pod, ref), nil) {
-		_, err = m.conf.Runtime.PullImage(ctx, &runtimeapi.PullImageRequest{
-			Image: &runtimeapi.ImageSpec{Image: ref.String(), UserSpecifiedImage: name}, Auth: auth, SandboxConfig: conf,
+	if err := m.pulled.Pulling(ref.Name()); err != nil {
+		return err
+	}
+	var used *credentials.Login
+	var answer *runtimeapi.PullImageResponse
+	for _, login := range append(pointers(m.logins(ctx, pod, ref)), nil) {
+		used = login
+		answer, err = m.conf.Runtime.PullImage(ctx, &runtimeapi.PullImageRequest{
+			Image: &runtimeapi.ImageSpec{Image: ref.String(), UserSpecifiedImage: name}, Auth: authOf(login, ref), SandboxConfig: conf,
 		})
 		if err == nil || ctx.Err() != nil {
 			break
@@ -96,6 +103,11 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, name string, ref re
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if err == nil {
+		err = m.pulled.Pulled(answer.ImageRef, ref.Name(), used)
+	} else if forgot := m.pulled.Failed(ref.Name()); forgot != nil {
+		m.log.Warn("note that a pull failed", "image", name, "error", forgot)
 	}
 	if err != nil {
 		m.event(pod, corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", name, err)
@@ -109,70 +121,64 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, name string, ref re
 	return nil
 }
 
-// credentials are what the pod's pull secrets say about the image's registry. A secret that is missing is skipped: the
-// image may well be public.
-func (m *Manager) credentials(ctx context.Context, pod *corev1.Pod, ref reference.Named) []*runtimeapi.AuthConfig {
-	var out []*runtimeapi.AuthConfig
+// mayHave says whether the pod may have an image that is here: it was not pulled with a login, or the pod has it, too.
+func (m *Manager) mayHave(ctx context.Context, pod *corev1.Pod, image string, ref reference.Named) bool {
+	needs, err := m.pulled.NeedsLogin(image, ref.Name())
+	if err == nil && !needs {
+		return true
+	}
+	allowed := false
+	if err == nil {
+		allowed, err = m.pulled.Allows(image, ref.Name(), m.logins(ctx, pod, ref))
+	}
+	if err != nil {
+		m.log.Warn("who may have an image cannot be read; it is pulled again", "image", ref.String(), "error", err)
+	}
+	return allowed
+}
+
+// logins are what the pod's pull secrets and this machine's providers have for the image. A secret that is missing is
+// skipped: the image may well be public.
+func (m *Manager) logins(ctx context.Context, pod *corev1.Pod, ref reference.Named) []credentials.Login {
+	var out []credentials.Login
 	for _, s := range pod.Spec.ImagePullSecrets {
 		secret, err := m.conf.Objects.Secret(ctx, pod.Namespace, s.Name)
 		if err != nil {
 			m.event(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", s.Name)
 			continue
 		}
-		out = append(out, registryAuth(secret, ref)...)
+		out = append(out, credentials.FromSecret(secret, ref)...)
 	}
-	return out
+	return append(out, m.conf.Providers.Logins(ctx, pod, ref)...)
 }
 
-type dockerAuth struct {
-	Username, Password, Auth, IdentityToken string
-}
-
-// registryAuth finds the entries of a docker configuration that match an image's registry and path.
-func registryAuth(secret *corev1.Secret, ref reference.Named) []*runtimeapi.AuthConfig {
-	entries := map[string]dockerAuth{}
-	var err error
-	if data, ok := secret.Data[corev1.DockerConfigJsonKey]; ok {
-		var file struct{ Auths map[string]dockerAuth }
-		err = json.Unmarshal(data, &file)
-		entries = file.Auths
-	} else if data, ok := secret.Data[corev1.DockerConfigKey]; ok {
-		err = json.Unmarshal(data, &entries)
-	}
-	if err != nil {
+// authOf is a login in the runtime's words, for the image's registry alone.
+func authOf(login *credentials.Login, ref reference.Named) *runtimeapi.AuthConfig {
+	if login == nil {
 		return nil
 	}
-	var out []*runtimeapi.AuthConfig
-	for key, e := range entries {
-		if !authMatches(key, ref) {
-			continue
-		}
-		if e.Username == "" && e.Auth != "" {
-			if plain, err := base64.StdEncoding.DecodeString(e.Auth); err == nil {
-				e.Username, e.Password, _ = strings.Cut(string(plain), ":")
-			}
-		}
-		out = append(out, &runtimeapi.AuthConfig{Username: e.Username, Password: e.Password, IdentityToken: e.IdentityToken, ServerAddress: reference.Domain(ref)})
+	return &runtimeapi.AuthConfig{
+		Username: login.Username, Password: login.Password, IdentityToken: login.IdentityToken, ServerAddress: reference.Domain(ref),
+	}
+}
+
+func pointers[T any](list []T) []*T {
+	out := make([]*T, len(list))
+	for i := range list {
+		out[i] = &list[i]
 	}
 	return out
 }
 
-// authMatches compares a key such as https://registry.example/v1/, *.example or registry.example/team with an image.
-func authMatches(key string, ref reference.Named) bool {
-	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
-	key = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(key, "/"), "/v1"), "/v2")
-	host, path, _ := strings.Cut(key, "/")
-	domain := reference.Domain(ref)
-	if host == "index.docker.io" {
-		host = "docker.io"
+// rememberImages forgets who might have images that are not here any more.
+func (m *Manager) rememberImages(ctx context.Context) error {
+	list, err := m.conf.Runtime.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+	if err != nil {
+		return err
 	}
-	if rest, ok := strings.CutPrefix(host, "*."); ok {
-		_, parent, found := strings.Cut(domain, ".")
-		if !found || parent != rest {
-			return false
-		}
-	} else if host != domain {
-		return false
+	here := make([]string, len(list.Images))
+	for i, image := range list.Images {
+		here[i] = image.Id
 	}
-	return path == "" || reference.Path(ref) == path || strings.HasPrefix(reference.Path(ref), path+"/")
+	return m.pulled.Keep(here)
 }

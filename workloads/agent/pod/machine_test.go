@@ -29,6 +29,7 @@ import (
 	"knarr.dev/knarr/test/images"
 	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/health"
+	"knarr.dev/knarr/workloads/agent/registries"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
@@ -47,6 +48,7 @@ type machine struct {
 	volumes *volumes
 	stop    func()
 	deaf    bool // the API does not answer
+	from    *registries.Registries
 	writes  sync.Mutex
 }
 
@@ -145,7 +147,7 @@ func (m *machine) start(helpers string) {
 			m.t.Fatal(err)
 		}
 	}
-	m.runtime = runtime.New(runtime.Config{Paths: m.paths, HelperDir: helpers, Log: log})
+	m.runtime = runtime.New(runtime.Config{Paths: m.paths, HelperDir: helpers, Registries: m.from, Log: log})
 	run(m.runtime)
 	m.prober = &prober{results: make(chan health.Result)}
 	m.volumes = &volumes{dir: m.paths.Agent()}

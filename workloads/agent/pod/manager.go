@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,8 +24,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/credentials"
 	"knarr.dev/knarr/workloads/agent/observed"
 	"knarr.dev/knarr/workloads/agent/pressure"
+	"knarr.dev/knarr/workloads/agent/pulled"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
@@ -38,18 +41,20 @@ type Objects interface {
 
 // Config of the manager.
 type Config struct {
-	Node     translate.Node
-	Dir      string // the agent's own folder; pods/<uid> and desired/ lie in it
-	Runtime  *runtime.Runtime
-	Cgroups  *cgroup.Tree
-	Volumes  Volumes
-	Prober   Prober
-	Objects  Objects
-	Client   corev1client.PodsGetter
-	Cache    Source
-	Pressure func() pressure.Conditions // what the node is short of; nil: nothing
-	Recorder record.EventRecorder
-	Log      *slog.Logger
+	Node      translate.Node
+	Dir       string // the agent's own folder; pods/<uid> and desired/ lie in it
+	Runtime   *runtime.Runtime
+	Cgroups   *cgroup.Tree
+	Volumes   Volumes
+	Prober    Prober
+	Providers *credentials.Providers // of logins for images; nil: none
+	Pulls     int                    // images at a time; 0: parallelPulls
+	Objects   Objects
+	Client    corev1client.PodsGetter
+	Cache     Source
+	Pressure  func() pressure.Conditions // what the node is short of; nil: nothing
+	Recorder  record.EventRecorder
+	Log       *slog.Logger
 }
 
 // Manager has one actor for each pod of this node.
@@ -60,6 +65,7 @@ type Manager struct {
 	writer *writer
 	slots  *semaphore.Weighted // sandboxes and containers being made
 	pulls  *semaphore.Weighted
+	pulled *pulled.Records
 	grown  chan struct{} // some container's log, or there is a new one
 
 	ctx    context.Context // of the actors: ends when the manager stops
@@ -89,7 +95,8 @@ func NewManager(conf Config) *Manager {
 		// Making a container is part waiting for the kernel, part work of runc: some more than there are cores keep
 		// them busy, many more only make each one late.
 		slots:  semaphore.NewWeighted(int64(2*goruntime.NumCPU() + 2)),
-		pulls:  semaphore.NewWeighted(parallelPulls),
+		pulls:  semaphore.NewWeighted(int64(cmp.Or(conf.Pulls, parallelPulls))),
+		pulled: pulled.In(filepath.Join(conf.Dir, "images")),
 		actors: map[types.UID]*actor{},
 		grown:  make(chan struct{}, 1),
 	}
@@ -142,6 +149,11 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("watch pods: %w", err)
 	}
+	m.spawn(func() {
+		if err := m.rememberImages(ctx); err != nil && ctx.Err() == nil {
+			m.log.Warn("forget images that are gone", "error", err)
+		}
+	})
 	m.spawn(func() { m.adopt(ctx, registration.HasSynced, saved, running) })
 	m.spawn(func() { m.relist(ctx) })
 	m.spawn(func() { m.rotateLogs(ctx) })

@@ -104,10 +104,6 @@ func (r *Runtime) ImageStatus(ctx context.Context, q *runtimeapi.ImageStatusRequ
 	return r.handle.cri.ImageStatus(in(ctx), q)
 }
 
-func (r *Runtime) PullImage(ctx context.Context, q *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
-	return r.handle.cri.PullImage(in(ctx), q)
-}
-
 func (r *Runtime) RemoveImage(ctx context.Context, q *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
 	return r.handle.cri.RemoveImage(in(ctx), q)
 }

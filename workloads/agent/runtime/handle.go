@@ -22,15 +22,17 @@ type criService interface {
 	runtimeapi.ImageServiceServer
 }
 
-// imageUpdater makes CRI look again at one image, rather than when the event about it arrives.
-type imageUpdater interface {
+// imageService is CRI's part for images, with what its gRPC calls do not have: a look at one image at once, rather than
+// when the event about it arrives, and a login for each host a pull asks.
+type imageService interface {
 	UpdateImage(ctx context.Context, ref string) error
+	PullImage(ctx context.Context, name string, login func(host string) (user, secret string, err error), sandbox *runtimeapi.PodSandboxConfig, handler string) (string, error)
 }
 
 // handle is what a plugin of ours, loaded last, brings out of containerd.
 type handle struct {
 	cri      criService
-	images   imageUpdater
+	images   imageService
 	client   *containerd.Client
 	database *metadata.DB
 }
@@ -75,7 +77,7 @@ func (h *handle) fill(ic *plugin.InitContext) error {
 	}
 	var ok [3]bool
 	h.cri, ok[0] = cri.(criService)
-	h.images, ok[1] = images.(imageUpdater)
+	h.images, ok[1] = images.(imageService)
 	h.database, ok[2] = database.(*metadata.DB)
 	if !ok[0] || !ok[1] || !ok[2] {
 		return fmt.Errorf("containerd's plugins have other types than this build expects: %T, %T, %T", cri, images, database)

@@ -29,6 +29,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/workloads/agent/registries"
 )
 
 // Namespace is where CRI keeps its images and containers inside containerd.
@@ -38,7 +39,10 @@ const Namespace = "k8s.io"
 type Config struct {
 	Paths     config.Paths
 	HelperDir string // runc, containerd-shim-runc-v2, knarr-cni and pause; "" means they are on PATH
-	Log       *slog.Logger
+	// Registries says where images are fetched from; nil: from their registries, or as the hosts.toml files in
+	// DATA-DIR/registries say.
+	Registries *registries.Registries
+	Log        *slog.Logger
 }
 
 // Runtime runs containerd. Its methods may be called once Run has said ready.
@@ -46,6 +50,7 @@ type Runtime struct {
 	conf   Config
 	log    *slog.Logger
 	handle handle
+	login  func(host string) (user, secret string) // of this machine itself
 
 	importing sync.WaitGroup // archives found at start
 }
@@ -76,6 +81,16 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		snapshotter: r.chooseSnapshotter(),
 		clampOOM:    !mayLowerOOMScore(),
 		path:        os.Getenv("PATH"),
+		registries:  filepath.Join(r.conf.Paths.Data, "registries"),
+	}
+	r.login = func(string) (string, string) { return "", "" }
+	if r.conf.Registries != nil {
+		s.registries = filepath.Join(r.conf.Paths.Run, "registries")
+		var done func()
+		if r.login, done, err = r.conf.Registries.Serve(ctx, s.registries, r.log); err != nil {
+			return err
+		}
+		defer done()
 	}
 	if s.clampOOM {
 		r.log.Info("this machine may not lower oom_score_adj (CAP_SYS_RESOURCE is missing); containers keep at least the value of knarr itself")

@@ -23,6 +23,7 @@ type settings struct {
 	snapshotter string
 	clampOOM    bool   // this process may not lower an oom_score_adj
 	path        string // PATH of this process, the helpers' folder first
+	registries  string // folder of hosts.toml files
 }
 
 // containerdConfig is the whole configuration, in containerd's own terms (version 4).
@@ -35,7 +36,6 @@ func containerdConfig(s settings) *srvconfig.Config {
 	if dir := filepath.Join(s.paths.Run, "s"); len(dir) <= longestShimDir {
 		shimManager["socket_dir"] = dir
 	}
-	registries := filepath.Join(s.paths.Data, "registries")
 
 	return &srvconfig.Config{
 		Version: version.ConfigVersion,
@@ -53,7 +53,7 @@ func containerdConfig(s settings) *srvconfig.Config {
 			"io.containerd.gc.v1.scheduler": map[string]any{"startup_delay": "1m"},
 			"io.containerd.transfer.v1.local": map[string]any{
 				"max_concurrent_downloads": 3,
-				"config_path":              registries,
+				"config_path":              s.registries,
 				"unpack_config": []map[string]any{{
 					"platform":    platforms.Format(platforms.DefaultSpec()),
 					"snapshotter": s.snapshotter,
@@ -70,7 +70,7 @@ func containerdConfig(s settings) *srvconfig.Config {
 				"snapshotter":              s.snapshotter,
 				"max_concurrent_downloads": 3,
 				"stats_collect_period":     60, // seconds
-				"registry":                 map[string]any{"config_path": registries},
+				"registry":                 map[string]any{"config_path": s.registries},
 			},
 			"io.containerd.cri.v1.runtime": map[string]any{
 				"netns_mounts_under_state_dir": true, // two machines on one host must not share /run/netns
