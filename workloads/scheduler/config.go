@@ -391,7 +391,7 @@ func (p *profile) assemble(asked map[string][]choice, made map[string]plugins.Pl
 			as(plugin, c.weight)
 			if f, ok := plugin.(plugins.Follower); ok && !followers[c.name] {
 				followers[c.name] = true
-				p.followers = append(p.followers, follower{f, f.Sources()})
+				p.followers = append(p.followers, f)
 			}
 		}
 	}

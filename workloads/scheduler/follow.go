@@ -68,10 +68,7 @@ const (
 func (s *Scheduler) knows(ctx context.Context, pod *snapshot.Pod, by *profile) bool {
 	all := true
 	for _, f := range by.followers {
-		if !f.Needs(pod) {
-			continue
-		}
-		for _, source := range f.sources {
+		for _, source := range f.Needs(pod, s.snapshot) {
 			kind := fmt.Sprintf("%T", source.Object)
 			if s.sources[kind] == unfollowed {
 				s.followSource(ctx, kind, source)

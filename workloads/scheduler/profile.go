@@ -12,7 +12,7 @@ type profile struct {
 	scorers     []weighed
 	reservers   []plugins.Reserver
 	postFilters []plugins.PostFilterer
-	followers   []follower
+	followers   []plugins.Follower
 	extenders   []*extender
 	share       int  // percent of the fitting nodes that are compared; 0 lets the size of the cluster decide
 	preempts    bool // less important pods make room
@@ -62,10 +62,4 @@ type candidates struct{ percent, least int }
 type weighed struct {
 	plugins.Scorer
 	weight int64
-}
-
-// follower is a plugin that reads kinds most clusters have none of, and these.
-type follower struct {
-	plugins.Follower
-	sources []plugins.Source
 }

@@ -38,7 +38,6 @@ func (s *Scheduler) seekRoom(ctx context.Context, pod *snapshot.Pod, by *profile
 		}
 	}
 	if room == nil {
-		s.changed(s.snapshot.Denominate(pod.Object.UID))
 		return nil, tally(d.total, against)
 	}
 	for _, other := range outranked(pod, room.node, s.snapshot) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/workloads/scheduler/plugins"
 	"knarr.dev/knarr/workloads/scheduler/queue"
@@ -25,6 +26,7 @@ type journey struct {
 	node     string
 	by       *profile
 	taken    []*plugins.Reservation
+	expected bool // there is something to write first, and its status says where it goes
 	prepared bool // all of PreBind is done; it waits for Permit
 	limit    clock.Timer
 }
@@ -41,6 +43,7 @@ func (s *Scheduler) send(ctx context.Context, e *queue.Entry, by *profile, node 
 		}
 		if reservation != nil {
 			j.taken = append(j.taken, reservation)
+			j.expected = j.expected || reservation.PreBind != nil
 		}
 	}
 	s.settled(e.Pod.Object.UID, node)
@@ -53,6 +56,9 @@ func (s *Scheduler) send(ctx context.Context, e *queue.Entry, by *profile, node 
 	s.writing.Go(func() {
 		s.slots <- struct{}{} // here, so that decisions do not wait for it
 		defer func() { <-s.slots }()
+		if j.expected {
+			s.expect(ctx, j)
+		}
 		err := s.preBind(ctx, j)
 		s.inbox.put(func() { s.preBound(ctx, j, err) })
 	})
@@ -83,6 +89,18 @@ func (s *Scheduler) preBind(ctx context.Context, j *journey) error {
 	return nil
 }
 
+// expect says on a pod where it is going, because that takes a while (KEP-5278): who takes idle nodes away then leaves it that
+// one, and our successor, should we end, goes on where we were. The API server takes it off the pod that is bound.
+func (s *Scheduler) expect(ctx context.Context, j *journey) {
+	pod := j.pod.Object
+	if pod.Status.NominatedNodeName == j.node {
+		return
+	}
+	if err := s.patchStatus(ctx, pod, map[string]any{"nominatedNodeName": j.node}); err != nil && !gone(err) && ctx.Err() == nil {
+		s.log.Warn("nobody was told where a pod goes", "pod", client.ObjectKeyFromObject(pod), "node", j.node, "err", err)
+	}
+}
+
 // preBound lets a pod wait until it may be bound.
 func (s *Scheduler) preBound(ctx context.Context, j *journey, err error) {
 	if s.journeys[j.pod.Object.UID] != j {
@@ -105,7 +123,7 @@ func (s *Scheduler) preBound(ctx context.Context, j *journey, err error) {
 	j.limit = s.clock.AfterFunc(limit, func() {
 		s.inbox.put(func() {
 			if s.journeys[j.pod.Object.UID] == j && j.prepared {
-				s.sendBack(ctx, j, errTooLate)
+				s.giveUp(ctx, j, errTooLate)
 			}
 		})
 	})
@@ -119,7 +137,7 @@ func (s *Scheduler) permit(ctx context.Context, j *journey) bool {
 		}
 		may, err := r.Permit(s.snapshot)
 		if err != nil {
-			s.sendBack(ctx, j, err)
+			s.giveUp(ctx, j, err)
 			return true
 		}
 		if !may {
@@ -140,10 +158,32 @@ func (s *Scheduler) permitAll(ctx context.Context) {
 	}
 }
 
-// sendBack takes a decision back that came to nothing.
+// giveUp sends a pod back that waited for what will not come.
+func (s *Scheduler) giveUp(ctx context.Context, j *journey, err error) {
+	taken := j.taken
+	s.sendBack(ctx, j, err)
+	for _, r := range taken {
+		if r.GiveBack == nil {
+			continue
+		}
+		if act := r.GiveBack(s.snapshot); act != nil {
+			s.write(func() {
+				if err := act(ctx, s.client); err != nil && ctx.Err() == nil {
+					s.log.Warn("what was reserved for a pod is not given back", "pod", client.ObjectKeyFromObject(j.pod.Object), "err", err)
+				}
+			})
+		}
+	}
+}
+
+// sendBack takes a decision back that came to nothing. A node the pod's status speaks of stays the first to be asked.
 func (s *Scheduler) sendBack(ctx context.Context, j *journey, err error) {
 	s.undo(j)
-	s.changed(s.snapshot.Forget(j.pod))
+	change := s.snapshot.Forget(j.pod)
+	if j.expected && s.queue.Find(j.pod.Object.UID) == j.entry {
+		s.snapshot.Nominate(j.pod, j.node)
+	}
+	s.changed(change)
 	s.failed(ctx, j.entry, j.pod, "pod not bound", err)
 }
 

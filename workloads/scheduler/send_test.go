@@ -35,9 +35,7 @@ func newToll() *toll {
 
 func (*toll) Name() string { return "Toll" }
 
-func (*toll) Needs(*snapshot.Pod) bool { return true }
-
-func (*toll) Sources() []plugins.Source {
+func (*toll) Needs(*snapshot.Pod, *snapshot.Snapshot) []plugins.Source {
 	nothing := func(*snapshot.Snapshot, *storagev1.StorageClass) snapshot.Change { return snapshot.Change{} }
 	return []plugins.Source{plugins.SourceOf(&storagev1.StorageClass{}, nothing, nothing)}
 }
@@ -62,7 +60,7 @@ func behind(t *testing.T, r *toll) *cluster {
 	config := ordinaryConfig()
 	by := config.profiles[0]
 	by.reservers = append(by.reservers, r)
-	by.followers = append(by.followers, follower{r, r.Sources()})
+	by.followers = append(by.followers, r)
 	return startWith(t, config, node("a", "1"))
 }
 

@@ -6,20 +6,19 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/dynamic-resource-allocation/structured"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
@@ -27,47 +26,80 @@ import (
 // features of device allocation that Kubernetes 1.37 has on unless told otherwise.
 var features = structured.Features{
 	AdminAccess: true, ConsumableCapacity: true, DeviceBindingAndStatus: true, DeviceTaints: true,
-	FractionalCapacityRange: true, PartitionableDevices: true, PrioritizedList: true,
+	PartitionableDevices: true, PrioritizedList: true,
 }
 
 // expressions is how many compiled device selectors are kept.
 const expressions = 256
 
-// Devices gives resource claims the devices they ask for, and keeps a pod to the nodes that reach them.
+// Devices gives resource claims the devices they ask for, and pods those that stand for an extended resource; it keeps a pod to the
+// nodes that reach them.
 type Devices struct {
 	selectors func() *cel.Cache // made for the first claim: the compiler of expressions is large
+	limit     time.Duration     // of looking for devices of one node; 0 is none
+	patience  time.Duration     // with devices that have to be made ready
 }
 
-func newDevices() Devices {
-	return Devices{sync.OnceValue(func() *cel.Cache { return cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}) })}
+func newDevices(args *configv1.DynamicResourcesArgs) (Plugin, error) {
+	d := Devices{
+		selectors: sync.OnceValue(func() *cel.Cache { return cel.NewCache(expressions, cel.Features{EnableConsumableCapacity: true}) }),
+		limit:     10 * time.Second, patience: 10 * time.Minute,
+	}
+	if args.FilterTimeout != nil {
+		if d.limit = args.FilterTimeout.Duration; d.limit < 0 {
+			return nil, fmt.Errorf("filterTimeout: %v is negative", d.limit)
+		}
+	}
+	if args.BindingTimeout != nil {
+		if d.patience = args.BindingTimeout.Duration; d.patience < time.Second {
+			return nil, fmt.Errorf("bindingTimeout: %v is less than a second", d.patience)
+		}
+	}
+	return d, nil
 }
 
 // Name of the rule.
 func (Devices) Name() string { return "DynamicResources" }
 
-// Needs implements Follower.
-func (Devices) Needs(pod *snapshot.Pod) bool { return len(pod.Object.Spec.ResourceClaims) > 0 }
-
-// Sources implements Follower.
-func (Devices) Sources() []Source {
-	return []Source{
+// Kinds of objects the rule reads. A pod with extended resources is about devices only where a class says so.
+var (
+	deviceKinds = []Source{
+		SourceOf(&resourcev1.DeviceClass{}, (*snapshot.Snapshot).SetDeviceClass, (*snapshot.Snapshot).RemoveDeviceClass),
 		SourceOf(&resourcev1.ResourceClaim{}, (*snapshot.Snapshot).SetResourceClaim, (*snapshot.Snapshot).RemoveResourceClaim),
 		SourceOf(&resourcev1.ResourceSlice{}, (*snapshot.Snapshot).SetResourceSlice, (*snapshot.Snapshot).RemoveResourceSlice),
-		SourceOf(&resourcev1.DeviceClass{}, (*snapshot.Snapshot).SetDeviceClass, (*snapshot.Snapshot).RemoveDeviceClass),
 		SourceOf(&resourcev1.DeviceTaintRule{}, (*snapshot.Snapshot).SetDeviceTaintRule, (*snapshot.Snapshot).RemoveDeviceTaintRule),
 	}
+	deviceClasses = deviceKinds[:1]
+)
+
+// Needs implements Follower.
+func (Devices) Needs(pod *snapshot.Pod, snap *snapshot.Snapshot) []Source {
+	switch {
+	case len(pod.Object.Spec.ResourceClaims) > 0:
+		return deviceKinds
+	case !asksExtended(pod):
+		return nil
+	case len(extendedOf(pod, snap)) > 0:
+		return deviceKinds
+	}
+	return deviceClasses
+}
+
+// concerns says whether a pod could need devices.
+func (Devices) concerns(pod *snapshot.Pod) bool {
+	return len(pod.Object.Spec.ResourceClaims) > 0 || asksExtended(pod)
 }
 
 // Filter implements Filterer.
 func (d Devices) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
-	if !d.Needs(pod) {
+	if !d.concerns(pod) {
 		return nil, nil
 	}
-	wanted, why := sortResourceClaims(pod.Object, snap)
+	wanted, why := sortResourceClaims(pod, snap)
 	switch {
 	case why != "":
 		return nil, &Refusal{Reasons: []string{why}, Final: true}
-	case len(wanted.reach) == 0 && len(wanted.open) == 0:
+	case len(wanted.reach) == 0 && len(wanted.open) == 0 && len(wanted.extended) == 0:
 		return nil, nil
 	}
 	allocator, err := d.allocator(wanted, snap)
@@ -75,27 +107,57 @@ func (d Devices) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Re
 		return nil, &Refusal{Err: err}
 	}
 	elsewhere := &Refusal{Reasons: []string{"resourceclaim not available on the node"}}
-	none := &Refusal{Reasons: []string{"cannot allocate all claims"}}
 	return func(n *snapshot.Node) *Refusal {
 		for _, reach := range wanted.reach {
 			if !reach.Match(n.Object) {
 				return elsewhere
 			}
 		}
-		if allocator == nil {
+		open := wanted.open
+		if own, _ := extendedClaim(pod.Object, wanted.extended, n, snap); own != nil {
+			if made := wanted.made; made == nil || made.Status.Allocation == nil {
+				open = append(slices.Clip(open), own)
+			} else if !sameDevices(own, made) || !reaches(made, n.Object) {
+				return elsewhere
+			}
+		}
+		if len(open) == 0 {
 			return nil
 		}
-		results, err := allocator.Allocate(context.Background(), n.Object, wanted.open)
-		switch {
-		case errors.Is(err, structured.ErrFailedAllocationOnNode):
-			return &Refusal{Reasons: []string{err.Error()}}
-		case err != nil:
-			return &Refusal{Err: fmt.Errorf("allocate devices on node %s: %w", n.Name, err)}
-		case len(results) == 0:
-			return none
-		}
-		return nil
+		return d.find(allocator, n.Object, open)
 	}, nil
+}
+
+// find says why the devices claims ask for are not to be had on a node, nil if they are.
+func (d Devices) find(allocator structured.Allocator, n *corev1.Node, open []*resourcev1.ResourceClaim) *Refusal {
+	ctx := context.Background()
+	if d.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.limit)
+		defer cancel()
+	}
+	results, err := allocator.Allocate(ctx, n, open)
+	switch {
+	case errors.Is(err, structured.ErrFailedAllocationOnNode):
+		return &Refusal{Reasons: []string{err.Error()}}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Refusal{Reasons: []string{"timed out trying to allocate devices"}}
+	case err != nil:
+		return &Refusal{Err: fmt.Errorf("allocate devices on node %s: %w", n.Name, err)}
+	case len(results) == 0:
+		return &Refusal{Reasons: []string{"cannot allocate all claims"}}
+	}
+	return nil
+}
+
+// reaches says whether a node reaches the devices of a claim.
+func reaches(claim *resourcev1.ResourceClaim, n *corev1.Node) bool {
+	selector := claim.Status.Allocation.NodeSelector
+	if selector == nil {
+		return true
+	}
+	parsed, err := nodeaffinity.NewNodeSelector(selector)
+	return err == nil && parsed.Match(n)
 }
 
 // Helps implements Filterer.
@@ -108,10 +170,22 @@ type resourceClaims struct {
 	open  []*resourcev1.ResourceClaim  // to be allocated
 	given []*resourcev1.ResourceClaim  // allocated already
 	reach []*nodeaffinity.NodeSelector // where those can be used
+
+	extended []extended                // what there are devices for without a claim of the user's
+	made     *resourcev1.ResourceClaim // the claim for those that an earlier attempt made, or nil
 }
 
 // sortResourceClaims looks at a pod's claims; why says what keeps the pod from any node.
-func sortResourceClaims(pod *corev1.Pod, snap *snapshot.Snapshot) (c resourceClaims, why string) {
+func sortResourceClaims(of *snapshot.Pod, snap *snapshot.Snapshot) (c resourceClaims, why string) {
+	pod := of.Object
+	if asksExtended(of) {
+		c.extended, c.made = extendedOf(of, snap), snap.ResourceClaim(pod.Namespace, extendedName(pod))
+	}
+	if c.made != nil {
+		if why := unusable(pod, c.made, true); why != "" {
+			return c, why
+		}
+	}
 	for i := range pod.Spec.ResourceClaims {
 		name, own, err := resourceclaim.Name(pod, &pod.Spec.ResourceClaims[i])
 		if err != nil {
@@ -121,16 +195,11 @@ func sortResourceClaims(pod *corev1.Pod, snap *snapshot.Snapshot) (c resourceCla
 			continue // its template says that none is needed
 		}
 		claim := snap.ResourceClaim(pod.Namespace, *name)
-		switch {
-		case claim == nil:
+		if claim == nil {
 			return c, fmt.Sprintf("resourceclaim.resource.k8s.io %q not found", *name)
-		case claim.DeletionTimestamp != nil:
-			return c, fmt.Sprintf("resourceclaim %q is being deleted", claim.Name)
 		}
-		if own {
-			if err := resourceclaim.IsForPod(pod, claim, false); err != nil {
-				return c, err.Error()
-			}
+		if why := unusable(pod, claim, own); why != "" {
+			return c, why
 		}
 		if claim.Status.Allocation == nil {
 			if why := classless(claim, snap); why != "" {
@@ -152,6 +221,19 @@ func sortResourceClaims(pod *corev1.Pod, snap *snapshot.Snapshot) (c resourceCla
 		}
 	}
 	return c, ""
+}
+
+// unusable says why a claim will not do, "" if it will; own that it was made for the pod.
+func unusable(pod *corev1.Pod, claim *resourcev1.ResourceClaim, own bool) string {
+	if claim.DeletionTimestamp != nil {
+		return fmt.Sprintf("resourceclaim %q is being deleted", claim.Name)
+	}
+	if own {
+		if err := resourceclaim.IsForPod(pod, claim, false); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // classless says which class a claim asks for that does not exist, "" if all do.
@@ -179,7 +261,7 @@ func classless(claim *resourcev1.ResourceClaim, snap *snapshot.Snapshot) string 
 
 // allocator knows which devices are free; nil when nothing is to be allocated.
 func (d Devices) allocator(wanted resourceClaims, snap *snapshot.Snapshot) (structured.Allocator, error) {
-	if len(wanted.open) == 0 {
+	if len(wanted.open) == 0 && len(wanted.extended) == 0 {
 		return nil, nil
 	}
 	allocator, err := structured.NewAllocator(context.Background(), features, taken(snap), classes{snap}, snap.ResourceSlices(), d.selectors())
@@ -228,142 +310,23 @@ func (c classes) Get(name string) (*resourcev1.DeviceClass, error) {
 	return nil, apierrors.NewNotFound(resourcev1.Resource("deviceclasses"), name)
 }
 
-// Reserve implements Reserver: the devices are nobody else's from now on, and the claims know the pod.
-func (d Devices) Reserve(pod *snapshot.Pod, snap *snapshot.Snapshot, n *snapshot.Node) (*Reservation, error) {
-	if !d.Needs(pod) {
-		return nil, nil
-	}
-	wanted, why := sortResourceClaims(pod.Object, snap)
-	if why != "" {
-		return nil, fmt.Errorf("reserve devices: %s", why)
-	}
-	allocator, err := d.allocator(wanted, snap)
-	if err != nil {
-		return nil, err
-	}
-	r := &deviceReservation{pod: pod.Object}
-	if allocator != nil {
-		results, err := allocator.Allocate(context.Background(), n.Object, wanted.open)
-		if err != nil {
-			return nil, fmt.Errorf("allocate devices on node %s: %w", n.Name, err)
-		}
-		if len(results) != len(wanted.open) {
-			return nil, fmt.Errorf("allocate devices on node %s: they are no longer free", n.Name)
-		}
-		for i, claim := range wanted.open {
-			next := claim.DeepCopy()
-			next.Status.Allocation = &results[i]
-			next.Status.Allocation.AllocationTimestamp = ptr.To(metav1.Now())
-			r.take(next)
-		}
-	}
-	for _, claim := range wanted.given {
-		if !resourceclaim.IsReservedForPod(pod.Object, claim, false) {
-			r.take(claim.DeepCopy())
-		}
-		r.all = append(r.all, claim.Name)
-	}
-	for _, claim := range r.claims {
-		snap.AssumeResourceClaim(claim)
-		r.all = append(r.all, claim.Name)
-	}
-	return &Reservation{PreBind: r.write, Permit: r.done, Undo: r.undo}, nil
-}
-
-// deviceReservation is the claims that were allocated or reserved for a pod.
-type deviceReservation struct {
-	pod    *corev1.Pod
-	claims []*resourcev1.ResourceClaim // as they are to become
-	all    []string                    // names of all claims of the pod
-}
-
-func (r *deviceReservation) take(claim *resourcev1.ResourceClaim) {
-	claim.Status.ReservedFor = append(claim.Status.ReservedFor, resourcev1.ResourceClaimConsumerReference{Resource: "pods", Name: r.pod.Name, UID: r.pod.UID})
-	r.claims = append(r.claims, claim)
-}
-
-// write makes the reservation true. The finalizer comes first: an allocated claim must not go unnoticed.
-func (r *deviceReservation) write(ctx context.Context, api client.Client) error {
-	for _, claim := range r.claims {
-		next := claim.DeepCopy()
-		if controllerutil.AddFinalizer(next, resourcev1.Finalizer) {
-			if err := api.Update(ctx, next); err != nil {
-				return fmt.Errorf("protect resource claim %s: %w", claim.Name, err)
-			}
-			next.Status = *claim.Status.DeepCopy()
-		}
-		if err := api.Status().Update(ctx, next); err != nil {
-			return fmt.Errorf("allocate resource claim %s: %w", claim.Name, err)
-		}
-	}
-	return nil
-}
-
-// done says whether all devices are ready that have to be made so first.
-func (r *deviceReservation) done(snap *snapshot.Snapshot) (bool, error) {
-	for _, name := range r.all {
-		claim := snap.ResourceClaim(r.pod.Namespace, name)
-		if claim == nil || claim.Status.Allocation == nil {
-			return false, fmt.Errorf("resource claim %s lost its devices", name)
-		}
-		for i := range claim.Status.Allocation.Devices.Results {
-			result := &claim.Status.Allocation.Devices.Results[i]
-			if len(result.BindingConditions) == 0 {
-				continue
-			}
-			conditions := conditionsOf(claim, result)
-			for _, failure := range result.BindingFailureConditions {
-				if meta.IsStatusConditionTrue(conditions, failure) {
-					return false, fmt.Errorf("device %s of resource claim %s cannot be bound: %s", result.Device, name, failure)
-				}
-			}
-			for _, wanted := range result.BindingConditions {
-				if !meta.IsStatusConditionTrue(conditions, wanted) {
-					return false, nil
-				}
-			}
-		}
-	}
-	return true, nil
-}
-
-// conditionsOf are what a driver says about an allocated device.
-func conditionsOf(claim *resourcev1.ResourceClaim, result *resourcev1.DeviceRequestAllocationResult) []metav1.Condition {
-	for i := range claim.Status.Devices {
-		if d := &claim.Status.Devices[i]; d.Driver == result.Driver && d.Pool == result.Pool && d.Device == result.Device {
-			return d.Conditions
-		}
-	}
-	return nil
-}
-
-func (r *deviceReservation) undo(snap *snapshot.Snapshot) snapshot.Change {
-	for _, claim := range r.claims {
-		snap.ForgetResourceClaim(claim)
-	}
-	return snapshot.Change{Kind: snapshot.DevicesChanged}
-}
-
 // PostFilter implements PostFilterer: a claim that has devices on a node where its pod cannot go, and that nobody else
 // uses, gives them back.
 func (d Devices) PostFilter(pod *snapshot.Pod, snap *snapshot.Snapshot) func(context.Context, client.Client) error {
-	if !d.Needs(pod) {
+	if !d.concerns(pod) {
 		return nil
 	}
-	wanted, _ := sortResourceClaims(pod.Object, snap)
+	wanted, _ := sortResourceClaims(pod, snap)
 	for _, claim := range wanted.given {
-		others := slices.ContainsFunc(claim.Status.ReservedFor, func(ref resourcev1.ResourceClaimConsumerReference) bool { return ref.UID != pod.Object.UID })
-		if others || claim.Status.Allocation.NodeSelector == nil {
+		if claim.Status.Allocation.NodeSelector == nil {
 			continue
 		}
-		return func(ctx context.Context, api client.Client) error {
-			next := claim.DeepCopy()
-			next.Status.Allocation, next.Status.ReservedFor, next.Status.Devices = nil, nil, nil
-			if err := api.Status().Update(ctx, next); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-				return fmt.Errorf("give the devices of resource claim %s back: %w", claim.Name, err)
-			}
-			return nil
+		if act := release(pod.Object, claim); act != nil {
+			return act
 		}
+	}
+	if wanted.made != nil && wanted.made.DeletionTimestamp == nil {
+		return release(pod.Object, wanted.made)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	configv1 "k8s.io/kube-scheduler/config/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -56,7 +57,7 @@ func podWanting(claim string) *snapshot.Pod {
 
 func TestADeviceIsGivenOnce(t *testing.T) {
 	api, snap := bench(t, "one", "two")
-	rule := newDevices()
+	rule := devicesRule(t)
 	first, err := rule.Reserve(podWanting("one"), snap, snap.Node("a"))
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +118,7 @@ func TestADeviceThatHasToBeMadeReady(t *testing.T) {
 
 func TestADeviceOnTheWrongNodeIsGivenBack(t *testing.T) {
 	api, snap := bench(t, "one")
-	rule := newDevices()
+	rule := devicesRule(t)
 	claim := snap.ResourceClaim("shop", "one").DeepCopy()
 	claim.Status.Allocation = &resourcev1.AllocationResult{NodeSelector: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 		MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"a"}}},
@@ -144,4 +145,13 @@ func TestADeviceOnTheWrongNodeIsGivenBack(t *testing.T) {
 	if snap.ResourceClaim("shop", "one").Status.Allocation != nil {
 		t.Error("the claim still has the device")
 	}
+}
+
+func devicesRule(t *testing.T) Devices {
+	t.Helper()
+	rule, err := newDevices(&configv1.DynamicResourcesArgs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rule.(Devices)
 }

@@ -18,12 +18,15 @@ type VolumeLimits struct{}
 // Name of the rule.
 func (VolumeLimits) Name() string { return "NodeVolumeLimits" }
 
-// Needs implements Follower.
-func (VolumeLimits) Needs(pod *snapshot.Pod) bool { return len(pod.Claims) > 0 }
+// attachmentKinds are the kinds of objects the rule reads.
+var attachmentKinds = append(slices.Clip(volumeKinds), SourceOf(&storagev1.CSINode{}, (*snapshot.Snapshot).SetCSINode, (*snapshot.Snapshot).RemoveCSINode))
 
-// Sources implements Follower.
-func (VolumeLimits) Sources() []Source {
-	return append(Volumes{}.Sources(), SourceOf(&storagev1.CSINode{}, (*snapshot.Snapshot).SetCSINode, (*snapshot.Snapshot).RemoveCSINode))
+// Needs implements Follower.
+func (VolumeLimits) Needs(pod *snapshot.Pod, _ *snapshot.Snapshot) []Source {
+	if len(pod.Claims) == 0 {
+		return nil
+	}
+	return attachmentKinds
 }
 
 // attachment is a volume that a driver attaches: one however many pods on the node use it.

@@ -94,6 +94,9 @@ type Reservation struct {
 	// Undo gives back in the snapshot what was taken there, when the pod is not bound after all. It runs on the
 	// deciding goroutine; what that frees for others is the Change.
 	Undo func(*snapshot.Snapshot) snapshot.Change
+	// GiveBack is what to do in the API, on a goroutine of its own, when Permit has said no for good or for too long; it
+	// is asked on the deciding goroutine after Undo, and nil is nothing.
+	GiveBack func(*snapshot.Snapshot) func(ctx context.Context, api client.Client) error
 }
 
 // PostFilterer knows what else may be done for a pod that no node will take, before others are sent away for it.
@@ -107,8 +110,9 @@ type PostFilterer interface {
 // them, and that pod waits until all there are are known.
 type Follower interface {
 	Plugin
-	Needs(pod *snapshot.Pod) bool
-	Sources() []Source
+	// Needs are the kinds that have to be known before a pod is decided about, as far as can be said by what is known; nil
+	// for most pods.
+	Needs(pod *snapshot.Pod, snap *snapshot.Snapshot) []Source
 }
 
 // Source is a kind of object to follow into the snapshot. Kinds are followed once, whoever asks.

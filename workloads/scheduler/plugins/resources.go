@@ -80,12 +80,13 @@ func weigh(specs []configv1.ResourceSpec, most int64) ([]weighedResource, error)
 func (Resources) Name() string { return "NodeResourcesFit" }
 
 // Filter implements Filterer.
-func (r Resources) Filter(pod *snapshot.Pod, _ *snapshot.Snapshot) (Filter, *Refusal) {
-	return func(n *snapshot.Node) *Refusal { return r.fits(pod, n) }, nil
+func (r Resources) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Refusal) {
+	return func(n *snapshot.Node) *Refusal { return r.fits(pod, n, snap) }, nil
 }
 
-// fits compares every amount a pod asks for with what is left of it.
-func (r Resources) fits(pod *snapshot.Pod, n *snapshot.Node) *Refusal {
+// fits compares every amount a pod asks for with what is left of it. About devices that stand for a resource DynamicResources
+// has its say.
+func (r Resources) fits(pod *snapshot.Pod, n *snapshot.Node, snap *snapshot.Snapshot) *Refusal {
 	refusal := &Refusal{}
 	check := func(name corev1.ResourceName, asked, has, taken int64) {
 		if asked > 0 && asked > has-taken {
@@ -101,7 +102,7 @@ func (r Resources) fits(pod *snapshot.Pod, n *snapshot.Node) *Refusal {
 	check(corev1.ResourceMemory, ask.Memory, has.Memory, taken.Memory)
 	check(corev1.ResourceEphemeralStorage, ask.Ephemeral, has.Ephemeral, taken.Ephemeral)
 	for name, asked := range ask.Scalar {
-		if !r.ignores(name) {
+		if !r.ignores(name) && !standsIn(name, n, snap) {
 			check(name, asked, has.Scalar[name], taken.Scalar[name])
 		}
 	}
@@ -130,6 +131,8 @@ func (r Resources) Helps(pod *snapshot.Pod, snap *snapshot.Snapshot, change snap
 	case snapshot.NodeAdded, snapshot.NodeChanged:
 		has, _ := snapshot.Of(change.Node.Status.Allocatable)
 		return pod.Requests.MilliCPU <= has.MilliCPU && pod.Requests.Memory <= has.Memory
+	case snapshot.DevicesChanged:
+		return len(extendedOf(pod, snap)) > 0
 	}
 	return false
 }
@@ -141,11 +144,11 @@ func (r Resources) roomFor(pod *snapshot.Pod, snap *snapshot.Snapshot, node stri
 		return true
 	}
 	n := snap.Node(node)
-	if n == nil || r.fits(pod, n) != nil {
+	if n == nil || r.fits(pod, n, snap) != nil {
 		return false
 	}
 	full := snap.WithExpected(pod, n)
-	return full == nil || r.fits(pod, full) == nil
+	return full == nil || r.fits(pod, full, snap) == nil
 }
 
 // Score implements Scorer: the weighted mean over the resources that count.

@@ -21,7 +21,7 @@ func Rules() []Rule {
 		configured(Volumes{}.Name(), 1, newVolumes),
 		plain(VolumeZones{}, 0),
 		plain(VolumeLimits{}, 0),
-		plain(newDevices(), 0),
+		configured(Devices{}.Name(), 0, newDevices),
 		configured(Spread{}.Name(), 2, newSpread),
 		configured(PodAffinity{}.Name(), 2, newPodAffinity),
 		configured(Balance{}.Name(), 1, newBalance),

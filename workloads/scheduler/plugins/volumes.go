@@ -57,18 +57,21 @@ func newVolumes(args *configv1.VolumeBindingArgs) (Plugin, error) {
 // Name of the rule.
 func (Volumes) Name() string { return "VolumeBinding" }
 
-// Needs implements Follower.
-func (Volumes) Needs(pod *snapshot.Pod) bool { return len(pod.Claims) > 0 }
+// volumeKinds are the kinds of objects the rule reads.
+var volumeKinds = []Source{
+	SourceOf(&corev1.PersistentVolumeClaim{}, (*snapshot.Snapshot).SetClaim, (*snapshot.Snapshot).RemoveClaim),
+	SourceOf(&corev1.PersistentVolume{}, (*snapshot.Snapshot).SetVolume, (*snapshot.Snapshot).RemoveVolume),
+	SourceOf(&storagev1.StorageClass{}, (*snapshot.Snapshot).SetClass, (*snapshot.Snapshot).RemoveClass),
+	SourceOf(&storagev1.CSIDriver{}, (*snapshot.Snapshot).SetDriver, (*snapshot.Snapshot).RemoveDriver),
+	SourceOf(&storagev1.CSIStorageCapacity{}, (*snapshot.Snapshot).SetCapacity, (*snapshot.Snapshot).RemoveCapacity),
+}
 
-// Sources implements Follower.
-func (Volumes) Sources() []Source {
-	return []Source{
-		SourceOf(&corev1.PersistentVolumeClaim{}, (*snapshot.Snapshot).SetClaim, (*snapshot.Snapshot).RemoveClaim),
-		SourceOf(&corev1.PersistentVolume{}, (*snapshot.Snapshot).SetVolume, (*snapshot.Snapshot).RemoveVolume),
-		SourceOf(&storagev1.StorageClass{}, (*snapshot.Snapshot).SetClass, (*snapshot.Snapshot).RemoveClass),
-		SourceOf(&storagev1.CSIDriver{}, (*snapshot.Snapshot).SetDriver, (*snapshot.Snapshot).RemoveDriver),
-		SourceOf(&storagev1.CSIStorageCapacity{}, (*snapshot.Snapshot).SetCapacity, (*snapshot.Snapshot).RemoveCapacity),
+// Needs implements Follower.
+func (Volumes) Needs(pod *snapshot.Pod, _ *snapshot.Snapshot) []Source {
+	if len(pod.Claims) == 0 {
+		return nil
 	}
+	return volumeKinds
 }
 
 // Filter implements Filterer.

@@ -4,7 +4,9 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -15,6 +17,7 @@ type devices struct {
 	assumed map[types.NamespacedName]*resourcev1.ResourceClaim // decided, not yet shown by the cache
 	slices  map[string]*resourcev1.ResourceSlice
 	classes map[string]*resourcev1.DeviceClass
+	standIn map[corev1.ResourceName]*resourcev1.DeviceClass // by the extended resource a class stands for
 	rules   map[string]*resourcev1.DeviceTaintRule
 }
 
@@ -37,14 +40,16 @@ func (s *Snapshot) ResourceClaim(namespace, name string) *resourcev1.ResourceCla
 	return s.devices.claims[key]
 }
 
-// ResourceClaims are all claims, as they are or were decided to become.
+// ResourceClaims are all claims, as they are or were decided to become, those included that are to be made.
 func (s *Snapshot) ResourceClaims() iter.Seq[*resourcev1.ResourceClaim] {
 	return func(yield func(*resourcev1.ResourceClaim) bool) {
-		for key, claim := range s.devices.claims {
-			if assumed := s.devices.assumed[key]; assumed != nil {
-				claim = assumed
-			}
+		for _, claim := range s.devices.assumed {
 			if !yield(claim) {
+				return
+			}
+		}
+		for key, claim := range s.devices.claims {
+			if s.devices.assumed[key] == nil && !yield(claim) {
 				return
 			}
 		}
@@ -53,6 +58,42 @@ func (s *Snapshot) ResourceClaims() iter.Seq[*resourcev1.ResourceClaim] {
 
 // DeviceClass finds a class of devices, or nil.
 func (s *Snapshot) DeviceClass(name string) *resourcev1.DeviceClass { return s.devices.classes[name] }
+
+// StandIn is the class whose devices are what a pod gets that asks for an extended resource (KEP-5004), nil if none is. Besides
+// the name a class gives there is one each class has. Of two classes that give the same the younger one stands for it.
+func (s *Snapshot) StandIn(resource corev1.ResourceName) *resourcev1.DeviceClass {
+	if class, implicit := strings.CutPrefix(string(resource), resourcev1.ResourceDeviceClassPrefix); implicit {
+		return s.devices.classes[class]
+	}
+	return s.devices.standIn[resource]
+}
+
+// standIns works out anew what classes stand for. Nodes may say otherwise of pods that ask for it.
+func (s *Snapshot) standIns() {
+	s.devices.standIn = nil
+	for _, class := range s.devices.classes {
+		if class.Spec.ExtendedResourceName == nil {
+			continue
+		}
+		resource := corev1.ResourceName(*class.Spec.ExtendedResourceName)
+		if other := s.devices.standIn[resource]; other != nil && !succeeds(class, other) {
+			continue
+		}
+		if s.devices.standIn == nil {
+			s.devices.standIn = map[corev1.ResourceName]*resourcev1.DeviceClass{}
+		}
+		s.devices.standIn[resource] = class
+	}
+	s.order = nil
+}
+
+// succeeds says which of two classes stands for the resource both name: the younger, or the first by name.
+func succeeds(class, other *resourcev1.DeviceClass) bool {
+	if order := class.CreationTimestamp.Compare(other.CreationTimestamp.Time); order != 0 {
+		return order > 0
+	}
+	return class.Name < other.Name
+}
 
 // DeviceClasses are all of them.
 func (s *Snapshot) DeviceClasses() iter.Seq[*resourcev1.DeviceClass] {
@@ -120,7 +161,9 @@ func (s *Snapshot) SetResourceClaim(object *resourcev1.ResourceClaim) Change {
 func (s *Snapshot) RemoveResourceClaim(object *resourcev1.ResourceClaim) Change {
 	key := types.NamespacedName{Namespace: object.Namespace, Name: object.Name}
 	delete(s.devices.claims, key)
-	delete(s.devices.assumed, key)
+	if assumed := s.devices.assumed[key]; assumed != nil && assumed.UID == object.UID { // not one that is to be made in its place
+		delete(s.devices.assumed, key)
+	}
 	return Change{Kind: DevicesChanged}
 }
 
@@ -139,12 +182,14 @@ func (s *Snapshot) RemoveResourceSlice(object *resourcev1.ResourceSlice) Change 
 // SetDeviceClass takes a class of devices in, or its news.
 func (s *Snapshot) SetDeviceClass(object *resourcev1.DeviceClass) Change {
 	s.devices.classes[object.Name] = object
+	s.standIns()
 	return Change{Kind: DevicesChanged}
 }
 
 // RemoveDeviceClass drops a class of devices.
 func (s *Snapshot) RemoveDeviceClass(object *resourcev1.DeviceClass) Change {
 	delete(s.devices.classes, object.Name)
+	s.standIns()
 	return Change{}
 }
 

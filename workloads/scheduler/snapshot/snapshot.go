@@ -65,7 +65,8 @@ func (s *Snapshot) Nodes() []*Node {
 	return s.order
 }
 
-// Order is another one whenever Nodes gives other nodes, or the same in another order.
+// Order is another one whenever Nodes gives other nodes, or the same in another order, or what each says of pods is to be
+// asked anew.
 func (s *Snapshot) Order() int64 {
 	s.Nodes()
 	return s.ordered
