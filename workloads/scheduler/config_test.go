@@ -155,6 +155,9 @@ func TestParseConfigNamesWhatIsWrong(t *testing.T) {
 			"extenders[0].weight: Invalid value: 0: must be positive where there is a prioritizeVerb"},
 		"two extenders that bind": {"extenders: [{urlPrefix: 'http://127.0.0.1:1/', bindVerb: b}, {urlPrefix: 'http://127.0.0.1:2/', bindVerb: b}]",
 			"extenders[1].bindVerb: Forbidden: another extender binds already"},
+		"no time to look for devices": {"profiles:\n- pluginConfig:\n\t- name: DynamicResources\n\t\targs: {filterTimeout: -1s}", "filterTimeout: -1s is negative"},
+		"no time to make devices ready": {"profiles:\n- pluginConfig:\n\t- name: DynamicResources\n\t\targs: {bindingTimeout: 10ms}",
+			"bindingTimeout: 10ms is less than a second"},
 		"no candidates for preemption": {"profiles:\n- pluginConfig:\n\t- name: DefaultPreemption\n\t\targs: {minCandidateNodesPercentage: 101}",
 			"profiles[0].pluginConfig[0].args.minCandidateNodesPercentage: Invalid value: 101: must be between 0 and 100"},
 	}

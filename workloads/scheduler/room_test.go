@@ -103,6 +103,21 @@ func TestSchedulerKnowsAfterARestartWhoWaitsWhere(t *testing.T) {
 	c.await("high", on("a"))
 }
 
+func TestSchedulerKeepsRoomOnANodeThatIsToCome(t *testing.T) {
+	c := start(t, node("a", "1"), like("there", "1", placed("a")), like("told", "1", nominatedFor("b")), like("other", "1"))
+	c.await("other", refusedFor("Insufficient cpu"))
+	if told := c.await("told", refusedFor("Insufficient cpu")); told.Status.NominatedNodeName != "b" {
+		t.Errorf("the pod is meant for %q after a failed attempt", told.Status.NominatedNodeName)
+	}
+	if err := c.client.Create(t.Context(), node("b", "1")); err != nil {
+		t.Fatal(err)
+	}
+	c.await("told", on("b"))
+	if other := c.await("other", refusedFor("0/2 nodes are available: 2 Insufficient cpu")); other.Spec.NodeName != "" {
+		t.Errorf("another pod went to %s", other.Spec.NodeName)
+	}
+}
+
 func TestSchedulerTriesAFailedDeletionAgain(t *testing.T) {
 	c := start(t, node("a", "1"), like("low", "1", placed("a")))
 	c.refuseDelete.Store(2)

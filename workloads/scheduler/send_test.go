@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,12 +23,13 @@ type toll struct {
 
 	asked  chan struct{} // Permit was asked
 	undone chan struct{}
+	given  chan struct{} // back in the API
 }
 
 func newToll() *toll {
 	return &toll{
 		preBind: func() error { return nil }, permit: func() (bool, error) { return true, nil },
-		asked: make(chan struct{}, 100), undone: make(chan struct{}, 100),
+		asked: make(chan struct{}, 100), undone: make(chan struct{}, 100), given: make(chan struct{}, 100),
 	}
 }
 
@@ -51,6 +51,12 @@ func (r *toll) Reserve(*snapshot.Pod, *snapshot.Snapshot, *snapshot.Node) (*plug
 		Undo: func(*snapshot.Snapshot) snapshot.Change {
 			r.undone <- struct{}{}
 			return snapshot.Change{}
+		},
+		GiveBack: func(*snapshot.Snapshot) func(context.Context, client.Client) error {
+			return func(context.Context, client.Client) error {
+				r.given <- struct{}{}
+				return nil
+			}
 		},
 	}, nil
 }
@@ -98,10 +104,28 @@ func TestAPodThatWaitsForPermissionHoldsItsRoom(t *testing.T) {
 	c.wait(r.asked, "nobody asked whether the first pod may go")
 	c.create(pod("second", "1"))
 	c.await("second", refusedFor("Insufficient cpu"))
-	if got := c.await("first", func(*corev1.Pod) bool { return true }); got.Spec.NodeName != "" {
+	if got := c.await("first", waitsFor("a")); got.Spec.NodeName != "" {
 		t.Fatalf("the first pod went to %s without permission", got.Spec.NodeName)
 	}
 	c.lookAgain()
+	c.await("first", on("a"))
+}
+
+func TestAPodThatWasSentBackIsExpectedWhereItWasGoing(t *testing.T) {
+	r := newToll()
+	first := true
+	r.permit = func() (bool, error) {
+		if first {
+			first = false
+			return false, errors.New("not yet")
+		}
+		return true, nil
+	}
+	c := behind(t, r)
+	c.create(pod("first", "1"))
+	c.await("first", refusedFor("not yet"))
+	c.create(pod("second", "1"))
+	c.await("second", refusedFor("Insufficient cpu"))
 	c.await("first", on("a"))
 }
 
@@ -110,15 +134,16 @@ func TestWhatWasReservedIsGivenBack(t *testing.T) {
 	tests := map[string]struct {
 		toll func(*toll)
 		then func(*cluster, *toll) // what makes it come to nothing
+		api  bool                  // in the API as well
 		why  string                // the pod is told; "" when there is none any more
 	}{
 		"when it cannot be written": {toll: func(r *toll) { r.preBind = func() error { return failed } }, why: "no change"},
-		"when it is refused":        {toll: func(r *toll) { r.permit = func() (bool, error) { return false, failed } }, why: "no change"},
+		"when it is refused":        {toll: func(r *toll) { r.permit = func() (bool, error) { return false, failed } }, api: true, why: "no change"},
 		"when it takes too long": {
 			toll: func(r *toll) {
 				r.permit, r.patience = func() (bool, error) { return false, nil }, time.Millisecond
 			},
-			why: errTooLate.Error(),
+			api: true, why: errTooLate.Error(),
 		},
 		"when it is refused later": {
 			toll: func(r *toll) {
@@ -137,7 +162,7 @@ func TestWhatWasReservedIsGivenBack(t *testing.T) {
 				c.wait(r.asked, "nobody asked whether the pod may go")
 				c.lookAgain()
 			},
-			why: "no change",
+			api: true, why: "no change",
 		},
 		"when the pod goes": {
 			toll: func(r *toll) { r.permit = func() (bool, error) { return false, nil } },
@@ -159,6 +184,9 @@ func TestWhatWasReservedIsGivenBack(t *testing.T) {
 				tc.then(c, r)
 			}
 			c.wait(r.undone, "nothing was given back")
+			if tc.api {
+				c.wait(r.given, "nothing was given back in the API")
+			}
 			if tc.why != "" {
 				c.await("first", refusedFor(tc.why))
 			}

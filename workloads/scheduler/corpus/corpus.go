@@ -36,7 +36,7 @@ type Case struct {
 func Cases() []Case {
 	all := slices.Concat(
 		resourceCases(), podLevelCases(), resizeCases(), portCases(), taintCases(), nodeLabelCases(), nodeFieldCases(),
-		affinityCases(), namespaceCases(), spreadCases(), spreadPolicyCases(), volumeCases(), lateVolumeCases(), limitCases(), deviceCases(), declaredCases(), scoreCases(), mixedCases(),
+		affinityCases(), namespaceCases(), spreadCases(), spreadPolicyCases(), volumeCases(), lateVolumeCases(), limitCases(), deviceCases(), extendedCases(), declaredCases(), scoreCases(), mixedCases(),
 	)
 	named := map[string]bool{}
 	for _, c := range all {

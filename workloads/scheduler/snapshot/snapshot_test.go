@@ -5,8 +5,10 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -168,5 +170,53 @@ func TestChangesSayWhatMatters(t *testing.T) {
 	}
 	if got := s.RemovePod(pod("p", "a", 1)).Kind; got != PodGone {
 		t.Errorf("a pod that goes is %v", got)
+	}
+}
+
+func TestStandIn(t *testing.T) {
+	class := func(name, resource string, age time.Duration) *resourcev1.DeviceClass {
+		c := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).Add(-age))}}
+		if resource != "" {
+			c.Spec.ExtendedResourceName = &resource
+		}
+		return c
+	}
+	tests := map[string]struct {
+		classes []*resourcev1.DeviceClass
+		of      corev1.ResourceName
+		want    string
+	}{
+		"a class stands for what it names":                    {classes: []*resourcev1.DeviceClass{class("a", "x/gpu", 0)}, of: "x/gpu", want: "a"},
+		"a class stands for nothing else":                     {classes: []*resourcev1.DeviceClass{class("a", "x/gpu", 0)}, of: "x/nic"},
+		"a class stands for its own name":                     {classes: []*resourcev1.DeviceClass{class("a", "", 0)}, of: "deviceclass.resource.kubernetes.io/a", want: "a"},
+		"of two the younger stands for it":                    {classes: []*resourcev1.DeviceClass{class("a", "x/gpu", time.Hour), class("b", "x/gpu", time.Minute)}, of: "x/gpu", want: "b"},
+		"of two of one age the first by name":                 {classes: []*resourcev1.DeviceClass{class("b", "x/gpu", 0), class("a", "x/gpu", 0)}, of: "x/gpu", want: "a"},
+		"a class that changes its mind does not stand for it": {classes: []*resourcev1.DeviceClass{class("a", "x/gpu", 0), class("a", "x/nic", 0)}, of: "x/gpu"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := New()
+			s.SetNode(node("n"))
+			for _, c := range tc.classes {
+				before := s.Order()
+				s.SetDeviceClass(c)
+				if s.Order() == before {
+					t.Error("what nodes say of pods was not asked anew")
+				}
+			}
+			got := ""
+			if c := s.StandIn(tc.of); c != nil {
+				got = c.Name
+			}
+			if got != tc.want {
+				t.Errorf("StandIn(%s) = %q, want %q", tc.of, got, tc.want)
+			}
+			for _, c := range tc.classes {
+				s.RemoveDeviceClass(c)
+			}
+			if s.StandIn(tc.of) != nil {
+				t.Error("a class that is gone stands for it")
+			}
+		})
 	}
 }
