@@ -24,8 +24,10 @@ func (b *builder) agent(ctx context.Context) ([]Stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	member.Complete(b.cfg)
-	r, err := parseRanges(b.cfg.NodeIP, b.cfg.ClusterDNS, b.cfg.ClusterCIDR, b.cfg.ServiceCIDR)
+	if err := member.Complete(b.cfg); err != nil {
+		return nil, err
+	}
+	r, err := parseRanges(b.cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -101,20 +101,29 @@ func (b *builder) stages(ctx context.Context) ([]Stage, error) {
 	return b.agent(ctx)
 }
 
-// ranges are the parsed addresses of the configuration; it was validated when loaded.
+// ranges are the parsed addresses of the configuration; it was validated when loaded. Of both families, the first is the
+// cluster's first.
 type ranges struct {
-	node, dns      netip.Addr
-	pods, services netip.Prefix
-	allPods        []netip.Prefix // of both families, pods the first
+	nodes          []netip.Addr // this machine's; others send to the first
+	dns            netip.Addr
+	pods, services []netip.Prefix
 }
 
-func parseRanges(nodeIP, dns, pods, services string) (r ranges, err error) {
+func parseRanges(c *config.Config) (r ranges, err error) {
 	var errs [4]error
-	r.node, errs[0] = netip.ParseAddr(nodeIP)
-	r.dns, errs[1] = netip.ParseAddr(dns)
-	if r.allPods, errs[2] = config.Ranges(pods); errs[2] == nil {
-		r.pods = r.allPods[0]
-	}
-	r.services, errs[3] = netip.ParsePrefix(services)
+	r.nodes, errs[0] = config.Addresses(c.NodeIP)
+	r.dns, errs[1] = netip.ParseAddr(c.ClusterDNS)
+	r.pods, errs[2] = config.Ranges(c.ClusterCIDR)
+	r.services, errs[3] = config.Ranges(c.ServiceCIDR)
 	return r, errors.Join(errs[:]...)
+}
+
+// server is the address of this machine at which pods reach its API server: of the family the service network begins with.
+func (r ranges) server() netip.Addr {
+	for _, ip := range r.nodes {
+		if ip.Is4() == r.services[0].Addr().Is4() {
+			return ip
+		}
+	}
+	return r.nodes[0]
 }

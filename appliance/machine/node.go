@@ -92,7 +92,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		}
 	}
 	pods, err := agent.New(agent.Config{
-		NodeName: b.cfg.NodeName, NodeIPs: []string{b.cfg.NodeIP},
+		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes,
@@ -123,7 +123,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	}
 	conf := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
-		Addresses: func() []netip.Addr { return []netip.Addr{in.ranges.node} },
+		Addresses: func() []netip.Addr { return in.ranges.nodes },
 		Pressure:  gauge.Conditions,
 		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,
@@ -141,14 +141,14 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 func (b *builder) network(in nodeInput) ([]Component, error) {
 	paths := b.cfg.Paths()
 	rules, err := policy.New(policy.Config{
-		Paths: paths, Node: b.cfg.NodeName, PodRanges: []netip.Prefix{in.ranges.pods}, DNS: in.ranges.dns, Log: b.log,
+		Paths: paths, Node: b.cfg.NodeName, PodRanges: in.ranges.pods, DNS: in.ranges.dns, Log: b.log,
 	}, in.cache, in.everyone)
 	if err != nil {
 		return nil, err
 	}
 	pods, err := podnet.New(podnet.Config{
-		Paths: paths, NodeName: b.cfg.NodeName, NodeIP: in.ranges.node, ClusterRange: in.ranges.pods,
-		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.node), Policy: rules,
+		Paths: paths, NodeName: b.cfg.NodeName, NodeIPs: in.ranges.nodes, ClusterRanges: in.ranges.pods,
+		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.nodes[0]), Policy: rules,
 	}, in.cache, b.log.With("component", "podnet"))
 	if err != nil {
 		return nil, err
@@ -160,17 +160,25 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
 		view,
 		proxy.New(proxy.Config{
-			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: []netip.Prefix{in.ranges.pods}, ServiceRanges: []netip.Prefix{in.ranges.services},
+			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: in.ranges.pods, ServiceRanges: in.ranges.services,
 			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
 		dns.New(dns.Config{
 			Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
-			Ranges: []netip.Prefix{in.ranges.pods, in.ranges.services}, Log: b.log,
+			Ranges: slices.Concat(in.ranges.pods, in.ranges.services), Log: b.log,
 		}, view),
 	}
 	if b.cfg.CloudProvider != config.External { // a cloud's load balancers have their addresses themselves
-		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIP: in.ranges.node, Nodes: in.cache, Log: b.log}, view))
+		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIP: in.ranges.nodes[0], Nodes: in.cache, Log: b.log}, view))
 	}
 	return parts, nil
+}
+
+func texts(addresses []netip.Addr) []string {
+	all := make([]string, len(addresses))
+	for i, ip := range addresses {
+		all[i] = ip.String()
+	}
+	return all
 }

@@ -65,19 +65,19 @@ import (
 
 // server is a control plane, and a node beside it unless that is disabled.
 func (b *builder) server(ctx context.Context) ([]Stage, error) {
-	r, err := parseRanges(b.cfg.NodeIP, b.cfg.ClusterDNS, b.cfg.ClusterCIDR, b.cfg.ServiceCIDR)
+	r, err := parseRanges(b.cfg)
 	if err != nil {
 		return nil, err
 	}
 	want := pki.Want{
-		NodeName: b.cfg.NodeName, Addresses: []netip.Addr{r.node},
-		KubernetesService: r.services.Masked().Addr().Next(), ClusterDomain: b.cfg.ClusterDomain,
+		NodeName: b.cfg.NodeName, Addresses: r.nodes,
+		KubernetesService: r.services[0].Masked().Addr().Next(), ClusterDomain: b.cfg.ClusterDomain,
 	}
 	keys, err := pki.Ensure(b.cfg.Paths().PKI(), want)
 	if err != nil {
 		return nil, err
 	}
-	url := "https://" + netip.AddrPortFrom(r.node, uint16(b.cfg.HTTPSPort)).String()
+	url := "https://" + netip.AddrPortFrom(r.nodes[0], uint16(b.cfg.HTTPSPort)).String()
 	kubeconfig := func(keys *pki.PKI) error {
 		return pki.WriteKubeconfig(b.cfg.WriteKubeconfig, url, keys.ClusterCA, keys.Admin)
 	}
@@ -87,19 +87,19 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	keeper := pki.NewKeeper(b.cfg.Paths().PKI(), want, kubeconfig, b.log.With("component", "certificates"))
 	store := datastore.New(datastore.Config{
 		Name: b.cfg.NodeName, Dir: b.cfg.Paths().Etcd(), Socket: b.cfg.Paths().EtcdSocket(),
-		PeerURL: "https://" + netip.AddrPortFrom(r.node, etcdPort).String(),
+		PeerURL: "https://" + netip.AddrPortFrom(r.nodes[0], etcdPort).String(),
 		Peer:    datastore.Certificate{CertFile: keys.EtcdPeer.CertFile, KeyFile: keys.EtcdPeer.KeyFile, CAFile: keys.EtcdCA.CertFile},
 		Log:     b.log.With("component", "datastore"),
 	})
 	api, err := apiserver.New(apiserver.Config{
-		Port: b.cfg.HTTPSPort, AdvertiseAddress: r.node,
+		Port: b.cfg.HTTPSPort, AdvertiseAddress: r.server(),
 		ServingCert: keys.APIServer.CertFile, ServingKey: keys.APIServer.KeyFile,
 		ClusterCA: keys.ClusterCA.CertFile, ClientCA: keys.ClientCA.CertFile,
 		FrontProxyCA: keys.FrontProxyCA.CertFile, FrontProxyCert: keys.FrontProxyClient.CertFile, FrontProxyKey: keys.FrontProxyClient.KeyFile,
 		KubeletClientCert: keys.APIServerKubeletClient.CertFile, KubeletClientKey: keys.APIServerKubeletClient.KeyFile,
 		ServiceAccountKey: keys.ServiceAccountKeyFile, ClusterDomain: b.cfg.ClusterDomain,
 		Datastore:    persistence.Endpoints{URLs: []string{store.Endpoint()}, Local: store.Keys},
-		ServiceCIDRs: []netip.Prefix{r.services},
+		ServiceCIDRs: r.services,
 
 		Encryption:            atrest.Files{Keys: keys.EncryptionKeysFile, Override: b.cfg.EncryptionConfig},
 		Audit:                 audit.Config{Log: b.cfg.Paths().Audit(), Policy: b.cfg.AuditPolicy},
@@ -168,7 +168,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"mirroring":       func() error { return endpointslicemirroring.Register(mgr) },
 		"service account": func() error { return serviceaccount.Register(mgr) },
 		"root CA":         func() error { return rootca.Register(mgr, keys.ClusterCA.CertPEM) },
-		"node addresses":  func() error { return nodeipam.Register(mgr, r.allPods) },
+		"node addresses":  func() error { return nodeipam.Register(mgr, r.pods) },
 		"scheduler":       func() error { return scheduler.Register(mgr, placing, b.log) },
 		"namespace":       func() error { return namespace.Register(mgr, b.steady) },
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, everything) },

@@ -33,11 +33,11 @@ type Config struct {
 	RunDir  string `mapstructure:"run-dir"`  // sockets and state that dies with the boot
 
 	NodeName  string `mapstructure:"node-name"`
-	NodeIP    string `mapstructure:"node-ip"` // the address other machines reach this one at; default: the one with the default route
+	NodeIP    string `mapstructure:"node-ip"` // where other machines reach this one: an address, or one of each family; default: those of the default routes
 	HTTPSPort int    `mapstructure:"https-port"`
 
-	ClusterCIDR   string `mapstructure:"cluster-cidr"` // pods of all machines: a range of IPv4, and after a comma one of IPv6
-	ServiceCIDR   string `mapstructure:"service-cidr"`
+	ClusterCIDR   string `mapstructure:"cluster-cidr"` // pods of all machines: a range, or one of each family (Ranges)
+	ServiceCIDR   string `mapstructure:"service-cidr"` // services, in the same families
 	ClusterDNS    string `mapstructure:"cluster-dns"`
 	ClusterDomain string `mapstructure:"cluster-domain"`
 
@@ -65,6 +65,8 @@ type Config struct {
 
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
 	Token Secret `mapstructure:"token"` // from `knarr token create`
+
+	nodeIPFound bool // not said, so what the cluster's families are may change it
 }
 
 // Secret is text that prints as a placeholder, so that a configuration can be logged; string(s) has the text.

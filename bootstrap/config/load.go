@@ -39,7 +39,7 @@ var settings = []setting{
 	{"data-dir", "folder for what outlives a reboot", "/var/lib/knarr", true},
 	{"run-dir", "folder for sockets and state of this boot", "/run/knarr", true},
 	{"node-name", "name of this machine in the cluster (default: the host name)", "", true},
-	{"node-ip", "address other machines reach this one at (default: that of the default route)", "", true},
+	{"node-ip", "address other machines reach this one at, or one of each family between a comma (default: those of the default routes)", "", true},
 	{"cgroup-root", "cgroup below which pods run", "/", true},
 	{"registries", "file that says where images are fetched from (mirrors, configs); the default may be missing", defaultRegistries, true},
 	{"parallel-image-pulls", "images fetched at a time, 1 to 64; 1 is one after the other", 4, true},
@@ -48,9 +48,9 @@ var settings = []setting{
 	{"join", "https://HOST:6443 of a running server", "", true},
 	{"token", "join token, from `knarr token create` on a server", "", true},
 	{"https-port", "port of the API server", 6443, false},
-	{"cluster-cidr", "addresses of pods; each node gets a /24 of it, and a /64 of a range of IPv6 after a comma", "10.42.0.0/16", false},
-	{"service-cidr", "addresses of services", "10.43.0.0/16", false},
-	{"cluster-dns", "address of the cluster's DNS, within service-cidr", "10.43.0.10", false},
+	{"cluster-cidr", "addresses of pods: a range, or one of each family between a comma; each node gets a /24 of IPv4, a /64 of IPv6", "10.42.0.0/16", false},
+	{"service-cidr", "addresses of services: a range, or one of each family, as in cluster-cidr", "10.43.0.0/16", false},
+	{"cluster-dns", "address of the cluster's DNS, within service-cidr (default: the tenth of its first range)", "", false},
 	{"cluster-domain", "domain of service names", "cluster.local", false},
 	{"load-balancer-addresses", "addresses, ranges (A-B) or networks for services of type LoadBalancer, between commas", "", false},
 	{"cloud-provider", "external: nodes wait for a cloud controller manager to initialize them, and services for its load balancers", "", false},
@@ -275,12 +275,14 @@ func (c *Config) complete(sources map[string]string) error {
 		sources["node-name"] = "host name"
 	}
 	if c.NodeIP == "" {
-		addr, err := machineAddress(c.ClusterCIDR, c.ServiceCIDR)
-		if err != nil {
+		c.nodeIPFound = true
+		if err := c.FindNodeIP(); err != nil {
 			return err
 		}
-		c.NodeIP = addr.String()
 		sources["node-ip"] = "detected"
+	}
+	if services, err := Ranges(c.ServiceCIDR); err == nil && c.ClusterDNS == "" && c.Role == Server {
+		c.ClusterDNS = tenth(services[0]).String()
 	}
 	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig,
 		&c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir} {

@@ -192,15 +192,41 @@ func TestValidate(t *testing.T) {
 		"a range smaller than one node's":            {change: func(c *Config) { c.ClusterCIDR = "10.42.0.0/25" }, err: "is too small"},
 		"DNS must not sit on the API server's":       {change: func(c *Config) { c.ClusterDNS = "10.43.0.1" }, err: "is where the API server is reached"},
 		"DNS is an address":                          {change: func(c *Config) { c.ClusterDNS = "dns" }, err: "is not an IP address"},
-		"the machine is not a pod":                   {change: func(c *Config) { c.NodeIP = "10.42.0.1" }, err: "is within cluster-cidr"},
-		"the machine is not local":                   {change: func(c *Config) { c.NodeIP = "127.0.0.1" }, err: "cannot be reached from other machines"},
-		"a port beyond the last":                     {change: func(c *Config) { c.HTTPSPort = 70000 }, err: "is not a port"},
-		"a port of another part":                     {change: func(c *Config) { c.HTTPSPort = 10250 }, err: "belongs to the node agent"},
-		"a run folder too long for sockets":          {change: func(c *Config) { c.RunDir = "/" + strings.Repeat("r", 90) }, err: "is too long for sockets"},
-		"a relative cgroup":                          {change: func(c *Config) { c.CgroupRoot = "knarr" }, err: "is not absolute"},
-		"a server without https":                     {change: func(c *Config) { c.Join = "http://a:6443" }, err: "give https://HOST:6443"},
-		"a server and a path":                        {change: func(c *Config) { c.Join = "https://a:6443/api" }, err: "give https://HOST:6443"},
-		"a token without a server":                   {change: func(c *Config) { c.Token = "t" }, err: "token is set but join is not"},
+		"two families are the cluster's": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR, c.NodeIP = "10.42.0.0/16,fd42::/48", "10.43.0.0/16,fd43::/112", "192.0.2.7,2001:db8::7"
+		}},
+		"IPv6 may be the first, or the only one": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.NodeIP = "fd42::/48", "fd43::/112", "fd43::a", "2001:db8::7"
+		}},
+		"pods may have a family more than services":     {change: func(c *Config) { c.ClusterCIDR = "10.42.0.0/16,fd42::/48" }},
+		"services may not have a family more than pods": {change: func(c *Config) { c.ServiceCIDR = "10.43.0.0/16,fd43::/112" }, err: "has not the families of cluster-cidr"},
+		"both begin with the same family": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = "fd42::/48,10.42.0.0/16", "10.43.0.0/16,fd43::/112"
+		}, err: "has not the families of cluster-cidr"},
+		"two ranges of one family":             {change: func(c *Config) { c.ClusterCIDR = "10.42.0.0/16,10.44.0.0/16" }, err: "more than one range of a family"},
+		"three ranges":                         {change: func(c *Config) { c.ServiceCIDR = "10.43.0.0/16,fd43::/112,fd44::/112" }, err: "more than one range of a family"},
+		"a range of IPv6 too small for a node": {change: func(c *Config) { c.ClusterCIDR = "10.42.0.0/16,fd42::/96" }, err: "each node takes a /64"},
+		"a range of IPv6 too large for services": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = "10.42.0.0/16,fd42::/48", "10.43.0.0/16,fd43::/48"
+		}, err: "is too large"},
+		"ranges of IPv6 must not overlap either": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR = "10.42.0.0/16,fd42::/48", "10.43.0.0/16,fd42::/112"
+		}, err: "overlaps cluster-cidr"},
+		"two addresses of one family":          {change: func(c *Config) { c.NodeIP = "192.0.2.7,192.0.2.8" }, err: "more than one address of a family"},
+		"an address that one link alone knows": {change: func(c *Config) { c.NodeIP = "fe80::1%eth0" }, err: "is not an IP address"},
+		"pods must find the API server":        {change: func(c *Config) { c.NodeIP = "2001:db8::7" }, err: "where pods look for the API server"},
+		"DNS may have an address of either family": {change: func(c *Config) {
+			c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS = "10.42.0.0/16,fd42::/48", "10.43.0.0/16,fd43::/112", "fd43::a"
+		}},
+		"the machine is not a pod":          {change: func(c *Config) { c.NodeIP = "10.42.0.1" }, err: "is within cluster-cidr"},
+		"the machine is not local":          {change: func(c *Config) { c.NodeIP = "127.0.0.1" }, err: "cannot be reached from other machines"},
+		"a port beyond the last":            {change: func(c *Config) { c.HTTPSPort = 70000 }, err: "is not a port"},
+		"a port of another part":            {change: func(c *Config) { c.HTTPSPort = 10250 }, err: "belongs to the node agent"},
+		"a run folder too long for sockets": {change: func(c *Config) { c.RunDir = "/" + strings.Repeat("r", 90) }, err: "is too long for sockets"},
+		"a relative cgroup":                 {change: func(c *Config) { c.CgroupRoot = "knarr" }, err: "is not absolute"},
+		"a server without https":            {change: func(c *Config) { c.Join = "http://a:6443" }, err: "give https://HOST:6443"},
+		"a server and a path":               {change: func(c *Config) { c.Join = "https://a:6443/api" }, err: "give https://HOST:6443"},
+		"a token without a server":          {change: func(c *Config) { c.Token = "t" }, err: "token is set but join is not"},
 		"an agent needs no ranges": {change: func(c *Config) {
 			c.Role, c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain, c.HTTPSPort = Agent, "", "", "", "", 0
 		}},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -34,12 +35,14 @@ func (c *Config) Validate() error {
 	if !strings.HasPrefix(c.CgroupRoot, "/") {
 		report("cgroup-root", c.CgroupRoot, "is not absolute: begin it with /")
 	}
-	nodeIP, err := netip.ParseAddr(c.NodeIP)
-	switch {
-	case err != nil:
-		report("node-ip", c.NodeIP, "is not an IP address: give one of this machine's")
-	case !nodeIP.IsGlobalUnicast():
-		report("node-ip", c.NodeIP, "cannot be reached from other machines: give another of this machine's")
+	machine, err := Addresses(c.NodeIP)
+	if err != nil {
+		report("node-ip", c.NodeIP, "%s", err)
+	}
+	for _, ip := range machine {
+		if !ip.IsGlobalUnicast() {
+			report("node-ip", c.NodeIP, "cannot be reached from other machines: give another of this machine's")
+		}
 	}
 	if c.ParallelImagePulls < 0 || c.ParallelImagePulls > 64 {
 		report("parallel-image-pulls", fmt.Sprint(c.ParallelImagePulls), "is out of range: use 1 to 64")
@@ -69,44 +72,73 @@ func (c *Config) Validate() error {
 	case c.CloudProvider != "" && c.LoadBalancerAddresses != "":
 		problems = append(problems, errors.New("load-balancer-addresses cannot be given with cloud-provider: the cloud has its own; remove one of them"))
 	}
-	var pods netip.Prefix
-	all, podsErr := Ranges(c.ClusterCIDR)
+	return errors.Join(append(problems, c.validateRanges(machine)...)...)
+}
+
+// validateRanges checks the cluster's addresses against each other and against this machine's.
+func (c *Config) validateRanges(machine []netip.Addr) (problems []error) {
+	report := func(key, value, format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%s %q %s", key, value, fmt.Sprintf(format, args...)))
+	}
+	pods, podsErr := Ranges(c.ClusterCIDR)
 	if podsErr != nil {
 		report("cluster-cidr", c.ClusterCIDR, "%s", podsErr)
-	} else if pods = all[0]; pods.Bits() > 24 {
-		report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /24 of it, so use /24 or larger, such as /16")
-	} else if len(all) > 1 && all[1].Bits() > 64 {
-		report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /64 of the second range, so use /64 or larger, such as /48")
 	}
-	services, servicesErr := parseRange(c.ServiceCIDR)
+	for _, r := range pods {
+		switch {
+		case r.Addr().Is4() && r.Bits() > 24:
+			report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /24 of %s, so use /24 or larger, such as /16", r)
+		case r.Addr().Is6() && r.Bits() > 64:
+			report("cluster-cidr", c.ClusterCIDR, "is too small: each node takes a /64 of %s, so use /64 or larger, such as /48", r)
+		}
+	}
+	services, servicesErr := Ranges(c.ServiceCIDR)
 	if servicesErr != nil {
 		report("service-cidr", c.ServiceCIDR, "%s", servicesErr)
-	} else if services.Bits() > 28 {
-		report("service-cidr", c.ServiceCIDR, "is too small: use /28 or larger, such as /16")
+	}
+	for _, r := range services {
+		switch {
+		case r.Addr().BitLen()-r.Bits() < 4:
+			report("service-cidr", c.ServiceCIDR, "is too small: use /28 of IPv4 or larger, such as /16, and /124 of IPv6 or larger, such as /112")
+		case r.Addr().Is6() && r.Bits() < 64:
+			report("service-cidr", c.ServiceCIDR, "is too large: use /64 of IPv6 or smaller, such as /112")
+		}
 	}
 	if podsErr != nil || servicesErr != nil {
-		return errors.Join(problems...)
+		return problems
 	}
 
-	if pods.Overlaps(services) {
-		report("service-cidr", c.ServiceCIDR, "overlaps cluster-cidr %q: choose separate ranges", c.ClusterCIDR)
+	if services[0].Addr().Is4() != pods[0].Addr().Is4() || len(services) > len(pods) {
+		report("service-cidr", c.ServiceCIDR, "has not the families of cluster-cidr %q in the same order: services are reached through addresses that their pods have", c.ClusterCIDR)
+	}
+	for _, p := range pods {
+		for _, s := range services {
+			if p.Overlaps(s) {
+				report("service-cidr", c.ServiceCIDR, "overlaps cluster-cidr %q: choose separate ranges", c.ClusterCIDR)
+			}
+		}
 	}
 	dns, err := netip.ParseAddr(c.ClusterDNS)
 	switch {
 	case err != nil:
 		report("cluster-dns", c.ClusterDNS, "is not an IP address: give one within service-cidr %q", c.ServiceCIDR)
-	case !services.Contains(dns):
+	case !slices.ContainsFunc(services, func(r netip.Prefix) bool { return r.Contains(dns) }):
 		report("cluster-dns", c.ClusterDNS, "is outside service-cidr %q: give an address within it", c.ServiceCIDR)
-	case dns == services.Addr() || dns == services.Addr().Next():
+	case slices.ContainsFunc(services, func(r netip.Prefix) bool { return dns == r.Addr() || dns == r.Addr().Next() }):
 		report("cluster-dns", c.ClusterDNS, "is where the API server is reached: give another address of service-cidr %q", c.ServiceCIDR)
 	}
-	if pods.Contains(nodeIP) {
-		report("node-ip", c.NodeIP, "is within cluster-cidr %q: choose a range that is not in use", c.ClusterCIDR)
+	for _, ip := range machine {
+		if within(ip, []string{c.ClusterCIDR}) {
+			report("node-ip", c.NodeIP, "is within cluster-cidr %q: choose a range that is not in use", c.ClusterCIDR)
+		}
+		if within(ip, []string{c.ServiceCIDR}) {
+			report("node-ip", c.NodeIP, "is within service-cidr %q: choose a range that is not in use", c.ServiceCIDR)
+		}
 	}
-	if services.Contains(nodeIP) {
-		report("node-ip", c.NodeIP, "is within service-cidr %q: choose a range that is not in use", c.ServiceCIDR)
+	if len(machine) > 0 && !slices.ContainsFunc(machine, func(ip netip.Addr) bool { return ip.Is4() == services[0].Addr().Is4() }) {
+		report("node-ip", c.NodeIP, "is not of the family in which service-cidr %q begins, where pods look for the API server: add one that is", c.ServiceCIDR)
 	}
-	return errors.Join(problems...)
+	return problems
 }
 
 func (c *Config) validateJoin() []error {
@@ -123,66 +155,107 @@ func (c *Config) validateJoin() []error {
 	return nil
 }
 
-// Ranges reads a range of IPv4 and, after a comma, possibly one of IPv6.
+// Ranges reads a range of addresses, or one of each family between a comma. The first counts where only one can.
 func Ranges(text string) ([]netip.Prefix, error) {
-	first, second, both := strings.Cut(text, ",")
-	prefix, err := parseRange(strings.TrimSpace(first))
-	if err != nil || !both {
-		return []netip.Prefix{prefix}, err
+	var all []netip.Prefix
+	for part := range strings.SplitSeq(text, ",") {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(part))
+		switch {
+		case err != nil || prefix.Addr().Is4In6():
+			return nil, errors.New("is not a range of addresses: give one such as 10.42.0.0/16, or one of each family such as 10.42.0.0/16,fd42::/48")
+		case prefix != prefix.Masked():
+			return nil, fmt.Errorf("begins within its range: write %s", prefix.Masked())
+		}
+		all = append(all, prefix)
 	}
-	other, err := netip.ParsePrefix(strings.TrimSpace(second))
-	switch {
-	case err != nil || other.Addr().Is4():
-		return nil, errors.New("does not go on with a range of IPv6: give two such as 10.42.0.0/16,fd42::/48")
-	case other != other.Masked():
-		return nil, fmt.Errorf("begins within its range: write %s", other.Masked())
+	if len(all) > 2 || len(all) == 2 && all[0].Addr().Is4() == all[1].Addr().Is4() {
+		return nil, errors.New("has more than one range of a family: give one of IPv4 and one of IPv6, such as 10.42.0.0/16,fd42::/48")
 	}
-	return []netip.Prefix{prefix, other}, nil
+	return all, nil
 }
 
-func parseRange(text string) (netip.Prefix, error) {
-	prefix, err := netip.ParsePrefix(text)
-	switch {
-	case err != nil:
-		return prefix, errors.New("is not a range of addresses: give one such as 10.42.0.0/16")
-	case !prefix.Addr().Is4():
-		return prefix, errors.New("is not of IPv4: give a range such as 10.42.0.0/16")
-	case prefix != prefix.Masked():
-		return prefix, fmt.Errorf("begins within its range: write %s", prefix.Masked())
+// Addresses reads an address, or one of each family between a comma.
+func Addresses(text string) ([]netip.Addr, error) {
+	var all []netip.Addr
+	for part := range strings.SplitSeq(text, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(part))
+		if err != nil || ip.Zone() != "" {
+			return nil, errors.New("is not an IP address: give one of this machine's, or one of each family between a comma")
+		}
+		all = append(all, ip.Unmap())
 	}
-	return prefix, nil
+	if len(all) > 2 || len(all) == 2 && all[0].Is4() == all[1].Is4() {
+		return nil, errors.New("has more than one address of a family: give one of IPv4 and one of IPv6")
+	}
+	return all, nil
 }
 
-// machineAddress finds the address other machines reach this one at: the one the default route leaves from,
+// tenth is where the cluster's DNS is unless somebody says otherwise.
+func tenth(r netip.Prefix) netip.Addr {
+	ip := r.Masked().Addr()
+	for range 10 {
+		ip = ip.Next()
+	}
+	return ip
+}
+
+// FindNodeIP looks for this machine's address in each family the cluster has, unless node-ip said it. A machine that has
+// none in these families is reached at any that it has; so is one that does not know the cluster yet.
+func (c *Config) FindNodeIP() error {
+	if !c.nodeIPFound {
+		return nil
+	}
+	own := []string{c.ClusterCIDR, c.ServiceCIDR}
+	var found []string
+	if families, err := Ranges(c.ClusterCIDR); err == nil {
+		for _, r := range families {
+			if ip, err := machineAddress(r.Addr().Is6(), own); err == nil {
+				found = append(found, ip.String())
+			}
+		}
+	}
+	for _, v6 := range []bool{false, true} {
+		if ip, err := machineAddress(v6, own); err == nil && len(found) == 0 {
+			found = append(found, ip.String())
+		}
+	}
+	if len(found) == 0 {
+		return errors.New("this machine has no address others could reach: connect it to a network or set node-ip")
+	}
+	c.NodeIP = strings.Join(found, ",")
+	return nil
+}
+
+// machineAddress finds the address other machines reach this one at in a family: the one the default route leaves from,
 // else the first that is neither local nor within one of the cluster's own ranges, which our bridge has.
-func machineAddress(own ...string) (netip.Addr, error) {
-	for _, anywhere := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
-		conn, err := net.Dial("udp", anywhere) // routes, sends nothing
-		if err != nil {
-			continue
-		}
-		addr := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+func machineAddress(v6 bool, own []string) (netip.Addr, error) {
+	anywhere := "192.0.2.1:9"
+	if v6 {
+		anywhere = "[2001:db8::1]:9"
+	}
+	if conn, err := net.Dial("udp", anywhere); err == nil { // routes, sends nothing
+		ip := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 		conn.Close()
-		if addr.IsGlobalUnicast() {
-			return addr, nil
+		if ip.IsGlobalUnicast() && !within(ip, own) {
+			return ip, nil
 		}
 	}
-	addrs, err := net.InterfaceAddrs()
+	all, err := net.InterfaceAddrs()
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("list addresses of this machine: %w", err)
 	}
-	for _, a := range addrs {
+	for _, a := range all {
 		prefix, err := netip.ParsePrefix(a.String())
-		if err == nil && prefix.Addr().IsGlobalUnicast() && !within(prefix.Addr(), own) {
+		if err == nil && prefix.Addr().Is6() == v6 && prefix.Addr().IsGlobalUnicast() && !within(prefix.Addr(), own) {
 			return prefix.Addr(), nil
 		}
 	}
-	return netip.Addr{}, errors.New("this machine has no address others could reach: connect it to a network or set node-ip")
+	return netip.Addr{}, errors.New("this machine has no such address")
 }
 
 func within(addr netip.Addr, ranges []string) bool {
 	for part := range strings.SplitSeq(strings.Join(ranges, ","), ",") {
-		if prefix, err := netip.ParsePrefix(part); err == nil && prefix.Contains(addr) {
+		if prefix, err := netip.ParsePrefix(strings.TrimSpace(part)); err == nil && prefix.Contains(addr) {
 			return true
 		}
 	}

@@ -45,7 +45,7 @@ type Member struct {
 
 	dir      string
 	nodeName string
-	nodeIP   net.IP
+	nodeIPs  []net.IP // what the serving certificate names; Complete knows them
 	log      *slog.Logger
 	now      func() time.Time
 	api      *rest.Config         // as the node
@@ -59,7 +59,7 @@ func Join(ctx context.Context, c *config.Config) (*Member, error) {
 
 func join(ctx context.Context, c *config.Config, now func() time.Time) (*Member, error) {
 	m := &Member{
-		dir: c.Paths().PKI(), nodeName: c.NodeName, nodeIP: net.ParseIP(c.NodeIP),
+		dir: c.Paths().PKI(), nodeName: c.NodeName,
 		log: slog.With("component", "join"), now: now,
 	}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
@@ -114,10 +114,22 @@ func (m *Member) ClusterCAFile() string { return filepath.Join(m.dir, pki.Cluste
 // ClientCAFile is what clients of this node's API are checked against.
 func (m *Member) ClientCAFile() string { return filepath.Join(m.dir, pki.ClientCAFile) }
 
-// Complete fills in what an agent's configuration leaves to the cluster.
-func (m *Member) Complete(c *config.Config) {
+// Complete fills in what an agent's configuration leaves to the cluster. Which of the machine's addresses count depends on
+// the cluster's families.
+func (m *Member) Complete(c *config.Config) error {
 	c.ClusterCIDR, c.ServiceCIDR = m.Settings.ClusterCIDR, m.Settings.ServiceCIDR
 	c.ClusterDNS, c.ClusterDomain, c.CloudProvider = m.Settings.ClusterDNS, m.Settings.ClusterDomain, m.Settings.CloudProvider
+	if err := c.FindNodeIP(); err != nil {
+		return err
+	}
+	addresses, err := config.Addresses(c.NodeIP)
+	if err != nil {
+		return fmt.Errorf("node-ip %q %w", c.NodeIP, err)
+	}
+	for _, ip := range addresses {
+		m.nodeIPs = append(m.nodeIPs, ip.AsSlice())
+	}
+	return nil
 }
 
 // sameCluster refuses a token of another cluster: a member cannot be of two.

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -46,7 +45,7 @@ func (m *Member) clientRequest() wanted {
 func (m *Member) servingRequest() wanted {
 	return wanted{
 		signer: certificatesv1.KubeletServingSignerName, usage: certificatesv1.UsageServerAuth,
-		template: x509.CertificateRequest{Subject: m.subject(), DNSNames: []string{m.nodeName}, IPAddresses: []net.IP{m.nodeIP}},
+		template: x509.CertificateRequest{Subject: m.subject(), DNSNames: []string{m.nodeName}, IPAddresses: m.nodeIPs},
 	}
 }
 

@@ -65,8 +65,8 @@ func readSettings(data map[string]string) (Settings, error) {
 	if _, err := config.Ranges(s.ClusterCIDR); err != nil {
 		return s, fmt.Errorf("cluster-cidr %q %w", s.ClusterCIDR, err)
 	}
-	if _, err := netip.ParsePrefix(s.ServiceCIDR); err != nil {
-		return s, fmt.Errorf("service-cidr %q is not a range of addresses", s.ServiceCIDR)
+	if _, err := config.Ranges(s.ServiceCIDR); err != nil {
+		return s, fmt.Errorf("service-cidr %q %w", s.ServiceCIDR, err)
 	}
 	if _, err := netip.ParseAddr(s.ClusterDNS); err != nil {
 		return s, fmt.Errorf("cluster-dns %q is not an address", s.ClusterDNS)

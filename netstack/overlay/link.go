@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -39,7 +41,7 @@ func raise(self Peer) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	mac := hardwareOf(self.Range)
+	mac := hardwareOf(self.Ranges[0])
 	link, err := netlink.LinkByName(Link)
 	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil, fmt.Errorf("find link %s: %w", Link, err)
@@ -68,7 +70,7 @@ func raise(self Peer) (netlink.Link, error) {
 			return nil, fmt.Errorf("set hardware address of %s: %w", Link, err)
 		}
 	}
-	if err := address(link, tunnelEnd(self.Range)); err != nil {
+	if err := addresses(link, self.Ranges); err != nil {
 		return nil, err
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
@@ -84,28 +86,50 @@ func fits(link netlink.Link, self Peer) bool {
 	return ok && vxlan.VxlanId == vni && vxlan.Port == Port && !vxlan.Learning && vxlan.SrcAddr.Equal(self.Address.AsSlice())
 }
 
-// address makes the tunnel's end the link's one IPv4 address: what this node itself sends to pods of others comes from it.
-func address(link netlink.Link, end netip.Addr) error {
-	present, err := dump.Addresses(link, netlink.FAMILY_V4)
+// addresses makes the tunnel's ends the link's addresses: what this node itself sends to pods of others comes from them.
+func addresses(link netlink.Link, ranges []netip.Prefix) error {
+	present, err := dump.Addresses(link, netlink.FAMILY_ALL)
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", Link, err)
 	}
-	wanted := &net.IPNet{IP: end.AsSlice(), Mask: net.CIDRMask(end.BitLen(), end.BitLen())}
-	found := false
+	missing := map[string]*netlink.Addr{}
+	for _, r := range ranges {
+		end := tunnelEnd(r)
+		wanted := &netlink.Addr{IPNet: &net.IPNet{IP: end.AsSlice(), Mask: net.CIDRMask(end.BitLen(), end.BitLen())}}
+		if end.Is6() {
+			wanted.Flags = unix.IFA_F_NODAD // nobody else has it; asking takes the kernel a second
+			if err := allowIPv6(); err != nil {
+				return err
+			}
+		}
+		missing[wanted.IPNet.String()] = wanted
+	}
 	for _, a := range present {
-		if a.IPNet.String() == wanted.String() {
-			found = true
+		if _, wanted := missing[a.IPNet.String()]; wanted || a.IP.IsLinkLocalUnicast() { // which the kernel gave it
+			delete(missing, a.IPNet.String())
 			continue
 		}
 		if err := netlink.AddrDel(link, &a); err != nil {
 			return fmt.Errorf("take address %s from %s: %w", a.IPNet, Link, err)
 		}
 	}
-	if found {
-		return nil
+	for text, a := range missing {
+		if err := netlink.AddrAdd(link, a); err != nil {
+			return fmt.Errorf("give %s the address %s: %w", Link, text, err)
+		}
 	}
-	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: wanted}); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", Link, end, err)
+	return nil
+}
+
+// allowIPv6 undoes, for the link, what a machine may say of all new links.
+func allowIPv6() error {
+	const setting = "/proc/sys/net/ipv6/conf/" + Link + "/disable_ipv6"
+	value, err := os.ReadFile(setting)
+	if err == nil && strings.TrimSpace(string(value)) != "0" {
+		err = os.WriteFile(setting, []byte("0"), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("allow IPv6 on %s: %w: pods have IPv6 addresses, so the kernel needs IPv6", Link, err)
 	}
 	return nil
 }
@@ -128,34 +152,40 @@ func linkMTU(nodeIP netip.Addr) (int, error) {
 	return 0, fmt.Errorf("no link of this machine has the address %s of its node object", nodeIP)
 }
 
-// read is what the link's tables hold.
-func read(link netlink.Link) (tables, error) {
-	have := plan(nil)
+// read is what the link's tables hold in the families of this node's pods.
+func read(link netlink.Link, self Peer) (tables, error) {
+	have := plan(nil, self)
 	index := link.Attrs().Index
-	routes, err := dump.Routes(netlink.FAMILY_V4,
-		&netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return tables{}, fmt.Errorf("list routes of %s: %w", Link, err)
-	}
-	for _, route := range routes {
-		if route.Dst == nil {
-			continue
+	for _, r := range self.Ranges {
+		family := unix.AF_INET
+		if r.Addr().Is6() {
+			family = unix.AF_INET6
 		}
-		dst, err := netip.ParsePrefix(route.Dst.String())
+		routes, err := dump.Routes(family,
+			&netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 		if err != nil {
-			return tables{}, fmt.Errorf("read route of %s: %w", Link, err)
+			return tables{}, fmt.Errorf("list routes of %s: %w", Link, err)
 		}
-		gw, _ := netip.AddrFromSlice(route.Gw)
-		have.routes[dst] = gw.Unmap()
-	}
-	neighbours, err := dump.Neighbours(index, unix.AF_INET)
-	if err != nil {
-		return tables{}, fmt.Errorf("list neighbours of %s: %w", Link, err)
-	}
-	for _, n := range neighbours {
-		ip, _ := netip.AddrFromSlice(n.IP)
-		if n.State&unix.NUD_NOARP == 0 { // the kernel's own, for broadcast and multicast
-			have.neighbours[ip.Unmap()] = key(n.HardwareAddr)
+		for _, route := range routes {
+			if route.Dst == nil || route.Protocol == unix.RTPROT_KERNEL { // its own, for the link's addresses
+				continue
+			}
+			dst, err := netip.ParsePrefix(route.Dst.String())
+			if err != nil {
+				return tables{}, fmt.Errorf("read route of %s: %w", Link, err)
+			}
+			gw, _ := netip.AddrFromSlice(route.Gw)
+			have.routes[dst] = gw.Unmap()
+		}
+		neighbours, err := dump.Neighbours(index, family)
+		if err != nil {
+			return tables{}, fmt.Errorf("list neighbours of %s: %w", Link, err)
+		}
+		for _, n := range neighbours {
+			ip, _ := netip.AddrFromSlice(n.IP)
+			if n.State&unix.NUD_PERMANENT != 0 { // the others are the kernel's own
+				have.neighbours[ip.Unmap()] = key(n.HardwareAddr)
+			}
 		}
 	}
 	forwarding, err := dump.Neighbours(index, unix.AF_BRIDGE)
@@ -183,7 +213,7 @@ func write(link netlink.Link, want, have tables) error {
 			IP: machine.AsSlice(), HardwareAddr: mac.addr()}
 	}
 	neighbour := func(end netip.Addr, mac hardware) *netlink.Neigh {
-		return &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: end.AsSlice(), HardwareAddr: mac.addr()}
+		return &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: end.AsSlice(), HardwareAddr: mac.addr()}
 	}
 	route := func(pods netip.Prefix, end netip.Addr) *netlink.Route {
 		return &netlink.Route{LinkIndex: index, Flags: int(netlink.FLAG_ONLINK), Gw: end.AsSlice(),

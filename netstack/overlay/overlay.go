@@ -1,6 +1,6 @@
 // Package overlay takes packets from the pods of one node to the pods of another, inside UDP (VXLAN).
 //
-// In:       Node objects: pod range and internal address.
+// In:       Node objects: pod ranges and internal address.
 // Out:      link knarr-vxlan with its routes, neighbours and forwarding entries. The kernel does the rest; while knarr is away too.
 // Promise:  packets find the pods of every node that has a range and an address; a node alone has no link.
 // Not here: links and addresses of pods (netstack/podnet).
@@ -153,7 +153,7 @@ func (o *Overlay) keep(ctx context.Context, synced func() bool, last view) error
 		}
 		if err == nil && !now.equal(last) {
 			err = save(o.file(), now)
-			o.log.Info("overlay follows the nodes", "nodes", len(now.Others), "range", now.Self.Range)
+			o.log.Info("overlay follows the nodes", "nodes", len(now.Others), "ranges", now.Self.Ranges)
 		}
 		wait := healInterval
 		if err != nil && ctx.Err() == nil {
@@ -194,11 +194,11 @@ func (o *Overlay) settle(v view) error {
 	if err != nil {
 		return err
 	}
-	have, err := read(link)
+	have, err := read(link, v.Self)
 	if err != nil {
 		return err
 	}
-	return write(link, plan(v.Others), have)
+	return write(link, plan(v.Others, v.Self), have)
 }
 
 func (o *Overlay) file() string { return filepath.Join(o.paths.Network(), "overlay.json") }
@@ -213,8 +213,8 @@ func load(path string) (view, error) {
 		return view{}, fmt.Errorf("read the overlay's last view: %w", err)
 	}
 	var v view
-	if err := json.Unmarshal(data, &v); err != nil {
-		return view{}, nil // cut short by a power cut; the API has a better one
+	if err := json.Unmarshal(data, &v); err != nil || len(v.Self.Ranges) == 0 {
+		return view{}, nil // cut short by a power cut, or of another version; the API has a better one
 	}
 	return v, nil
 }

@@ -9,11 +9,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Peer is one node as the overlay sees it: its pods, and the address that packets for them are sent to.
+// Peer is one node as the overlay sees it: its pods, in one or both families, and the address that packets for them are
+// sent to. The first range names its tunnel's end.
 type Peer struct {
-	Node    string       `json:"node"`
-	Range   netip.Prefix `json:"range"`
-	Address netip.Addr   `json:"address"`
+	Node    string         `json:"node"`
+	Ranges  []netip.Prefix `json:"ranges"`
+	Address netip.Addr     `json:"address"`
+}
+
+func (p Peer) equal(o Peer) bool {
+	return p.Node == o.Node && p.Address == o.Address && slices.Equal(p.Ranges, o.Ranges)
+}
+
+// overlaps says whether two nodes claim the same addresses.
+func (p Peer) overlaps(o Peer) bool {
+	return slices.ContainsFunc(p.Ranges, func(r netip.Prefix) bool { return slices.ContainsFunc(o.Ranges, r.Overlaps) })
 }
 
 // view is what this node knows: itself and the others, in the order of their names.
@@ -23,7 +33,7 @@ type view struct {
 }
 
 func (v view) equal(other view) bool {
-	return v.Self == other.Self && slices.Equal(v.Others, other.Others)
+	return v.Self.equal(other.Self) && slices.EqualFunc(v.Others, other.Others, Peer.equal)
 }
 
 // look makes a view of the nodes. Without a range or an address this node takes no part yet: ok is false. Others that
@@ -42,13 +52,13 @@ func look(nodes []corev1.Node, self string) (v view, ok bool) {
 	var others []Peer
 	for i := range nodes {
 		peer, complete := peerOf(&nodes[i], sameFamily)
-		if complete && peer.Node != self && peer.Address != v.Self.Address && !peer.Range.Overlaps(v.Self.Range) {
+		if complete && peer.Node != self && peer.Address != v.Self.Address && !peer.overlaps(v.Self) {
 			others = append(others, peer)
 		}
 	}
 	slices.SortFunc(others, func(a, b Peer) int { return cmp.Compare(a.Node, b.Node) })
 	for _, peer := range others {
-		if !slices.ContainsFunc(v.Others, func(earlier Peer) bool { return earlier.Range.Overlaps(peer.Range) }) {
+		if !slices.ContainsFunc(v.Others, peer.overlaps) {
 			v.Others = append(v.Others, peer)
 		}
 	}
@@ -58,9 +68,10 @@ func look(nodes []corev1.Node, self string) (v view, ok bool) {
 func peerOf(node *corev1.Node, usable func(netip.Addr) bool) (Peer, bool) {
 	peer := Peer{Node: node.Name}
 	for _, text := range append(slices.Clone(node.Spec.PodCIDRs), node.Spec.PodCIDR) {
-		if podRange, err := netip.ParsePrefix(text); err == nil && podRange.Addr().Is4() {
-			peer.Range = podRange.Masked()
-			break
+		r, err := netip.ParsePrefix(text)
+		sameFamily := func(o netip.Prefix) bool { return o.Addr().Is4() == r.Addr().Is4() }
+		if err == nil && !slices.ContainsFunc(peer.Ranges, sameFamily) {
+			peer.Ranges = append(peer.Ranges, r.Masked())
 		}
 	}
 	for _, a := range node.Status.Addresses {
@@ -69,7 +80,7 @@ func peerOf(node *corev1.Node, usable func(netip.Addr) bool) (Peer, bool) {
 			break
 		}
 	}
-	return peer, peer.Range.IsValid() && peer.Address.IsValid()
+	return peer, len(peer.Ranges) > 0 && peer.Address.IsValid()
 }
 
 // hardware is an Ethernet address, as a key.
@@ -80,10 +91,15 @@ func (h hardware) addr() net.HardwareAddr { return h[:] }
 // tunnelEnd is a node's own address in the overlay: the network address of its range, which no pod gets.
 func tunnelEnd(podRange netip.Prefix) netip.Addr { return podRange.Masked().Addr() }
 
-// hardwareOf is the Ethernet address of a tunnel's end. It follows from the range, so that nodes need not tell each other.
+// hardwareOf is the Ethernet address of a tunnel's end. It follows from the range, so that nodes need not tell each other. Of
+// IPv6 the middle is taken, in which the nodes of a cluster differ.
 func hardwareOf(podRange netip.Prefix) hardware {
-	a := tunnelEnd(podRange).As4()
-	return hardware{0x0a, 0x6b, a[0], a[1], a[2], a[3]}
+	if podRange.Addr().Is4() {
+		a := tunnelEnd(podRange).As4()
+		return hardware{0x0a, 0x6b, a[0], a[1], a[2], a[3]}
+	}
+	a := tunnelEnd(podRange).As16()
+	return hardware{0x0a, 0x6c, a[4], a[5], a[6], a[7]}
 }
 
 // tables are the kernel's tables of one link. A packet for a pod of another node goes through all three: the route
@@ -94,14 +110,19 @@ type tables struct {
 	forwarding map[hardware]netip.Addr
 }
 
-// plan is what the tables should hold.
-func plan(others []Peer) tables {
+// plan is what the tables should hold, in the families that this node's own pods have.
+func plan(others []Peer, self Peer) tables {
 	t := tables{map[netip.Prefix]netip.Addr{}, map[netip.Addr]hardware{}, map[hardware]netip.Addr{}}
 	for _, peer := range others {
-		end, mac := tunnelEnd(peer.Range), hardwareOf(peer.Range)
-		t.routes[peer.Range] = end
-		t.neighbours[end] = mac
+		mac := hardwareOf(peer.Ranges[0])
 		t.forwarding[mac] = peer.Address
+		for _, r := range peer.Ranges {
+			if !slices.ContainsFunc(self.Ranges, func(own netip.Prefix) bool { return own.Addr().Is4() == r.Addr().Is4() }) {
+				continue
+			}
+			t.routes[r] = tunnelEnd(r)
+			t.neighbours[tunnelEnd(r)] = mac
+		}
 	}
 	return t
 }

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -31,19 +32,21 @@ func TestLook(t *testing.T) {
 		unknown bool
 	}{
 		"a node alone sees nobody":                         {nodes: []corev1.Node{self}},
-		"others come in the order of their names":          {nodes: []corev1.Node{node("b", "10.42.2.0/24", "192.0.2.3"), self, node("a", "10.42.1.0/24", "192.0.2.2")}, want: []string{"a 10.42.1.0/24 192.0.2.2", "b 10.42.2.0/24 192.0.2.3"}},
+		"others come in the order of their names":          {nodes: []corev1.Node{node("b", "10.42.2.0/24", "192.0.2.3"), self, node("a", "10.42.1.0/24", "192.0.2.2")}, want: []string{"a [10.42.1.0/24] 192.0.2.2", "b [10.42.2.0/24] 192.0.2.3"}},
 		"a node without range takes no part":               {nodes: []corev1.Node{self, node("a", "", "192.0.2.2")}},
 		"a node without address takes no part":             {nodes: []corev1.Node{self, node("a", "10.42.1.0/24")}},
 		"the node itself must be known":                    {nodes: []corev1.Node{node("a", "10.42.1.0/24", "192.0.2.2")}, unknown: true},
 		"and have a range":                                 {nodes: []corev1.Node{node("self", "", "192.0.2.1")}, unknown: true},
 		"and have an address":                              {nodes: []corev1.Node{node("self", "10.42.0.0/24")}, unknown: true},
-		"the first of two with one range has it":           {nodes: []corev1.Node{self, node("b", "10.42.1.0/24", "192.0.2.3"), node("a", "10.42.1.0/24", "192.0.2.2")}, want: []string{"a 10.42.1.0/24 192.0.2.2"}},
+		"the first of two with one range has it":           {nodes: []corev1.Node{self, node("b", "10.42.1.0/24", "192.0.2.3"), node("a", "10.42.1.0/24", "192.0.2.2")}, want: []string{"a [10.42.1.0/24] 192.0.2.2"}},
 		"nobody gets this node's range":                    {nodes: []corev1.Node{self, node("a", "10.42.0.0/25", "192.0.2.2")}},
 		"an old object of this machine is not another":     {nodes: []corev1.Node{self, node("old", "10.42.9.0/24", "192.0.2.1")}},
-		"addresses of the other family are passed over":    {nodes: []corev1.Node{self, node("a", "10.42.1.0/24", "2001:db8::2", "192.0.2.2")}, want: []string{"a 10.42.1.0/24 192.0.2.2"}},
+		"addresses of the other family are passed over":    {nodes: []corev1.Node{self, node("a", "10.42.1.0/24", "2001:db8::2", "192.0.2.2")}, want: []string{"a [10.42.1.0/24] 192.0.2.2"}},
 		"a node with the other family alone is left out":   {nodes: []corev1.Node{self, node("a", "10.42.1.0/24", "2001:db8::2")}},
-		"of two ranges the one of IPv4 counts":             {nodes: []corev1.Node{self, dual(node("a", "fd00::/64", "192.0.2.2"), "fd00::/64", "10.42.1.0/24")}, want: []string{"a 10.42.1.0/24 192.0.2.2"}},
-		"machines with IPv6 addresses carry pods of IPv4 ": {nodes: []corev1.Node{node("self", "10.42.0.0/24", "2001:db8::1"), node("a", "10.42.1.0/24", "2001:db8::2")}, want: []string{"a 10.42.1.0/24 2001:db8::2"}},
+		"of two families both count":                       {nodes: []corev1.Node{self, dual(node("a", "10.42.1.0/24", "192.0.2.2"), "10.42.1.0/24", "fd42:0:0:1::/64")}, want: []string{"a [10.42.1.0/24 fd42:0:0:1::/64] 192.0.2.2"}},
+		"two ranges of one family are one":                 {nodes: []corev1.Node{self, dual(node("a", "10.42.1.0/24", "192.0.2.2"), "10.42.1.0/24", "10.42.7.0/24")}, want: []string{"a [10.42.1.0/24] 192.0.2.2"}},
+		"the first of two with one range of IPv6 has it":   {nodes: []corev1.Node{self, dual(node("b", "10.42.2.0/24", "192.0.2.3"), "10.42.2.0/24", "fd42:0:0:1::/64"), dual(node("a", "10.42.1.0/24", "192.0.2.2"), "10.42.1.0/24", "fd42:0:0:1::/64")}, want: []string{"a [10.42.1.0/24 fd42:0:0:1::/64] 192.0.2.2"}},
+		"machines with IPv6 addresses carry pods of IPv4 ": {nodes: []corev1.Node{node("self", "10.42.0.0/24", "2001:db8::1"), node("a", "10.42.1.0/24", "2001:db8::2")}, want: []string{"a [10.42.1.0/24] 2001:db8::2"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -53,7 +56,7 @@ func TestLook(t *testing.T) {
 			}
 			var got []string
 			for _, peer := range v.Others {
-				got = append(got, peer.Node+" "+peer.Range.String()+" "+peer.Address.String())
+				got = append(got, fmt.Sprint(peer.Node, " ", peer.Ranges, " ", peer.Address))
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("others (-want +got):\n%s", diff)
@@ -63,10 +66,41 @@ func TestLook(t *testing.T) {
 }
 
 func TestPlanLeadsThroughAllThreeTables(t *testing.T) {
-	got := plan([]Peer{{Node: "a", Range: netip.MustParsePrefix("10.42.1.0/24"), Address: netip.MustParseAddr("192.0.2.2")}})
-	end := got.routes[netip.MustParsePrefix("10.42.1.0/24")]
-	if machine := got.forwarding[got.neighbours[end]]; machine != netip.MustParseAddr("192.0.2.2") {
-		t.Errorf("pods of a are sent to %v: %+v", machine, got)
+	four, six := netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("fd42:0:0:1::/64")
+	tests := map[string]struct{ own, theirs, want []netip.Prefix }{
+		"one family":    {[]netip.Prefix{four}, []netip.Prefix{four}, []netip.Prefix{four}},
+		"both families": {[]netip.Prefix{four, six}, []netip.Prefix{four, six}, []netip.Prefix{four, six}},
+		"IPv6 alone":    {[]netip.Prefix{six}, []netip.Prefix{six}, []netip.Prefix{six}},
+		"a family that pods here have not is left": {[]netip.Prefix{six}, []netip.Prefix{four, six}, []netip.Prefix{six}},
+		"a family that pods there have not":        {[]netip.Prefix{four, six}, []netip.Prefix{four}, []netip.Prefix{four}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			machine := netip.MustParseAddr("192.0.2.2")
+			got := plan([]Peer{{Node: "a", Ranges: tc.theirs, Address: machine}}, Peer{Ranges: tc.own})
+			if len(got.routes) != len(tc.want) || len(got.neighbours) != len(tc.want) {
+				t.Errorf("plan() has ways to other ranges: %+v", got)
+			}
+			for _, pods := range tc.want {
+				if at := got.forwarding[got.neighbours[got.routes[pods]]]; at != machine {
+					t.Errorf("pods of %s are sent to %v: %+v", pods, at, got)
+				}
+			}
+		})
+	}
+}
+
+// Two tunnel ends with one hardware address would be sent each other's packets.
+func TestHardwareAddressesOfTunnelEndsDiffer(t *testing.T) {
+	for _, ranges := range [][]string{{"10.42.0.0/24", "10.42.1.0/24"}, {"fd42::/64", "fd42:0:0:1::/64"}, {"fd42:0:0:1::/64", "fd42:0:0:1:0:0:0:0/80", "fd42:0:1::/64"}} {
+		seen := map[hardware]netip.Addr{}
+		for _, text := range ranges {
+			r := netip.MustParsePrefix(text)
+			if other, known := seen[hardwareOf(r)]; known && other != tunnelEnd(r) {
+				t.Errorf("%s and %s have the hardware address %v", other, r, hardwareOf(r))
+			}
+			seen[hardwareOf(r)] = tunnelEnd(r)
+		}
 	}
 }
 

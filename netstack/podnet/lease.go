@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,9 +16,11 @@ import (
 )
 
 // Lease is one pod's address, and what has to be undone when the pod goes. It is one file, named after the address,
-// so that neither a crash nor two requests at once can give an address twice.
+// so that neither a crash nor two requests at once can give an address twice. Where there are two families the second
+// address follows from the first: it is at the same place in its range.
 type Lease struct {
 	Address     netip.Addr `json:"address"`
+	Second      netip.Addr `json:"second,omitzero"`
 	ContainerID string     `json:"containerID"`
 	IfName      string     `json:"ifName"`
 	Pod         string     `json:"pod,omitempty"` // namespace/name, for people
@@ -26,11 +29,34 @@ type Lease struct {
 	Ports []cni.PortMapping `json:"ports,omitempty"`
 }
 
+// addresses of the pod, the first one first.
+func (l Lease) addresses() []netip.Addr {
+	if !l.Second.IsValid() {
+		return []netip.Addr{l.Address}
+	}
+	return []netip.Addr{l.Address, l.Second}
+}
+
+// fits says whether a lease has an address in each of the node's ranges and no other.
+func (l Lease) fits(ranges []netip.Prefix) bool {
+	addresses := l.addresses()
+	if len(addresses) != len(ranges) {
+		return false
+	}
+	for i, r := range ranges {
+		if !r.Contains(addresses[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 // leases is the set on disk, and its copy in memory.
 type leases struct {
 	dir    string
-	held   map[netip.Addr]Lease
-	cursor netip.Addr // given last: an address rests as long as possible before another pod gets it
+	held   map[netip.Addr]Lease // by first address
+	taken  map[netip.Addr]bool  // first and second addresses
+	cursor netip.Addr           // given last: an address rests as long as possible before another pod gets it
 }
 
 // loadLeases reads what an earlier run gave. A file that cannot be read was cut short by a power cut, which took its
@@ -43,7 +69,7 @@ func loadLeases(dir string) (*leases, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list address leases: %w", err)
 	}
-	l := &leases{dir: dir, held: map[netip.Addr]Lease{}}
+	l := &leases{dir: dir, held: map[netip.Addr]Lease{}, taken: map[netip.Addr]bool{}}
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
 		data, err := os.ReadFile(path)
@@ -57,7 +83,7 @@ func loadLeases(dir string) (*leases, error) {
 			}
 			continue
 		}
-		l.held[lease.Address] = lease
+		l.note(lease)
 		if !l.cursor.IsValid() || l.cursor.Less(lease.Address) {
 			l.cursor = lease.Address
 		}
@@ -95,9 +121,16 @@ func (l *leases) put(lease Lease) error {
 	if err := durable.Replace(filepath.Join(l.dir, lease.Address.String()), data, 0o600); err != nil {
 		return fmt.Errorf("keep address lease: %w", err)
 	}
-	l.held[lease.Address] = lease
+	l.note(lease)
 	l.cursor = lease.Address
 	return nil
+}
+
+func (l *leases) note(lease Lease) {
+	l.held[lease.Address] = lease
+	for _, address := range lease.addresses() {
+		l.taken[address] = true
+	}
 }
 
 // drop releases the address.
@@ -107,31 +140,58 @@ func (l *leases) drop(lease Lease) error {
 		return fmt.Errorf("remove address lease: %w", err)
 	}
 	delete(l.held, lease.Address)
+	for _, address := range lease.addresses() {
+		delete(l.taken, address)
+	}
 	return nil
 }
 
-// next is the first free address of the range after the one given last, going round. The network address belongs to
-// the overlay, the first address is the gateway, the last one is the broadcast address.
-func next(podRange netip.Prefix, held map[netip.Addr]Lease, after netip.Addr) (netip.Addr, bool) {
+// next is the first free address of the first range after the one given last, going round. Its twins in the other ranges
+// must be free as well, so the smallest range says how many there are. The network address belongs to the overlay, the
+// first address is the gateway, the last one is the broadcast address.
+func next(ranges []netip.Prefix, taken map[netip.Addr]bool, after netip.Addr) (netip.Addr, bool) {
+	podRange := ranges[0]
 	first := gateway(podRange).Next()
 	if !after.IsValid() || !podRange.Contains(after) || after.Less(first) {
 		after = gateway(podRange)
 	}
-	usable := func(a netip.Addr) bool { return podRange.Contains(a) && podRange.Contains(a.Next()) }
+	usable := func(a netip.Addr) bool {
+		return !slices.ContainsFunc(ranges, func(r netip.Prefix) bool {
+			t := twin(a, podRange, r)
+			return !r.Contains(t) || !r.Contains(t.Next())
+		})
+	}
+	free := func(a netip.Addr) bool {
+		return !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return taken[twin(a, podRange, r)] })
+	}
 	candidate := after.Next()
-	for range len(held) + 2 { // one more than can be taken, and one for going round
-		if !usable(candidate) {
+	for range len(taken) + 2 { // one more than can be taken, and one for going round
+		if !podRange.Contains(candidate) || !usable(candidate) {
 			candidate = first
 		}
-		if !usable(candidate) {
+		if !podRange.Contains(candidate) || !usable(candidate) {
 			return netip.Addr{}, false
 		}
-		if _, taken := held[candidate]; !taken {
+		if free(candidate) {
 			return candidate, true
 		}
 		candidate = candidate.Next()
 	}
 	return netip.Addr{}, false
+}
+
+// twin is the address that is at the same place in another range; not one of that range, if it is too small.
+func twin(address netip.Addr, from, to netip.Prefix) netip.Addr {
+	place := low(address) - low(from.Masked().Addr())
+	raw := to.Masked().Addr().As16()
+	binary.BigEndian.PutUint64(raw[8:], binary.BigEndian.Uint64(raw[8:])+place)
+	return netip.AddrFrom16(raw).Unmap()
+}
+
+// low is the half of an address in which those of a node's range differ.
+func low(address netip.Addr) uint64 {
+	raw := address.As16()
+	return binary.BigEndian.Uint64(raw[8:])
 }
 
 // gateway is the bridge's address: the first of the range.

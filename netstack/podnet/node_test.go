@@ -78,7 +78,8 @@ func TestMain(m *testing.M) {
 type nodeConfig struct {
 	Paths config.Paths
 	Name  string
-	IP    netip.Addr
+	IPs   []netip.Addr
+	Pods  []netip.Prefix
 }
 
 func runNode(text string) error {
@@ -91,9 +92,9 @@ func runNode(text string) error {
 	nodes := newNodes()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	network, err := podnet.New(podnet.Config{
-		Paths: cfg.Paths, NodeName: cfg.Name, NodeIP: cfg.IP,
-		ClusterRange: netip.MustParsePrefix("10.42.0.0/16"), ClusterDNS: netip.MustParseAddr(clusterDNS),
-		Overhead: overlay.Overhead(cfg.IP),
+		Paths: cfg.Paths, NodeName: cfg.Name, NodeIPs: cfg.IPs, ClusterRanges: cfg.Pods,
+		ClusterDNS: netip.MustParseAddr(clusterDNS),
+		Overhead:   overlay.Overhead(cfg.IPs[0]),
 	}, nodes, log)
 	if err != nil {
 		return err
@@ -163,6 +164,8 @@ func (n *nodes) follow(r io.Reader) {
 type node struct {
 	*lab.Machine
 	t     *testing.T
+	ips   []netip.Addr
+	pods  []netip.Prefix // of the cluster
 	paths config.Paths
 	cmd   *lab.Cmd
 	stdin io.WriteCloser
@@ -176,7 +179,16 @@ func newNode(t *testing.T, m *lab.Machine) *node {
 	if err := m.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) }); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{Machine: m, t: t, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
+	return newNodeOf(t, m, []netip.Addr{m.IP()}, "10.42.0.0/16")
+}
+
+// newNodeOf starts one with these addresses, in a cluster of these pods.
+func newNodeOf(t *testing.T, m *lab.Machine, ips []netip.Addr, pods ...string) *node {
+	t.Helper()
+	n := &node{Machine: m, t: t, ips: ips, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
+	for _, text := range pods {
+		n.pods = append(n.pods, netip.MustParsePrefix(text))
+	}
 	n.start()
 	t.Cleanup(n.kill9)
 	return n
@@ -184,7 +196,7 @@ func newNode(t *testing.T, m *lab.Machine) *node {
 
 func (n *node) start() {
 	n.t.Helper()
-	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IP: n.IP()})
+	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IPs: n.ips, Pods: n.pods})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -221,18 +233,18 @@ func (n *node) tell(nodes ...corev1.Node) {
 }
 
 // object is the node's API object.
-func (n *node) object(podRange string) corev1.Node {
-	return corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: n.Name()},
-		Spec:       corev1.NodeSpec{PodCIDR: podRange, PodCIDRs: []string{podRange}},
-		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: n.IP().String()}}},
+func (n *node) object(podRanges ...string) corev1.Node {
+	object := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name()}, Spec: corev1.NodeSpec{PodCIDR: podRanges[0], PodCIDRs: podRanges}}
+	for _, ip := range n.ips {
+		object.Status.Addresses = append(object.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
 	}
+	return object
 }
 
-// up gives it a range and waits for the bridge.
-func (n *node) up(podRange string) {
+// up gives it its ranges and waits for the bridge.
+func (n *node) up(podRanges ...string) {
 	n.t.Helper()
-	n.tell(n.object(podRange))
+	n.tell(n.object(podRanges...))
 	n.log.wait(n.t, `msg="pod network is up"`)
 }
 
@@ -299,6 +311,7 @@ type pod struct {
 	netns   string
 	ports   []map[string]any
 	address netip.Addr
+	second  netip.Addr // where there are two families
 }
 
 // newPod makes the namespace; it isn't connected yet.
@@ -361,11 +374,13 @@ func (p *pod) add() error {
 		if err != nil {
 			return err
 		}
-		if len(full.IPs) != 1 {
-			return fmt.Errorf("result %v has not one address", full)
+		if len(full.IPs) != len(p.node.pods) {
+			return fmt.Errorf("result %v has not an address of each family", full)
 		}
-		p.address, _ = netip.AddrFromSlice(full.IPs[0].Address.IP)
-		p.address = p.address.Unmap()
+		for i, at := range []*netip.Addr{&p.address, &p.second}[:len(full.IPs)] {
+			*at, _ = netip.AddrFromSlice(full.IPs[i].Address.IP)
+			*at = at.Unmap()
+		}
 		return nil
 	})
 }

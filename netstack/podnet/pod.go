@@ -9,12 +9,15 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/cni"
 )
 
 // linkPrefix begins the name of the host's end of every pod's link, and of nothing else on this machine.
@@ -27,20 +30,44 @@ func hostLink(containerID, ifName string) string {
 }
 
 // hardware is the MAC that goes with an address. Being a function of it, what others remember about an address stays
-// true when another pod gets the address, and when the bridge is made anew.
+// true when another pod gets the address, and when the bridge is made anew. Of an IPv6 address the end is taken, in which
+// the addresses of one node differ; a pod with two addresses has the MAC of its first one.
 func hardware(address netip.Addr) net.HardwareAddr {
-	a := address.As4()
-	return net.HardwareAddr{0x0a, 0x6b, a[0], a[1], a[2], a[3]}
+	if address.Is4() {
+		a := address.As4()
+		return net.HardwareAddr{0x0a, 0x6b, a[0], a[1], a[2], a[3]}
+	}
+	a := address.As16()
+	return net.HardwareAddr{0x0a, 0x6c, a[12], a[13], a[14], a[15]}
 }
 
 // wire is one pod's place in the network.
 type wire struct {
-	netns   string
-	ifName  string
-	host    string // the host's end
-	address netip.Addr
-	gateway netip.Addr
-	mtu     int
+	netns  string
+	ifName string
+	host   string // the host's end
+	ends   []end
+	mtu    int
+}
+
+// end is one family of a wire.
+type end struct{ address, gateway netip.Addr }
+
+// result is how CNI tells of a wire.
+func (w wire) result() *cni.Result {
+	r := &cni.Result{Interfaces: []cni.Interface{
+		{Name: w.host, Mac: hardware(w.ends[0].gateway).String()},
+		{Name: w.ifName, Mac: hardware(w.ends[0].address).String(), Sandbox: w.netns},
+	}}
+	for _, e := range w.ends {
+		r.IPs = append(r.IPs, cni.IP{Address: netip.PrefixFrom(e.address, e.address.BitLen()).String(), Gateway: e.gateway.String(), Interface: 1})
+		everywhere := "0.0.0.0/0"
+		if e.address.Is6() {
+			everywhere = "::/0"
+		}
+		r.Routes = append(r.Routes, cni.Route{Dst: everywhere, GW: e.gateway.String()})
+	}
+	return r
 }
 
 // connect builds the link. It may have been half built before by a process that was killed.
@@ -64,7 +91,7 @@ func connect(w wire) error {
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = w.ifName
 	veth.PeerNamespace = netlink.NsFd(int(pod))
-	veth.PeerHardwareAddr = hardware(w.address)
+	veth.PeerHardwareAddr = hardware(w.ends[0].address)
 	veth.PeerMTU = uint32(w.mtu)
 	err = netlink.LinkAdd(veth)
 	if errors.Is(err, os.ErrExist) {
@@ -106,20 +133,34 @@ func furnish(w wire) error {
 	if err != nil {
 		return fmt.Errorf("find %s in the pod: %w", w.ifName, err)
 	}
-	index := link.Attrs().Index
-	if err := h.AddrAdd(link, &netlink.Addr{IPNet: host(w.address)}); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", w.ifName, w.address, err)
+	if err := settle(podSettings(w)); err != nil {
+		return err
+	}
+	for _, e := range w.ends {
+		if err := h.AddrAdd(link, addressOf(netip.PrefixFrom(e.address, e.address.BitLen()))); err != nil {
+			return fmt.Errorf("give %s the address %s: %w", w.ifName, e.address, err)
+		}
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up %s in the pod: %w", w.ifName, err)
 	}
-	routes := []netlink.Route{
-		{LinkIndex: index, Dst: host(w.gateway), Scope: netlink.SCOPE_LINK},
-		{LinkIndex: index, Gw: w.gateway.AsSlice()},
-	}
-	for _, route := range routes {
-		if err := h.RouteAdd(&route); err != nil {
-			return fmt.Errorf("add route through %s in the pod: %w", w.gateway, err)
+	index := link.Attrs().Index
+	for _, e := range w.ends {
+		if e.address.Is6() {
+			// A link without link-local address cannot ask whether a neighbour is still there. This one is as long as the
+			// pod, at the address that follows from its own.
+			neighbour := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: e.gateway.AsSlice(), HardwareAddr: hardware(w.ends[0].gateway)}
+			if err := h.NeighSet(neighbour); err != nil {
+				return fmt.Errorf("tell the pod where %s is: %w", e.gateway, err)
+			}
+		}
+		for _, route := range []netlink.Route{
+			{LinkIndex: index, Dst: network(netip.PrefixFrom(e.gateway, e.gateway.BitLen())), Scope: netlink.SCOPE_LINK},
+			{LinkIndex: index, Gw: e.gateway.AsSlice()},
+		} {
+			if err := h.RouteAdd(&route); err != nil {
+				return fmt.Errorf("add route through %s in the pod: %w", e.gateway, err)
+			}
 		}
 	}
 	return carrying(h.LinkByName, w.ifName)
@@ -169,12 +210,18 @@ func connected(w wire) error {
 		if err != nil {
 			return fmt.Errorf("list addresses of %s in the pod: %w", w.ifName, err)
 		}
+		var has []netip.Addr
 		for _, address := range addresses {
-			if prefix, err := netip.ParsePrefix(address.String()); err == nil && prefix.Addr() == w.address {
-				return nil
+			if prefix, err := netip.ParsePrefix(address.String()); err == nil {
+				has = append(has, prefix.Addr())
 			}
 		}
-		return fmt.Errorf("%s in the pod has no address %s", w.ifName, w.address)
+		for _, e := range w.ends {
+			if !slices.Contains(has, e.address) {
+				return fmt.Errorf("%s in the pod has no address %s", w.ifName, e.address)
+			}
+		}
+		return nil
 	})
 }
 
@@ -220,9 +267,4 @@ func removeLink(name string) error {
 func alive(path string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
-}
-
-// host is an address as a network of its own.
-func host(address netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(address.BitLen(), address.BitLen())}
 }

@@ -1,8 +1,9 @@
 // Package podnet gives every pod of this node a link, an address and a way out.
 //
-// In:       CNI requests from containerd through our client; this node's pod range, from its Node object.
-// Out:      bridge knarr0, one veth pair a pod, the nftables table knarr-podnet, one lease file a pod, the CNI configuration.
-// Promise:  an address is never given twice, whatever is killed when; pods keep their network while knarr is away.
+// In:       CNI requests from containerd through our client; this node's pod ranges, from its Node object.
+// Out:      bridge knarr0, one veth pair a pod, the nftables tables knarr-podnet, one lease file a pod, the CNI configuration.
+// Promise:  an address is never given twice, whatever is killed when; pods keep their network while knarr is away; a family
+// that the cluster has not costs nothing.
 // Not here: the way to other nodes (netstack/overlay), services (netstack/proxy), names (netstack/dns).
 package podnet
 
@@ -16,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,13 +44,13 @@ const retryInterval = 5 * time.Second
 
 // Config of one node's pod network.
 type Config struct {
-	Paths        config.Paths
-	NodeName     string
-	NodeIP       netip.Addr   // its link carries the pods' packets to other machines
-	ClusterRange netip.Prefix // the pods of all nodes
-	ClusterDNS   netip.Addr   // an address of the bridge, for netstack/dns to listen on; may be unset
-	Overhead     int          // bytes the overlay adds to each packet
-	Policy       Policy       // nil lets everybody talk to everybody
+	Paths         config.Paths
+	NodeName      string
+	NodeIPs       []netip.Addr   // the link of the first carries the pods' packets to other machines
+	ClusterRanges []netip.Prefix // the pods of all nodes, a range for each family; a pod's first address is of the first
+	ClusterDNS    netip.Addr     // an address of the bridge, for netstack/dns to listen on; may be unset
+	Overhead      int            // bytes the overlay adds to each packet
+	Policy        Policy         // nil lets everybody talk to everybody
 }
 
 // Policy decides who may talk to whom. A pod gets its link when its rules are in force.
@@ -73,10 +75,10 @@ func (c Config) Validate() error {
 	switch {
 	case c.NodeName == "":
 		return errors.New("pod network: no node name")
-	case !c.NodeIP.IsValid():
+	case len(c.NodeIPs) == 0:
 		return errors.New("pod network: no node address: set --node-ip")
-	case !c.ClusterRange.Addr().Is4():
-		return fmt.Errorf("pod network: cluster range %q is not IPv4: set --cluster-cidr to a range such as 10.42.0.0/16", c.ClusterRange)
+	case len(c.ClusterRanges) == 0:
+		return errors.New("pod network: no range of pod addresses: set --cluster-cidr to one such as 10.42.0.0/16")
 	}
 	return nil
 }
@@ -91,13 +93,13 @@ type Network struct {
 	cfg    Config
 	nodes  Nodes
 	log    *slog.Logger
-	ranges chan netip.Prefix // the newest range of this node, if it isn't taken up yet
-	kick   chan struct{}     // somebody took something of ours away
+	newest chan []netip.Prefix // the newest ranges of this node, if they aren't taken up yet
+	kick   chan struct{}       // somebody took something of ours away
 
-	mu       sync.Mutex // over leases and what is built on them
-	leases   *leases
-	podRange netip.Prefix // not valid until the bridge stands
-	mtu      int
+	mu     sync.Mutex // over leases and what is built on them
+	leases *leases
+	ranges []netip.Prefix // of this node, one of each family at most; none until the bridge stands
+	mtu    int
 }
 
 // New makes the pod network; nothing happens before Run.
@@ -108,7 +110,7 @@ func New(cfg Config, nodes Nodes, log *slog.Logger) (*Network, error) {
 	if cfg.Policy == nil {
 		cfg.Policy = anybody{}
 	}
-	return &Network{cfg: cfg, nodes: nodes, log: log, ranges: make(chan netip.Prefix, 1), kick: make(chan struct{}, 1)}, nil
+	return &Network{cfg: cfg, nodes: nodes, log: log, newest: make(chan []netip.Prefix, 1), kick: make(chan struct{}, 1)}, nil
 }
 
 // Name of the component.
@@ -129,10 +131,12 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	n.leases = held
 	pods := map[netip.Addr]string{}
 	for _, lease := range held.all() {
-		pods[lease.Address] = lease.Pod
+		for _, address := range lease.addresses() {
+			pods[address] = lease.Pod
+		}
 	}
 	n.cfg.Policy.Assign(pods)
-	known, err := loadRange(n.rangeFile())
+	known, err := loadRanges(n.rangeFile())
 	if err != nil {
 		return err
 	}
@@ -152,7 +156,7 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	return group.Wait()
 }
 
-// watch passes on this node's pod range.
+// watch passes on this node's pod ranges.
 func (n *Network) watch(ctx context.Context) error {
 	informer, err := n.nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
@@ -163,15 +167,15 @@ func (n *Network) watch(ctx context.Context) error {
 		if !ok || node.Name != n.cfg.NodeName {
 			return
 		}
-		podRange, ok := rangeOf(node)
-		if !ok {
+		ranges := rangesOf(node, n.cfg.ClusterRanges)
+		if len(ranges) == 0 {
 			return
 		}
-		select { // the newest replaces one that nobody took up
-		case <-n.ranges:
+		select { // the newest replace those that nobody took up
+		case <-n.newest:
 		default:
 		}
-		n.ranges <- podRange
+		n.newest <- ranges
 	}
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
 		AddFunc:    observe,
@@ -187,32 +191,36 @@ func (n *Network) watch(ctx context.Context) error {
 	return nil
 }
 
-// rangeOf is the first IPv4 range of a node.
-func rangeOf(node *corev1.Node) (netip.Prefix, bool) {
-	for _, text := range append(node.Spec.PodCIDRs, node.Spec.PodCIDR) {
-		if podRange, err := netip.ParsePrefix(text); err == nil && podRange.Addr().Is4() {
-			return podRange.Masked(), true
+// rangesOf are a node's ranges in the families of the cluster, in the cluster's order. A node that is older than one of the
+// families has none in it.
+func rangesOf(node *corev1.Node, cluster []netip.Prefix) (ranges []netip.Prefix) {
+	for _, family := range cluster {
+		for _, text := range append(slices.Clone(node.Spec.PodCIDRs), node.Spec.PodCIDR) {
+			if r, err := netip.ParsePrefix(text); err == nil && r.Addr().Is4() == family.Addr().Is4() {
+				ranges = append(ranges, r.Masked())
+				break
+			}
 		}
 	}
-	return netip.Prefix{}, false
+	return ranges
 }
 
 // keep holds the bridge, the rules and the configuration as they should be.
-func (n *Network) keep(ctx context.Context, podRange netip.Prefix) error {
+func (n *Network) keep(ctx context.Context, ranges []netip.Prefix) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case podRange = <-n.ranges:
+		case ranges = <-n.newest:
 		case <-n.kick:
 		case <-timer.C:
 		}
 		wait := healInterval
-		if podRange.IsValid() {
-			if err := n.settle(podRange); err != nil {
-				n.log.Error("pod network is not as it should be", "range", podRange, "retry", retryInterval, "error", err)
+		if len(ranges) > 0 {
+			if err := n.settle(ranges); err != nil {
+				n.log.Error("pod network is not as it should be", "ranges", ranges, "retry", retryInterval, "error", err)
 				wait = retryInterval
 			}
 		}
@@ -228,49 +236,49 @@ func (n *Network) wake() {
 }
 
 // settle makes one pass. Only when the bridge stands are pods let in, and only then is containerd told.
-func (n *Network) settle(podRange netip.Prefix) error {
+func (n *Network) settle(ranges []netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	mtu, err := podMTU(n.cfg.NodeIP, n.cfg.Overhead)
+	mtu, err := podMTU(n.cfg.NodeIPs[0], n.cfg.Overhead, ranges)
 	if err != nil {
 		if n.mtu == 0 {
 			return err
 		}
 		mtu = n.mtu // the machine is between two addresses: its pods need not know
 	}
-	if err := raiseBridge(podRange, n.cfg.ClusterDNS, mtu); err != nil {
+	if err := raiseBridge(ranges, n.cfg.ClusterDNS, mtu, n.cfg.NodeIPs); err != nil {
 		return err
 	}
-	if !n.podRange.IsValid() {
+	if len(n.ranges) == 0 {
 		if err := n.reclaim(); err != nil {
 			return err
 		}
 	}
-	whole := false
-	if podRange == n.podRange {
-		if whole, err = intact(podRange, n.cfg.ClusterRange); err != nil {
+	same, whole := slices.Equal(ranges, n.ranges), false
+	if same {
+		if whole, err = intact(ranges, n.cfg.ClusterRanges); err != nil {
 			return err
 		}
 	}
 	if !whole {
-		if err := writeRules(podRange, n.cfg.ClusterRange, hostPorts(n.leases.all())); err != nil {
+		if err := writeRules(ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all())); err != nil {
 			return err
 		}
-		if podRange == n.podRange {
+		if same {
 			n.log.Warn("rules were taken away and are back", "table", Table)
 		}
 	}
 	if err := n.writeConfig(); err != nil {
 		return err
 	}
-	if podRange == n.podRange && mtu == n.mtu {
+	if same && mtu == n.mtu {
 		return nil
 	}
-	if err := saveRange(n.rangeFile(), podRange); err != nil {
+	if err := saveRanges(n.rangeFile(), ranges); err != nil {
 		return err
 	}
-	n.podRange, n.mtu = podRange, mtu
-	n.log.Info("pod network is up", "range", podRange, "mtu", mtu, "pods", len(n.leases.held))
+	n.ranges, n.mtu = ranges, mtu
+	n.log.Info("pod network is up", "ranges", ranges, "mtu", mtu, "pods", len(n.leases.held))
 	return nil
 }
 
@@ -306,10 +314,17 @@ func (n *Network) release(gone []Lease) error {
 		if err := n.leases.drop(lease); err != nil {
 			return err
 		}
-		n.cfg.Policy.Release(lease.Address)
+		n.forget(lease)
 		n.log.Info("address of a vanished pod taken back", "address", lease.Address, "pod", lease.Pod)
 	}
 	return nil
+}
+
+// forget tells the policies that a lease's addresses are free.
+func (n *Network) forget(lease Lease) {
+	for _, address := range lease.addresses() {
+		n.cfg.Policy.Release(address)
+	}
 }
 
 // writeConfig tells containerd how to ask us. The version is one that has no STATUS: containerd would run the client for
@@ -357,28 +372,36 @@ const (
 func (n *Network) leaseDir() string  { return filepath.Join(n.cfg.Paths.Network(), "leases") }
 func (n *Network) rangeFile() string { return filepath.Join(n.cfg.Paths.Network(), "pod-range") }
 
-// loadRange is the range of the last run: it lets this machine start its pods while the API is away.
-func loadRange(path string) (netip.Prefix, error) {
+// loadRanges are the ranges of the last run: they let this machine start its pods while the API is away.
+func loadRanges(path string) ([]netip.Prefix, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return netip.Prefix{}, nil
+		return nil, nil
 	}
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("read this node's pod range: %w", err)
+		return nil, fmt.Errorf("read this node's pod ranges: %w", err)
 	}
-	podRange, err := netip.ParsePrefix(strings.TrimSpace(string(data)))
-	if err != nil {
-		return netip.Prefix{}, nil // the API knows it too
+	var ranges []netip.Prefix
+	for line := range strings.FieldsSeq(string(data)) {
+		r, err := netip.ParsePrefix(line)
+		if err != nil {
+			return nil, nil // the API knows them too
+		}
+		ranges = append(ranges, r)
 	}
-	return podRange, nil
+	return ranges, nil
 }
 
-func saveRange(path string, podRange netip.Prefix) error {
+func saveRanges(path string, ranges []netip.Prefix) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("make the network folder: %w", err)
 	}
-	if err := durable.Write(path, []byte(podRange.String()+"\n"), 0o600); err != nil {
-		return fmt.Errorf("save this node's pod range: %w", err)
+	var lines strings.Builder
+	for _, r := range ranges {
+		fmt.Fprintln(&lines, r)
+	}
+	if err := durable.Write(path, []byte(lines.String()), 0o600); err != nil {
+		return fmt.Errorf("save this node's pod ranges: %w", err)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func probe() error {
 			return fmt.Errorf("make a %s link: %w: %s", link.Type(), err, remedy(err, option))
 		}
 	}
-	network := netip.MustParsePrefix("192.0.2.0/24")
+	network := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	if err := writeRules(network, network, nil); err != nil {
 		return fmt.Errorf("try nftables: %w", err)
 	}

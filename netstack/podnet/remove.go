@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/nftables"
+
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/nft"
@@ -18,7 +20,7 @@ const resultCache = "/var/lib/cni/results"
 // Remove takes everything of the pod network off this machine. It goes on after a failure, so that a second call has
 // less to do. Kernel settings stay: others may have come to rely on them.
 func Remove(paths config.Paths) error {
-	errs := []error{removeLinks(), nft.Remove(table.Family, Table), removeResults()}
+	errs := []error{removeLinks(), nft.Remove(nftables.TableFamilyIPv4, Table), nft.Remove(nftables.TableFamilyIPv6, Table), removeResults()}
 	for _, path := range []string{paths.Network(), paths.CNIConfig(), paths.CNISocket()} {
 		if err := os.RemoveAll(path); err != nil {
 			errs = append(errs, fmt.Errorf("remove pod network state: %w", err))

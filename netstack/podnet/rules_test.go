@@ -28,7 +28,7 @@ func TestForwards(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := forwards(netip.MustParseAddr("10.42.0.5"), []cni.PortMapping{tc.mapping})
+			got, err := Lease{Address: netip.MustParseAddr("10.42.0.5"), Ports: []cni.PortMapping{tc.mapping}}.forwards()
 			if (err != nil) != tc.fails {
 				t.Fatalf("forwards() error = %v, want one: %v", err, tc.fails)
 			}
@@ -62,6 +62,26 @@ func TestAHostPortBelongsToOnePodAtATime(t *testing.T) {
 		got = append(got, f.String())
 	}
 	want := []string{"any 6 80 10.42.0.5:8080", "127.0.0.1 6 80 10.42.0.6:8081", "any 17 80 10.42.0.6:8082"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("hostPorts() (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPodWithTwoAddressesHasItsHostPortsInBothFamilies(t *testing.T) {
+	lease := Lease{Address: netip.MustParseAddr("10.42.0.5"), Second: netip.MustParseAddr("fd42::5"), Ports: []cni.PortMapping{
+		{HostPort: 80, ContainerPort: 8080, Protocol: "tcp"},
+		{HostPort: 81, ContainerPort: 8081, Protocol: "tcp", HostIP: "192.0.2.1"},
+		{HostPort: 82, ContainerPort: 8082, Protocol: "tcp", HostIP: "2001:db8::1"},
+		{HostPort: 83, ContainerPort: 8083, Protocol: "tcp", HostIP: "0.0.0.0"},
+	}}
+	var got []string
+	for _, f := range hostPorts([]Lease{lease}) {
+		got = append(got, f.String())
+	}
+	want := []string{
+		"any 6 80 10.42.0.5:8080", "192.0.2.1 6 81 10.42.0.5:8081", "any 6 83 10.42.0.5:8083",
+		"any 6 80 [fd42::5]:8080", "2001:db8::1 6 82 [fd42::5]:8082", "any 6 83 [fd42::5]:8083",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("hostPorts() (-want +got):\n%s", diff)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"knarr.dev/knarr/netstack/cni"
 )
@@ -23,7 +24,11 @@ func (n *Network) Add(ctx context.Context, r cni.Request, conf cni.NetConf) (*cn
 		return nil, err
 	}
 	w := n.wire(lease)
-	n.cfg.Policy.Assign(map[netip.Addr]string{lease.Address: lease.Pod})
+	assigned := map[netip.Addr]string{}
+	for _, address := range lease.addresses() {
+		assigned[address] = lease.Pod
+	}
+	n.cfg.Policy.Assign(assigned)
 	err = n.cfg.Policy.Enforce(ctx) // before the link: no packet comes before its rules
 	if err == nil {
 		err = connect(w)
@@ -33,56 +38,57 @@ func (n *Network) Add(ctx context.Context, r cni.Request, conf cni.NetConf) (*cn
 	}
 	if err != nil {
 		err = errors.Join(err, removeLink(w.host), n.leases.drop(lease))
-		n.cfg.Policy.Release(lease.Address)
+		n.forget(lease)
 		return nil, err
 	}
-	return &cni.Result{
-		Interfaces: []cni.Interface{
-			{Name: w.host, Mac: hardware(w.gateway).String()},
-			{Name: w.ifName, Mac: hardware(w.address).String(), Sandbox: w.netns},
-		},
-		IPs:    []cni.IP{{Address: netip.PrefixFrom(w.address, w.address.BitLen()).String(), Gateway: w.gateway.String(), Interface: 1}},
-		Routes: []cni.Route{{Dst: "0.0.0.0/0", GW: w.gateway.String()}},
-	}, nil
+	return w.result(), nil
 }
 
 // lease finds or makes the lease of a request, and has it on disk.
 func (n *Network) lease(r cni.Request, conf cni.NetConf) (Lease, error) {
 	lease, found := n.leases.find(r.ContainerID, r.IfName)
-	if !found || !n.podRange.Contains(lease.Address) {
+	if !found || !lease.fits(n.ranges) {
 		if found {
 			if err := n.release([]Lease{lease}); err != nil {
 				return Lease{}, err
 			}
 		}
-		address, ok := next(n.podRange, n.leases.held, n.leases.cursor)
+		address, ok := next(n.ranges, n.leases.taken, n.leases.cursor)
 		if !ok {
 			if err := n.release(leaked(n.leases.all(), alive)); err != nil {
 				return Lease{}, err
 			}
-			if address, ok = next(n.podRange, n.leases.held, n.leases.cursor); !ok {
-				return Lease{}, cni.Errorf(cni.CodeTryLater, "all addresses of %s are taken: this node has as many pods as its range holds", n.podRange)
+			if address, ok = next(n.ranges, n.leases.taken, n.leases.cursor); !ok {
+				return Lease{}, cni.Errorf(cni.CodeTryLater, "all addresses of %s are taken: this node has as many pods as its range holds", smallest(n.ranges))
 			}
 		}
 		lease = Lease{Address: address, ContainerID: r.ContainerID, IfName: r.IfName}
+		if len(n.ranges) > 1 {
+			lease.Second = twin(address, n.ranges[0], n.ranges[1])
+		}
 	}
 	lease.Netns, lease.Pod, lease.Ports = r.Netns, podName(r.Args), conf.RuntimeConfig.PortMappings
-	if _, err := forwards(lease.Address, lease.Ports); err != nil {
+	if _, err := lease.forwards(); err != nil {
 		return Lease{}, err
 	}
 	return lease, n.leases.put(lease)
 }
 
+// smallest is the range with the fewest addresses.
+func smallest(ranges []netip.Prefix) netip.Prefix {
+	return slices.MinFunc(ranges, func(a, b netip.Prefix) int { return (a.Addr().BitLen() - a.Bits()) - (b.Addr().BitLen() - b.Bits()) })
+}
+
 // openPorts brings the rules up to date after lease came or went.
 func (n *Network) openPorts(lease Lease) error {
 	all := hostPorts(n.leases.all())
-	if err := writeHostPorts(all); err != nil {
+	if err := writeHostPorts(n.ranges, all); err != nil {
 		// Somebody took our table away: make it anew.
-		if err := writeRules(n.podRange, n.cfg.ClusterRange, all); err != nil {
+		if err := writeRules(n.ranges, n.cfg.ClusterRanges, all); err != nil {
 			return err
 		}
 	}
-	changed, err := forwards(lease.Address, lease.Ports)
+	changed, err := lease.forwards()
 	if err != nil {
 		return err
 	}
@@ -103,8 +109,8 @@ func (n *Network) Del(_ context.Context, r cni.Request, _ cni.NetConf) error {
 	if err := n.leases.drop(lease); err != nil {
 		return err
 	}
-	n.cfg.Policy.Release(lease.Address)
-	if len(lease.Ports) > 0 && n.podRange.IsValid() {
+	n.forget(lease)
+	if len(lease.Ports) > 0 && len(n.ranges) > 0 {
 		return n.openPorts(lease)
 	}
 	return nil
@@ -139,22 +145,27 @@ func (n *Network) GC(_ context.Context, keep []cni.Attachment) error {
 	if err := n.release(gone); err != nil {
 		return err
 	}
-	if len(gone) == 0 || !n.podRange.IsValid() {
+	if len(gone) == 0 || len(n.ranges) == 0 {
 		return nil
 	}
-	return writeRules(n.podRange, n.cfg.ClusterRange, hostPorts(n.leases.all()))
+	return writeRules(n.ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all()))
 }
 
 func (n *Network) available() error {
-	if n.podRange.IsValid() {
+	if len(n.ranges) > 0 {
 		return nil
 	}
 	return cni.Errorf(cni.CodeTryLater, "node %s has no pod range yet: the controllers give it one when it has registered", n.cfg.NodeName)
 }
 
 func (n *Network) wire(lease Lease) wire {
-	return wire{
-		netns: lease.Netns, ifName: lease.IfName, host: hostLink(lease.ContainerID, lease.IfName),
-		address: lease.Address, gateway: gateway(n.podRange), mtu: n.mtu,
+	w := wire{netns: lease.Netns, ifName: lease.IfName, host: hostLink(lease.ContainerID, lease.IfName), mtu: n.mtu}
+	for _, address := range lease.addresses() {
+		for _, r := range n.ranges {
+			if r.Addr().Is4() == address.Is4() {
+				w.ends = append(w.ends, end{address, gateway(r)})
+			}
+		}
 	}
+	return w
 }

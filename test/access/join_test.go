@@ -64,7 +64,7 @@ func TestMachineJoinsAndStays(t *testing.T) {
 	if diff := cmp.Diff(settings, member.Settings); diff != "" {
 		t.Errorf("settings (-published +read):\n%s", diff)
 	}
-	member.Complete(c)
+	must(t, member.Complete(c))
 	if c.ClusterDNS != "10.43.0.10" || c.ServiceCIDR != "10.43.0.0/16" {
 		t.Errorf("completed to %+v", c)
 	}

@@ -1,0 +1,182 @@
+package podnet_test
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/overlay"
+	"knarr.dev/knarr/test/lab/lab"
+)
+
+const (
+	podRange4, podRange6 = "10.42.0.0/24", "fd42::/64"
+	cluster4, cluster6   = "10.42.0.0/16", "fd42::/48"
+)
+
+// ipv6 gives a machine an address of IPv6 on the switch.
+func ipv6(t *testing.T, m *lab.Machine) netip.Addr {
+	t.Helper()
+	raw := netip.MustParseAddr("fd30::").As16()
+	raw[15] = m.IP().As4()[3]
+	address := netip.AddrFrom16(raw)
+	if err := m.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return address
+}
+
+func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
+	l := lab.New(t)
+	m, world := l.Machine("n"), l.Machine("world")
+	world6 := ipv6(t, world)
+	n := newNodeOf(t, m, []netip.Addr{m.IP(), ipv6(t, m)}, cluster4, cluster6)
+	node6, gateway6 := n.ips[1], netip.MustParseAddr("fd42::1")
+	n.up(podRange4, podRange6)
+	web, b := n.connected("web", hostPort(8080, 80, "tcp", ""), hostPort(8080, 80, "udp", "")), n.connected("b")
+	if want := netip.MustParseAddr("fd42::2"); web.second != want {
+		t.Errorf("the first pod has the second address %v, want %v", web.second, want)
+	}
+	for _, network := range []string{"tcp6", "udp6"} {
+		onWeb := serve(t, web, network, "[::]:80")
+		address := func(ip netip.Addr) string { return netip.AddrPortFrom(ip, onWeb.Port()).String() }
+		expect(t, "pod to pod", b, network, address(web.second), b.second)
+		expect(t, "pod to itself", web, network, address(web.second), web.second)
+		expect(t, "node to pod", n, network, address(web.second), gateway6)
+		onNode := serve(t, n, network, netip.AddrPortFrom(node6, 0).String())
+		expect(t, "pod to node", b, network, onNode.String(), b.second)
+		outside := serve(t, world, network, netip.AddrPortFrom(world6, 0).String())
+		expect(t, "pod to the world, behind the node's address", b, network, outside.String(), node6)
+
+		onHost := netip.AddrPortFrom(node6, 8080).String()
+		expect(t, "the world to a host port", world, network, onHost, world6)
+		expect(t, "the node to a host port", n, network, onHost, node6)
+		expect(t, "another pod to a host port", b, network, onHost, b.second)
+		expect(t, "the pod itself to its host port", web, network, onHost, gateway6)
+	}
+	on4 := serve(t, web, "tcp4", ":80").Port()
+	expect(t, "the first family works beside", b, "tcp4", netip.AddrPortFrom(web.address, on4).String(), b.address)
+	expect(t, "so do its host ports", world, "tcp4", netip.AddrPortFrom(n.IP(), 8080).String(), world.IP())
+	if err := web.check(); err != nil {
+		t.Errorf("CHECK of a pod: %v", err)
+	}
+
+	t.Log("neighbours on the bridge cannot reach each other past the rules")
+	if err := b.Do(func() error {
+		eth, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		addresses, err := eth.Addrs()
+		for _, a := range addresses {
+			if prefix := netip.MustParsePrefix(a.String()); prefix.Addr().IsLinkLocalUnicast() || !prefix.IsSingleIP() {
+				t.Errorf("a pod has the address %s", prefix)
+			}
+		}
+		for _, setting := range []string{"accept_ra", "accept_redirects"} {
+			if value, err := os.ReadFile("/proc/sys/net/ipv6/conf/eth0/" + setting); err != nil || string(value) != "0\n" {
+				t.Errorf("%s in a pod is %q, %v", setting, value, err)
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+
+	before := web.second
+	n.kill9()
+	n.start()
+	n.log.wait(t, `msg="pod network is up"`)
+	if c := n.connected("c"); c.second == web.second || c.second == b.second {
+		t.Errorf("address %v was given twice", c.second)
+	}
+	if err := web.add(); err != nil || web.second != before {
+		t.Errorf("ADD again gave %v, %v; want %v as before", web.second, err, before)
+	}
+}
+
+// A machine that learns its routes from a router must go on to when it becomes one itself.
+func TestAMachineGoesOnToLearnItsRoutes(t *testing.T) {
+	m := lab.New(t).Machine("n")
+	n := newNodeOf(t, m, []netip.Addr{m.IP(), ipv6(t, m)}, cluster4, cluster6)
+	n.up(podRange4, podRange6)
+	for setting, want := range map[string]string{"conf/all/forwarding": "1\n", "conf/eth0/accept_ra": "2\n", "conf/knarr0/accept_ra": "0\n"} {
+		if err := n.Do(func() error {
+			if value, err := os.ReadFile("/proc/sys/net/ipv6/" + setting); err != nil || string(value) != want {
+				t.Errorf("%s = %q, %v; want %q", setting, value, err, want)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPodsOfTwoMachinesReachEachOtherInEachFamily(t *testing.T) {
+	tests := map[string]struct {
+		machine func(*lab.Machine, netip.Addr) []netip.Addr
+		cluster []string
+		ranges  [][]string
+	}{
+		"both families over IPv4": {
+			machine: func(m *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{m.IP(), six} },
+			cluster: []string{cluster4, cluster6}, ranges: [][]string{{podRange4, podRange6}, {"10.42.1.0/24", "fd42:0:0:1::/64"}},
+		},
+		"IPv6 over IPv6 alone": {
+			machine: func(_ *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{six} },
+			cluster: []string{cluster6}, ranges: [][]string{{podRange6}, {"fd42:0:0:1::/64"}},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			l := lab.New(t)
+			var ns []*node
+			for i, machine := range []string{"n1", "n2"} {
+				m := l.Machine(machine)
+				ns = append(ns, newNodeOf(t, m, tc.machine(m, ipv6(t, m)), tc.cluster...))
+				ns[i].up(tc.ranges[i]...)
+			}
+			for _, n := range ns {
+				n.tell(ns[0].object(tc.ranges[0]...), ns[1].object(tc.ranges[1]...))
+				n.log.wait(t, `msg="overlay follows the nodes" nodes=1`)
+			}
+			a, b := ns[0].connected("a"), ns[1].connected("b")
+			for i, pair := range [][2]netip.Addr{{a.address, b.address}, {a.second, b.second}}[:len(tc.cluster)] {
+				family := map[bool]string{true: "4", false: "6"}[pair[0].Is4()]
+				for _, network := range []string{"tcp", "udp"} {
+					onA := serve(t, a, network+family, netip.AddrPortFrom(pair[0], 0).String()).String()
+					expect(t, "pod to pod", b, network+family, onA, pair[1])
+					end := netip.MustParsePrefix(tc.ranges[1][i]).Addr()
+					expect(t, "node to pod", ns[1], network+family, onA, end)
+				}
+			}
+
+			t.Log("somebody cleans up what they don't know, and it is back")
+			if err := ns[1].Do(func() error {
+				link, err := netlink.LinkByName(overlay.Link)
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetDown(link)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			last := a.address
+			if a.second.IsValid() {
+				last = a.second
+			}
+			onA := serve(t, a, "tcp6", netip.AddrPortFrom(last, 0).String()).String()
+			eventually(t, func() error { _, err := ask(b, "tcp6", onA); return err })
+		})
+	}
+}
