@@ -32,6 +32,7 @@ import (
 	"knarr.dev/knarr/workloads/agent/probe"
 	"knarr.dev/knarr/workloads/agent/registries"
 	"knarr.dev/knarr/workloads/agent/runtime"
+	"knarr.dev/knarr/workloads/agent/settings"
 )
 
 // nodeInput is what a node is made from, on servers and agents alike.
@@ -62,12 +63,16 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	}
 	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Registries: from, Log: b.log})
 	told := newEvents(client, b.cfg.NodeName)
-	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd())
-	self, err := b.self(ctx, in, client, containers, told, gauge)
+	tuned, err := settings.Read(b.cfg.KubeletConfig)
 	if err != nil {
 		return nil, err
 	}
-	pods, err := b.pods(in, client, containers, told, self, gauge)
+	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd(), tuned.Eviction)
+	self, err := b.self(ctx, in, client, containers, told, gauge, tuned)
+	if err != nil {
+		return nil, err
+	}
+	pods, err := b.pods(in, client, containers, told, self, gauge, tuned)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +84,7 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 }
 
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings) ([]Component, error) {
 	paths := b.cfg.Paths()
 	volumes := volume.New(volume.Config{
 		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
@@ -94,8 +99,8 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	pods, err := agent.New(agent.Config{
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
-		CgroupRoot: b.cfg.CgroupRoot, Paths: paths,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes,
+		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Log: b.log,
 	})
@@ -116,7 +121,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 }
 
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge) (*node.Node, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -124,6 +129,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	conf := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return in.ranges.nodes },
+		Settings:  tuned,
 		Pressure:  gauge.Conditions,
 		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,

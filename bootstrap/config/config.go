@@ -54,6 +54,7 @@ type Config struct {
 	WriteKubeconfig string `mapstructure:"write-kubeconfig"`
 	DisableNode     bool   `mapstructure:"disable-node"`
 	SchedulerConfig string `mapstructure:"scheduler-config"` // a KubeSchedulerConfiguration; "" for the ordinary one
+	KubeletConfig   string `mapstructure:"kubelet-config"`   // a KubeletConfiguration (workloads/agent/settings); "" for the ordinary one
 
 	// Files in the formats Kubernetes documents, for what the defaults do not do.
 	EncryptionConfig      string `mapstructure:"encryption-config"`      // instead of our own keys; EncryptionConfiguration

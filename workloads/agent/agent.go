@@ -39,6 +39,8 @@ import (
 	"knarr.dev/knarr/workloads/agent/pod"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/runtime"
+	"knarr.dev/knarr/workloads/agent/settings"
+	"knarr.dev/knarr/workloads/agent/static"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -50,6 +52,7 @@ type Config struct {
 	ClusterDomain string
 	CgroupRoot    string
 	Paths         config.Paths
+	Settings      settings.Settings
 	ResolvConf    string // the machine's resolver configuration; "" means /etc/resolv.conf
 
 	Runtime *runtime.Runtime
@@ -61,8 +64,11 @@ type Config struct {
 	Prober  pod.Prober
 	Logins  *credentials.Providers // for images; nil: none but those of pull secrets
 	Pulls   int                    // images fetched at a time; 0: the usual
-	Events  record.EventRecorder
-	Log     *slog.Logger
+	// CompletePod gives a pod from a file what the API server gives one that says nothing about it, and says what is wrong
+	// with it.
+	CompletePod func(*corev1.Pod) error
+	Events      record.EventRecorder
+	Log         *slog.Logger
 }
 
 // Validate says what is missing.
@@ -82,6 +88,7 @@ func (c *Config) Validate() error {
 	need(c.Volumes != nil, "volumes")
 	need(c.Prober != nil, "a prober")
 	need(c.Events != nil, "a recorder of events")
+	need(c.Settings.StaticPods == "" || c.CompletePod != nil, "somebody to complete static pods")
 	return errors.Join(errs...)
 }
 
@@ -111,7 +118,7 @@ func New(conf Config) (*Agent, error) {
 	groups := cgroup.New(conf.CgroupRoot)
 	node.Unified = groups.Unified()
 	a := &Agent{conf: conf}
-	a.pods = pod.NewManager(pod.Config{
+	pods := pod.Config{
 		Node:      node,
 		Dir:       conf.Paths.Agent(),
 		Runtime:   conf.Runtime,
@@ -123,10 +130,18 @@ func New(conf Config) (*Agent, error) {
 		Objects:   objects{reader: conf.Cache, client: conf.Client},
 		Client:    conf.Client,
 		Cache:     conf.Cache,
+		Pods:      cgroup.Sharing(capacity(node), conf.Settings.Reserved),
+		Able:      pod.Able{UnsafeSysctls: conf.Settings.UnsafeSysctls, AppArmor: hasAppArmor()},
 		Pressure:  conf.Gauge.Conditions,
 		Recorder:  conf.Events,
 		Log:       conf.Log,
-	})
+	}
+	if conf.Settings.StaticPods != "" {
+		pods.Static = static.New(static.Config{
+			Dir: conf.Settings.StaticPods, NodeName: conf.NodeName, Complete: conf.CompletePod, Events: conf.Events, Log: conf.Log,
+		})
+	}
+	a.pods = pod.NewManager(pods)
 	a.garbage = garbage.New(garbage.Config{
 		NodeName: conf.NodeName, Runtime: conf.Runtime, Pods: a.pods.Pods, Sweep: a.pods.Sweep, Events: conf.Events, Log: conf.Log,
 		Room: func() (total, available uint64) {
@@ -163,11 +178,21 @@ func describe(conf Config) (translate.Node, error) {
 	if node.MemoryBytes, err = machineMemory(); err != nil {
 		return node, err
 	}
-	node.Allocatable = corev1.ResourceList{
+	node.Allocatable = conf.Settings.Allocatable(capacity(node))
+	return node, nil
+}
+
+func capacity(node translate.Node) corev1.ResourceList {
+	return corev1.ResourceList{
 		corev1.ResourceCPU:    *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(node.MemoryBytes, resource.BinarySI),
 	}
-	return node, nil
+}
+
+// hasAppArmor: does this machine's kernel confine by AppArmor?
+func hasAppArmor() bool {
+	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	return err == nil && strings.HasPrefix(string(enabled), "Y")
 }
 
 func machineMemory() (int64, error) {

@@ -25,8 +25,9 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/component-helpers/resource"
+	podresources "k8s.io/component-helpers/resource"
 )
 
 const mountpoint = "/sys/fs/cgroup"
@@ -60,13 +61,49 @@ func (t *Tree) class(qos corev1.PodQOSClass) string {
 	return path.Join(t.Pods(), strings.ToLower(string(qos)))
 }
 
-// Init makes the groups above the pods. memory bounds all pods together; 0 leaves them unbounded.
-func (t *Tree) Init(memory int64) error {
-	all := &specs.LinuxResources{}
-	if memory > 0 {
-		all.Memory = &specs.LinuxMemory{Limit: &memory}
+// Whole is what all pods together may have of a machine; what is 0 is not bounded.
+type Whole struct {
+	MilliCPU  int64 // a weight against what runs beside the pods, not a bound
+	Memory    int64 // bytes
+	Processes int64
+}
+
+// Sharing is what is left for all pods when so much of the machine is reserved for others (node allocatable in the
+// Kubernetes documentation): of what nothing is reserved, there is no bound.
+func Sharing(capacity, reserved corev1.ResourceList) Whole {
+	left := func(name corev1.ResourceName, of func(resource.Quantity) int64, all int64) int64 {
+		kept := reserved[name]
+		if kept.IsZero() {
+			return 0
+		}
+		return max(all-of(kept), 1)
 	}
-	if err := t.ensure(t.Pods(), all); err != nil {
+	milli, whole := func(q resource.Quantity) int64 { return q.MilliValue() }, func(q resource.Quantity) int64 { return q.Value() }
+	return Whole{
+		MilliCPU:  left(corev1.ResourceCPU, milli, capacity.Cpu().MilliValue()),
+		Memory:    left(corev1.ResourceMemory, whole, capacity.Memory().Value()),
+		Processes: left("pid", whole, machinePids()),
+	}
+}
+
+// resources in the kernel's terms.
+func (w Whole) resources() *specs.LinuxResources {
+	res := &specs.LinuxResources{}
+	if w.MilliCPU > 0 {
+		res.CPU = &specs.LinuxCPU{Shares: new(uint64(Shares(w.MilliCPU)))}
+	}
+	if w.Memory > 0 {
+		res.Memory = &specs.LinuxMemory{Limit: &w.Memory}
+	}
+	if w.Processes > 0 {
+		res.Pids = &specs.LinuxPids{Limit: &w.Processes}
+	}
+	return res
+}
+
+// Init makes the groups above the pods.
+func (t *Tree) Init(all Whole) error {
+	if err := t.ensure(t.Pods(), all.resources()); err != nil {
 		return err
 	}
 	least := uint64(minShares)
@@ -281,8 +318,8 @@ func Quota(milli int64) (quota, per int64) {
 
 // PodResources are the bounds of a pod's own group: what its containers may use together.
 func PodResources(pod *corev1.Pod) *specs.LinuxResources {
-	requests := resource.PodRequests(pod, resource.PodResourcesOptions{})
-	limits := resource.PodLimits(pod, resource.PodResourcesOptions{})
+	requests := podresources.PodRequests(pod, podresources.PodResourcesOptions{})
+	limits := podresources.PodLimits(pod, podresources.PodResourcesOptions{})
 	shares := uint64(Shares(requests.Cpu().MilliValue()))
 	res := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}
 	if everyContainerLimits(pod, corev1.ResourceCPU) {

@@ -99,7 +99,7 @@ func TestTree(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := tree.Init(0); err != nil {
+	if err := tree.Init(Whole{}); err != nil {
 		t.Fatal(err)
 	}
 	p := pod(corev1.ResourceRequirements{Limits: list("250m", "32Mi"), Requests: list("100m", "16Mi")})

@@ -60,7 +60,7 @@ func TestUseOfARealGroup(t *testing.T) {
 	}
 	root := fmt.Sprintf("/knarr-use-%d", os.Getpid())
 	tree := New(root)
-	if err := tree.Init(0); err != nil {
+	if err := tree.Init(Whole{}); err != nil {
 		t.Skipf("this machine's control groups cannot be changed: %v", err)
 	}
 	t.Cleanup(func() {

@@ -25,6 +25,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/workloads/agent/pressure"
+	"knarr.dev/knarr/workloads/agent/settings"
 )
 
 const (
@@ -62,6 +63,7 @@ type Config struct {
 	RoleLabels map[string]string
 	Privileged kubernetes.Interface
 
+	Settings  settings.Settings          // what of the machine is for pods
 	DataDir   string                     // its filesystem is the node's ephemeral storage
 	Pressure  func() pressure.Conditions // what the machine is short of; nil: nothing
 	Addresses func() []netip.Addr        // of this machine now, the one others should use first

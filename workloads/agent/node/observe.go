@@ -22,6 +22,7 @@ func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) fa
 		addresses: n.config.Addresses(),
 		external:  n.config.External,
 		storage:   readDisk(n.config.DataDir),
+		settings:  n.config.Settings,
 		pressure:  n.config.Pressure(),
 		podRange:  node != nil && node.Spec.PodCIDR != "",
 	}

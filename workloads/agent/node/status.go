@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/workloads/agent/pressure"
+	"knarr.dev/knarr/workloads/agent/settings"
 )
 
 // facts is everything a status depends on, as one value.
@@ -34,15 +35,9 @@ type facts struct {
 	images         []corev1.ContainerImage // nil: not asked yet
 
 	storage  uint64 // bytes
+	settings settings.Settings
 	pressure pressure.Conditions
 }
-
-// The reserve pods cannot have: without it the machine would stop before eviction could start.
-const (
-	memoryReserve         = 100 << 20
-	storageReservePercent = 10
-	maxPods               = 110
-)
 
 // judge computes the status this machine should have, keeping what others wrote and all times that did not change.
 func judge(old corev1.NodeStatus, f facts) corev1.NodeStatus {
@@ -149,10 +144,10 @@ func resources(f facts) (capacity, allocatable corev1.ResourceList) {
 		corev1.ResourceCPU:              *resource.NewQuantity(f.machine.cpus, resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(storage, resource.BinarySI),
-		corev1.ResourcePods:             *resource.NewQuantity(maxPods, resource.DecimalSI),
+		corev1.ResourcePods:             *resource.NewQuantity(f.settings.MaxPods, resource.DecimalSI),
 	}
-	allocatable = capacity.DeepCopy()
-	usable := memory - memoryReserve
+	allocatable = f.settings.Allocatable(capacity)
+	usable := allocatable.Memory().Value()
 	for size, bytes := range f.machine.hugePages {
 		name := corev1.ResourceName(corev1.ResourceHugePagesPrefix + resource.NewQuantity(size, resource.BinarySI).String())
 		capacity[name] = *resource.NewQuantity(bytes, resource.BinarySI)
@@ -160,7 +155,7 @@ func resources(f facts) (capacity, allocatable corev1.ResourceList) {
 		usable -= bytes // reserved pages serve nobody else
 	}
 	allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(usable, 0), resource.BinarySI)
-	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(storage/100*(100-storageReservePercent), resource.DecimalSI)
+	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(allocatable.StorageEphemeral().Value(), resource.DecimalSI)
 	return capacity, allocatable
 }
 

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"knarr.dev/knarr/workloads/agent/settings"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -26,9 +28,11 @@ func healthy() facts {
 			cpus: 2, memory: 4 << 30, hugePages: map[int64]int64{2 << 20: 64 << 20},
 			info: corev1.NodeSystemInfo{BootID: "boot1", Architecture: "amd64"},
 		},
-		storage: 100 << 30,
+		storage: 100 << 30, settings: usual,
 	}
 }
+
+var usual, _ = settings.Read("")
 
 func TestJudgeReady(t *testing.T) {
 	tests := map[string]struct {

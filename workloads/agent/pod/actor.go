@@ -25,6 +25,7 @@ type actor struct {
 	mu       sync.Mutex
 	pod      *corev1.Pod // as the API last showed it; never modified
 	gone     bool        // the API has it no more
+	mirrored *mirroring  // of static pods; nil for those of the API
 	evicted  *Ending
 	rejected bool // it never was one of the pods of this node
 
@@ -158,6 +159,9 @@ func (a *actor) pass(ctx context.Context) error {
 	a.wakeAt(p.Look)
 	st := status.Of(a.statusInput(end, p, now))
 	a.status = st
+	if a.mirrored != nil { // nobody else tells a static pod's status
+		a.pod = withStatus(a.pod, &st)
+	}
 	pod, gone := a.pod, a.gone
 	a.mu.Unlock()
 

@@ -49,6 +49,10 @@ func refused(rule string, reasons []string) *Ending {
 // arrived takes in a pod as the API shows it. One that was never taken in before, by this process or one before it, may
 // be refused.
 func (m *Manager) arrived(pod *corev1.Pod) {
+	if isMirror(pod) {
+		m.sawMirror(pod, false)
+		return
+	}
 	fresh := pod.Spec.NodeName == m.conf.Node.Name && pod.Status.StartTime == nil && pod.DeletionTimestamp == nil && m.lookup(pod.UID) == nil
 	if fresh {
 		if e := m.refusal(pod); e != nil {
@@ -63,6 +67,9 @@ func (m *Manager) arrived(pod *corev1.Pod) {
 }
 
 func (m *Manager) refusal(pod *corev1.Pod) *Ending {
+	if e := m.conf.Able.refuse(pod); e != nil {
+		return e
+	}
 	if why := pressure.Refuse(m.conf.Pressure(), pod); why != "" {
 		return &Ending{Reason: pressure.Reason, Message: why}
 	}

@@ -50,6 +50,7 @@ type machine struct {
 	deaf    bool // the API does not answer
 	from    *registries.Registries
 	writes  sync.Mutex
+	change  func(*Config) // of the manager's configuration; nil: none
 }
 
 const nodeName = "here"
@@ -93,7 +94,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t *testing.T, prepare ...func(*machine)) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "kn") // short: unix sockets lie in it
 	if err != nil {
@@ -101,6 +102,9 @@ func newMachine(t *testing.T) *machine {
 	}
 	m := machineIn(t, dir, fmt.Sprintf("/knarr-test-%d", os.Getpid()))
 	t.Cleanup(m.remove)
+	for _, p := range prepare {
+		p(m)
+	}
 	m.start(helpers(t))
 	m.importApp()
 	return m
@@ -153,14 +157,18 @@ func (m *machine) start(helpers string) {
 	m.volumes = &volumes{dir: m.paths.Agent()}
 	recorder := record.NewFakeRecorder(1000)
 	source := newSource(ctx, m.api, !m.deaf)
-	m.manager = NewManager(Config{
+	conf := Config{
 		Node: translate.Node{
 			Name: nodeName, IPs: []string{"127.0.0.1"}, ClusterDNS: []string{"10.43.0.10"}, ClusterDomain: "cluster.local",
 			LogRoot: m.paths.PodLogs(), MemoryBytes: 1 << 30,
 		},
 		Dir: m.paths.Agent(), Runtime: m.runtime, Cgroups: cgroup.New(m.cgroups), Volumes: m.volumes, Prober: m.prober,
 		Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Log: log,
-	})
+	}
+	if m.change != nil {
+		m.change(&conf)
+	}
+	m.manager = NewManager(conf)
 	run(m.manager)
 }
 
@@ -293,8 +301,12 @@ func (s source) GetInformer(context.Context, client.Object, ...cache.InformerGet
 
 type reader struct{ api *fake.Clientset }
 
-func (r reader) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
-	return fmt.Errorf("not used")
+func (r reader) Get(ctx context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	node, err := r.api.CoreV1().Nodes().Get(ctx, key.Name, metav1.GetOptions{})
+	if err == nil {
+		node.DeepCopyInto(into.(*corev1.Node))
+	}
+	return err
 }
 
 func (r reader) List(ctx context.Context, list client.ObjectList, _ ...client.ListOption) error {

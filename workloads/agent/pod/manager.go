@@ -52,6 +52,9 @@ type Config struct {
 	Objects   Objects
 	Client    corev1client.PodsGetter
 	Cache     Source
+	Static    Static                     // nil: no static pods
+	Pods      cgroup.Whole               // what all pods together may have
+	Able      Able                       // what pods may ask of this machine
 	Pressure  func() pressure.Conditions // what the node is short of; nil: nothing
 	Recorder  record.EventRecorder
 	Log       *slog.Logger
@@ -73,9 +76,11 @@ type Manager struct {
 	live   sync.Mutex // guards closed and adding to work
 	closed bool
 
-	mu     sync.Mutex
-	actors map[types.UID]*actor
-	synced bool // the API has said which pods there are
+	mu      sync.Mutex
+	actors  map[types.UID]*actor
+	synced  bool                                 // the API has said which pods there are
+	static  map[types.UID]*corev1.Pod            // the static pods that are wanted; nil: not read yet
+	mirrors map[types.NamespacedName]*corev1.Pod // as the API shows them
 }
 
 const (
@@ -97,8 +102,8 @@ func NewManager(conf Config) *Manager {
 		slots:  semaphore.NewWeighted(int64(2*goruntime.NumCPU() + 2)),
 		pulls:  semaphore.NewWeighted(int64(cmp.Or(conf.Pulls, parallelPulls))),
 		pulled: pulled.In(filepath.Join(conf.Dir, "images")),
-		actors: map[types.UID]*actor{},
-		grown:  make(chan struct{}, 1),
+		actors: map[types.UID]*actor{}, mirrors: map[types.NamespacedName]*corev1.Pod{},
+		grown: make(chan struct{}, 1),
 	}
 	m.writer = &writer{m: m}
 	return m
@@ -133,7 +138,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		m.log.Warn("some remembered pods cannot be read", "error", err)
 	}
-	if err := m.conf.Cgroups.Init(0); err != nil {
+	if err := m.conf.Cgroups.Init(m.conf.Pods); err != nil {
 		return fmt.Errorf("prepare cgroups (does cgroup-root exist, and may knarr write to /sys/fs/cgroup?): %w", err)
 	}
 	m.conf.Runtime.Events(ctx, m.containerEvent)
@@ -177,7 +182,14 @@ func (m *Manager) adopt(ctx context.Context, synced func() bool, saved []*corev1
 	if ctx.Err() != nil {
 		return
 	}
+	if m.conf.Static != nil {
+		m.setStatic(m.conf.Static.Read())
+		m.spawn(func() { m.conf.Static.Run(ctx, m.followStatic) })
+	} else {
+		m.setStatic(nil)
+	}
 	if !ok {
+		m.settleStatic()
 		if len(saved) > 0 {
 			m.log.Warn("the API does not answer; starting the pods this node remembers", "pods", len(saved))
 		}
@@ -188,13 +200,17 @@ func (m *Manager) adopt(ctx context.Context, synced func() bool, saved []*corev1
 			return
 		}
 	}
+	wanted := map[types.UID]bool{}
 	m.mu.Lock()
 	m.synced = true
+	for uid := range m.static {
+		wanted[uid] = true
+	}
 	m.mu.Unlock()
-	wanted := map[types.UID]bool{}
 	pods := &corev1.PodList{}
 	if err := m.conf.Cache.List(ctx, pods); err != nil {
 		m.log.Error("list pods; pods deleted while this node was away stay until its next start", "error", err)
+		m.settleStatic()
 		return
 	}
 	for i := range pods.Items {
@@ -207,6 +223,7 @@ func (m *Manager) adopt(ctx context.Context, synced func() bool, saved []*corev1
 		known[pod.UID] = pod
 	}
 	m.endUnwanted(known, running, wanted)
+	m.settleStatic()
 }
 
 // endUnwanted winds down every pod that left something on this machine and that the API does not name.
@@ -305,7 +322,12 @@ func (m *Manager) deleted(o any) {
 	if tomb, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
 		o = tomb.Obj
 	}
-	if pod, ok := o.(*corev1.Pod); ok && pod.Spec.NodeName == m.conf.Node.Name {
+	pod, ok := o.(*corev1.Pod)
+	switch {
+	case !ok || pod.Spec.NodeName != m.conf.Node.Name:
+	case isMirror(pod):
+		m.sawMirror(pod, true)
+	default:
 		m.end(pod)
 	}
 }
@@ -331,6 +353,7 @@ func (m *Manager) forget(a *actor) {
 	m.mu.Lock()
 	delete(m.actors, a.uid)
 	m.mu.Unlock()
+	m.settleStatic() // its name is free
 }
 
 // containerEvent runs inside containerd and therefore only pokes.
@@ -392,6 +415,7 @@ func (m *Manager) relist(ctx context.Context) {
 				m.end(m.orphan(uid))
 			}
 		}
+		m.settleStatic() // mirrors that could not be removed
 	}
 }
 

@@ -78,7 +78,7 @@ func TestKilledAgentAdoptsItsPods(t *testing.T) {
 	m.traceless(wanted)
 }
 
-// A node that comes up with nothing running and no API starts the pods it remembers.
+// A node that comes up with nothing running and no API starts the pods it remembers, and those of its own files.
 func TestRebootWithoutAPI(t *testing.T) {
 	m := newMachine(t)
 	m.create(named("remembered", app("sleep")))
@@ -92,11 +92,12 @@ func TestRebootWithoutAPI(t *testing.T) {
 		}
 	}
 	m.deaf = true
+	m.change = func(c *Config) { c.Static = &files{now: []*corev1.Pod{fromFile("own", "sleep")}} }
 	m.start(helpers(t))
-	for m.running("uid-remembered") == "" {
+	for m.running("uid-remembered") == "" || m.running("own") == "" {
 		m.tick()
 		if t.Context().Err() != nil {
-			t.Fatal("the remembered pod was not started")
+			t.Fatal("not all pods were started")
 		}
 	}
 }

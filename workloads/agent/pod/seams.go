@@ -24,6 +24,14 @@ type Volumes interface {
 	Pods() ([]types.UID, error)
 }
 
+// Static tells of the pods this machine's own files want. workloads/agent/static implements it.
+type Static interface {
+	// Read is what is wanted now.
+	Read() []*corev1.Pod
+	// Run calls changed with all that is wanted whenever that is something else than before, until ctx ends.
+	Run(ctx context.Context, changed func([]*corev1.Pod))
+}
+
 // Source is the part of a controller-runtime cache that is read: pods of at least this node.
 type Source interface {
 	client.Reader

@@ -47,7 +47,7 @@ func (m *Manager) step(ctx context.Context, a *actor, pod *corev1.Pod, s Step) e
 }
 
 func (m *Manager) mount(ctx context.Context, a *actor, pod *corev1.Pod) error {
-	if err := m.store.save(pod); err != nil { // before anything of the pod exists
+	if err := m.remember(a, pod); err != nil { // before anything of the pod exists
 		m.log.Warn("note pod on disk; it will not be started after a reboot without the API", "pod", pod.Namespace+"/"+pod.Name, "error", err)
 	}
 	paths, err := m.conf.Volumes.Mount(ctx, pod)
@@ -61,6 +61,14 @@ func (m *Manager) mount(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	a.volumes, a.mounted, a.cleaned = paths, true, false
 	a.mu.Unlock()
 	return nil
+}
+
+// remember what the API wants. A static pod's file is memory enough.
+func (m *Manager) remember(a *actor, pod *corev1.Pod) error {
+	if a.mirrored != nil {
+		return nil
+	}
+	return m.store.save(pod)
 }
 
 func (m *Manager) refresh(ctx context.Context, a *actor, pod *corev1.Pod) error {

@@ -40,7 +40,7 @@ func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	have := a.newestStatus()
-	if a.want == nil && !a.writing && equality.Semantic.DeepEqual(*have, st) {
+	if a.want == nil && !a.writing && !a.unmirrored() && equality.Semantic.DeepEqual(*have, st) {
 		if last && !a.reported {
 			a.reported = true
 			w.m.spawn(a.poke)
@@ -60,10 +60,11 @@ func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) 
 
 // newestStatus is the API's, from the watch or from the answer to our last write, whichever is newer; a.mu is held.
 func (a *actor) newestStatus() *corev1.PodStatus {
-	if a.written != nil && newerVersion(a.written.ResourceVersion, a.pod.ResourceVersion) {
+	shown := a.shown()
+	if a.written != nil && a.written.UID == shown.UID && newerVersion(a.written.ResourceVersion, shown.ResourceVersion) {
 		return &a.written.Status
 	}
-	return &a.pod.Status
+	return &shown.Status
 }
 
 func newerVersion(a, b string) bool {
@@ -85,10 +86,9 @@ func (w *writer) write(a *actor, namespace, name string) {
 			return
 		}
 		a.want = nil
-		base := a.newestStatus().DeepCopy()
 		a.mu.Unlock()
 
-		written, err := w.patch(w.m.ctx, namespace, name, a.uid, base, want.status)
+		written, err := w.once(a, namespace, name, want.status)
 		switch {
 		case err == nil:
 			delay = firstRewrite
@@ -102,6 +102,11 @@ func (w *writer) write(a *actor, namespace, name string) {
 				a.poke()
 			}
 			continue
+		case a.mirrored != nil && apierrors.IsNotFound(err): // it is made again, before the status is written again
+			a.mu.Lock()
+			a.setMirror(nil)
+			a.mu.Unlock()
+		case a.mirrored != nil && (apierrors.IsConflict(err) || apierrors.IsInvalid(err)): // mended from outside
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err) && w.replaced(a, namespace, name):
 			// The pod is gone, or another one has its name: this one is to be wound down.
 			a.mu.Lock()
@@ -126,6 +131,24 @@ func (w *writer) write(a *actor, namespace, name string) {
 		}
 		delay = min(2*delay, slowestWrites)
 	}
+}
+
+// once tries to bring a status to the API's object of the pod.
+func (w *writer) once(a *actor, namespace, name string, st corev1.PodStatus) (*corev1.Pod, error) {
+	uid := a.uid
+	if a.mirrored != nil {
+		ctx, cancel := context.WithTimeout(w.m.ctx, writeTimeout)
+		defer cancel()
+		mirror, err := w.m.mirror(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		uid = mirror.UID
+	}
+	a.mu.Lock()
+	base := a.newestStatus().DeepCopy()
+	a.mu.Unlock()
+	return w.patch(w.m.ctx, namespace, name, uid, base, st)
 }
 
 // replaced tells whether another pod has the name of a's now, or none. A conflict can also mean that others wrote often

@@ -11,5 +11,6 @@
 //	(workloads/agent/pod), limits of memory and processes (the kernel's: workloads/agent/cgroup).
 //
 // Signals, thresholds, order and wording are those of
-// https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ with the default thresholds.
+// https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/ with the default
+// thresholds, or those of the kubelet configuration (evictionHard).
 package pressure

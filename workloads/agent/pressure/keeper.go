@@ -77,7 +77,7 @@ func (k *Keeper) Run(ctx context.Context, ready func()) error {
 func (k *Keeper) Pass(ctx context.Context) time.Duration {
 	now := time.Now()
 	reading := k.conf.Gauge.Read()
-	short := Short(reading)
+	short := k.conf.Gauge.thresholds.Short(reading)
 	if k.conf.Gauge.note(now, short) {
 		k.conf.Changed()
 	}

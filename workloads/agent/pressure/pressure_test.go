@@ -39,7 +39,7 @@ func TestShort(t *testing.T) {
 			r := plenty()
 			tc.change(&r)
 			var got []Signal
-			for _, s := range Short(r) {
+			for _, s := range Usual().Short(r) {
 				got = append(got, s.Signal)
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -49,8 +49,45 @@ func TestShort(t *testing.T) {
 	}
 }
 
+func TestParseThresholds(t *testing.T) {
+	tests := map[string]struct {
+		text  map[string]string
+		merge bool
+		want  Thresholds
+		err   string
+	}{
+		"what is named alone has a threshold": {text: map[string]string{"memory.available": "200Mi", "nodefs.available": "7.5%"}, want: Thresholds{
+			MemoryAvailable: {Bytes: 200 << 20}, NodeAvailable: {Percent: 7.5},
+		}},
+		"merged, the others have their usual ones": {text: map[string]string{"pid.available": "1000", "imagefs.available": "0%"}, merge: true, want: Thresholds{
+			MemoryAvailable: {Bytes: 100 << 20}, NodeAvailable: {Percent: 10}, NodeInodesFree: {Percent: 5},
+			ImagesAvailable: {}, ImagesInodesFree: {Percent: 5}, ProcessesAvailable: {Bytes: 1000},
+		}},
+		"a signal nobody watches":      {text: map[string]string{"containerfs.available": "1%"}, err: `"containerfs.available" is not a signal`},
+		"more than all":                {text: map[string]string{"memory.available": "100%"}, err: `"100%" is not a share`},
+		"neither amount nor share":     {text: map[string]string{"memory.available": "much"}, err: "neither an amount"},
+		"less than nothing":            {text: map[string]string{"memory.available": "-1"}, err: "neither an amount"},
+		"every mistake is reported":    {text: map[string]string{"memory.available": "x", "nodefs.available": "y"}, err: "nodefs.available"},
+		"a share that is not a number": {text: map[string]string{"memory.available": "NaN%"}, err: "is not a share"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseThresholds(tc.text, tc.merge)
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("ParseThresholds() = %v, want an error with %q", err, tc.err)
+				}
+				return
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
+				t.Errorf("ParseThresholds() = %v (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+}
+
 func TestConditionsHoldForAWhile(t *testing.T) {
-	gauge := NewGauge("/", "/")
+	gauge := NewGauge("/", "/", Usual())
 	full := []Shortage{{Signal: NodeAvailable}}
 	for _, step := range []struct {
 		after   time.Duration
@@ -70,7 +107,7 @@ func TestConditionsHoldForAWhile(t *testing.T) {
 
 func TestThisMachineIsRead(t *testing.T) {
 	dir := t.TempDir()
-	r := NewGauge(dir, dir).Read()
+	r := NewGauge(dir, dir, Usual()).Read()
 	if r.Memory.Total == 0 || r.Memory.Available == 0 || r.Node.Bytes.Total == 0 || r.Processes.Total == 0 || !r.Shared {
 		t.Errorf("Read() = %+v", r)
 	}

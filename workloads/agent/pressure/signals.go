@@ -41,30 +41,30 @@ type Shortage struct {
 	Threshold, Available uint64
 }
 
-// thresholds are upstream's defaults, in the order of signals. Upstream has none for process ids; the last hundredth is
-// kept, because a machine without a single one left cannot even be logged into.
-var thresholds = []struct {
-	signal  Signal
-	bytes   uint64
-	percent uint64
-	room    func(Reading) Room
-}{
-	{MemoryAvailable, 100 << 20, 0, func(r Reading) Room { return r.Memory }},
-	{NodeAvailable, 0, 10, func(r Reading) Room { return r.Node.Bytes }},
-	{NodeInodesFree, 0, 5, func(r Reading) Room { return r.Node.Inodes }},
-	{ImagesAvailable, 0, 15, func(r Reading) Room { return r.Images.Bytes }},
-	{ImagesInodesFree, 0, 5, func(r Reading) Room { return r.Images.Inodes }},
-	{ProcessesAvailable, 0, 1, func(r Reading) Room { return r.Processes }},
+// signalRoom says where in a reading a signal is.
+type signalRoom struct {
+	signal Signal
+	room   func(Reading) Room
+}
+
+// signals in the order they are answered.
+var signals = []signalRoom{
+	{MemoryAvailable, func(r Reading) Room { return r.Memory }},
+	{NodeAvailable, func(r Reading) Room { return r.Node.Bytes }},
+	{NodeInodesFree, func(r Reading) Room { return r.Node.Inodes }},
+	{ImagesAvailable, func(r Reading) Room { return r.Images.Bytes }},
+	{ImagesInodesFree, func(r Reading) Room { return r.Images.Inodes }},
+	{ProcessesAvailable, func(r Reading) Room { return r.Processes }},
 }
 
 // Short lists what is short, most urgent first.
-func Short(r Reading) []Shortage {
+func (t Thresholds) Short(r Reading) []Shortage {
 	var out []Shortage
-	for _, t := range thresholds {
-		room := t.room(r)
-		limit := t.bytes + room.Total/100*t.percent
+	for _, s := range signals {
+		room := s.room(r)
+		limit := t[s.signal].Of(room.Total)
 		if room.Total > 0 && room.Available < limit {
-			out = append(out, Shortage{t.signal, limit, room.Available})
+			out = append(out, Shortage{s.signal, limit, room.Available})
 		}
 	}
 	return out
@@ -120,6 +120,7 @@ func (h *held) add(now time.Time, seen Conditions) Conditions {
 // Gauge shows the machine's state to whoever asks: the node's status, the admission of pods.
 type Gauge struct {
 	nodeDir, imagesDir string
+	thresholds         Thresholds
 
 	mu   sync.Mutex
 	held held
@@ -127,8 +128,8 @@ type Gauge struct {
 }
 
 // NewGauge makes a gauge of this machine; the folders say which filesystems are meant.
-func NewGauge(nodeDir, imagesDir string) *Gauge {
-	return &Gauge{nodeDir: nodeDir, imagesDir: imagesDir}
+func NewGauge(nodeDir, imagesDir string, thresholds Thresholds) *Gauge {
+	return &Gauge{nodeDir: nodeDir, imagesDir: imagesDir, thresholds: thresholds}
 }
 
 // Conditions as of the last look.

@@ -1,0 +1,157 @@
+// Package settings is what an operator tells the node agent beyond what fits a flag.
+//
+// In:       a KubeletConfiguration file (kubelet.config.k8s.io/v1beta1, the kubelet configuration reference), so that what was
+//
+//	written for another cluster can be used.
+//
+// Out:      Settings, complete and checked.
+// Promise:  a field this agent would not heed is an error that names it: nobody believes in a bound that is not there.
+// Not here: what only has to do with one flag (bootstrap/config).
+package settings
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	"sigs.k8s.io/yaml"
+
+	"knarr.dev/knarr/workloads/agent/pressure"
+)
+
+// Settings of one node agent.
+type Settings struct {
+	StaticPods    string              // folder of pods that run here whatever the API says; "" for none
+	MaxPods       int64               // how many pods the scheduler may put here
+	Reserved      corev1.ResourceList // of the machine, for others than pods: kubeReserved and systemReserved together
+	Eviction      pressure.Thresholds // below which pods have to go
+	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
+}
+
+// usual is what upstream's agent does when it is not told otherwise.
+func usual() Settings {
+	return Settings{MaxPods: 110, Eviction: pressure.Usual()}
+}
+
+// Read reads a file; without a path everything is as usual.
+func Read(path string) (Settings, error) {
+	if path == "" {
+		return usual(), nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Settings{}, fmt.Errorf("read the kubelet configuration: %w", err)
+	}
+	s, err := Parse(data)
+	if err != nil {
+		return Settings{}, fmt.Errorf("kubelet configuration %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// heeded are the fields that mean something here, by their names in the file.
+var heeded = []string{
+	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "mergeDefaultEvictionSettings", "staticPodPath", "systemReserved",
+}
+
+// Parse reads a KubeletConfiguration, YAML or JSON. All mistakes are reported at once.
+func Parse(data []byte) (Settings, error) {
+	from := kubeletv1beta1.KubeletConfiguration{}
+	if err := yaml.UnmarshalStrict(data, &from); err != nil {
+		return Settings{}, err
+	}
+	version := kubeletv1beta1.SchemeGroupVersion.String()
+	if from.Kind != "KubeletConfiguration" || from.APIVersion != version {
+		return Settings{}, fmt.Errorf("it is %s %s: begin it with apiVersion: %s and kind: KubeletConfiguration", from.APIVersion, from.Kind, version)
+	}
+	errs := unheeded(from)
+	s := usual()
+	note := func(field string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	if s.StaticPods = from.StaticPodPath; s.StaticPods != "" && !filepath.IsAbs(s.StaticPods) {
+		note("staticPodPath", fmt.Errorf("%q is not absolute: begin it with /", s.StaticPods))
+	}
+	if s.MaxPods = cmp.Or(int64(from.MaxPods), s.MaxPods); s.MaxPods < 0 {
+		note("maxPods", fmt.Errorf("%d is less than 0: give how many pods this machine may have", s.MaxPods))
+	}
+	var err error
+	s.Reserved, err = reserved(from.KubeReserved, from.SystemReserved)
+	note("kubeReserved, systemReserved", err)
+	if from.EvictionHard != nil {
+		s.Eviction, err = pressure.ParseThresholds(from.EvictionHard, from.MergeDefaultEvictionSettings != nil && *from.MergeDefaultEvictionSettings)
+		note("evictionHard", err)
+	}
+	s.UnsafeSysctls = from.AllowedUnsafeSysctls
+	return s, errors.Join(errs...)
+}
+
+// unheeded names what was set and would change nothing.
+func unheeded(from kubeletv1beta1.KubeletConfiguration) []error {
+	var errs []error
+	value := reflect.ValueOf(from)
+	for i := range value.NumField() {
+		name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+		if name != "" && !value.Field(i).IsZero() && !slices.Contains(heeded, name) {
+			errs = append(errs, fmt.Errorf("%s is not heeded here: remove it (what is: %s)", name, strings.Join(heeded, ", ")))
+		}
+	}
+	return errs
+}
+
+// reservable is what a machine can keep from its pods.
+var reservable = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, "pid"}
+
+func reserved(lists ...map[string]string) (corev1.ResourceList, error) {
+	sum := corev1.ResourceList{}
+	var errs []error
+	for _, list := range lists {
+		for _, key := range slices.Sorted(maps.Keys(list)) {
+			name := corev1.ResourceName(key)
+			amount, err := resource.ParseQuantity(list[key])
+			switch {
+			case !slices.Contains(reservable, name):
+				errs = append(errs, fmt.Errorf("%q cannot be reserved: use %v", key, reservable))
+			case err != nil || amount.Sign() < 0:
+				errs = append(errs, fmt.Errorf("%s: %q is not an amount: give one such as 500m or 256Mi", key, list[key]))
+			default:
+				total := sum[name]
+				total.Add(amount)
+				sum[name] = total
+			}
+		}
+	}
+	return sum, errors.Join(errs...)
+}
+
+// Allocatable is what pods may have of a machine: what is not reserved, and not kept back so that pods have to go before the
+// machine stops.
+func (s Settings) Allocatable(capacity corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, total := range capacity {
+		left := total.DeepCopy()
+		left.Sub(s.Reserved[name])
+		switch name {
+		case corev1.ResourceMemory:
+			left.Sub(*resource.NewQuantity(int64(s.Eviction[pressure.MemoryAvailable].Of(uint64(total.Value()))), resource.BinarySI))
+		case corev1.ResourceEphemeralStorage:
+			left.Sub(*resource.NewQuantity(int64(s.Eviction[pressure.NodeAvailable].Of(uint64(total.Value()))), resource.BinarySI))
+		}
+		if left.Sign() < 0 {
+			left = *resource.NewQuantity(0, left.Format)
+		}
+		out[name] = left
+	}
+	return out
+}
