@@ -182,22 +182,25 @@ func (m *machine) remove() {
 		}
 	}
 	m.killShims()
-	unmountBelow(m.t, m.dir)
-	var err error
-	for range 100 { // what just died may still be cleaning up after itself
-		if err = os.RemoveAll(m.dir); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-		unmountBelow(m.t, m.dir)
-	}
-	if err != nil {
+	if err := m.wipe(m.dir); err != nil {
 		m.t.Errorf("remove machine: %v", err)
 	}
 	hierarchies, _ := filepath.Glob("/sys/fs/cgroup/*" + m.cgroups)
 	for _, dir := range append(hierarchies, "/sys/fs/cgroup"+m.cgroups) {
 		removeGroups(dir)
 	}
+}
+
+// wipe removes a folder of the machine with what is mounted in it.
+func (m *machine) wipe(dir string) (err error) {
+	for range 100 { // what just died may still be cleaning up after itself
+		unmountBelow(m.t, dir)
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
 }
 
 // shims are the processes beside this one with the machine's folder in their command lines.

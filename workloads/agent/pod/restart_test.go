@@ -85,11 +85,8 @@ func TestRebootWithoutAPI(t *testing.T) {
 	m.await("remembered", "ready", isReady)
 	m.stop()
 	m.killShims() // the power cut
-	if err := os.RemoveAll(m.paths.Run); err != nil {
-		unmountBelow(t, m.paths.Run)
-		if err := os.RemoveAll(m.paths.Run); err != nil {
-			t.Fatal(err)
-		}
+	if err := m.wipe(m.paths.Run); err != nil {
+		t.Fatal(err)
 	}
 	m.deaf = true
 	m.change = func(c *Config) { c.Static = &files{now: []*corev1.Pod{fromFile("own", "sleep")}} }
