@@ -24,6 +24,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/workloads/scheduler/snapshot"
 )
 
 // Facts are what is known about a pod and, while it has no node, about what decides where it may go.
@@ -37,16 +39,20 @@ type Facts struct {
 
 	Nodes      []corev1.Node
 	Pods       []corev1.Pod // of all nodes
+	Expected   []corev1.Pod // that have no node but are meant for one
 	Namespaces []corev1.Namespace
 	Claims     []corev1.PersistentVolumeClaim
 	ClaimNews  map[string]corev1.Event // the latest about each claim of the pod's namespace, by its name
 	Volumes    []corev1.PersistentVolume
 	Classes    []storagev1.StorageClass
 	CSINodes   []storagev1.CSINode
+	Drivers    []storagev1.CSIDriver
+	Capacities []storagev1.CSIStorageCapacity
 
 	ResourceClaims []resourcev1.ResourceClaim
 	ResourceSlices []resourcev1.ResourceSlice
 	DeviceClasses  []resourcev1.DeviceClass
+	DeviceTaints   []resourcev1.DeviceTaintRule
 
 	Unknown []string // what could not be read, and why
 }
@@ -107,11 +113,15 @@ func (f *Facts) surroundings(ctx context.Context, client kubernetes.Interface) {
 		l, err := core.Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"})
 		return ptr.Deref(l, corev1.PodList{}).Items, err
 	})
+	take(f, "the pods that are to go to a node", &f.Expected, func() ([]corev1.Pod, error) {
+		l, err := core.Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=,status.nominatedNodeName!=,status.phase!=Succeeded,status.phase!=Failed"})
+		return ptr.Deref(l, corev1.PodList{}).Items, err
+	})
 	take(f, "namespaces", &f.Namespaces, func() ([]corev1.Namespace, error) {
 		l, err := core.Namespaces().List(ctx, metav1.ListOptions{})
 		return ptr.Deref(l, corev1.NamespaceList{}).Items, err
 	})
-	if len(f.Pod.Spec.ResourceClaims) > 0 {
+	if len(f.Pod.Spec.ResourceClaims) > 0 || len(snapshot.NewPod(f.Pod).Requests.Scalar) > 0 {
 		f.devices(ctx, client)
 	}
 	if !slices.ContainsFunc(f.Pod.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil }) {
@@ -133,6 +143,14 @@ func (f *Facts) surroundings(ctx context.Context, client kubernetes.Interface) {
 		l, err := client.StorageV1().CSINodes().List(ctx, metav1.ListOptions{})
 		return ptr.Deref(l, storagev1.CSINodeList{}).Items, err
 	})
+	take(f, "CSI drivers", &f.Drivers, func() ([]storagev1.CSIDriver, error) {
+		l, err := client.StorageV1().CSIDrivers().List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, storagev1.CSIDriverList{}).Items, err
+	})
+	take(f, "storage capacities", &f.Capacities, func() ([]storagev1.CSIStorageCapacity, error) {
+		l, err := client.StorageV1().CSIStorageCapacities("").List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, storagev1.CSIStorageCapacityList{}).Items, err
+	})
 	for _, e := range f.events(ctx, client, "involvedObject.kind=PersistentVolumeClaim") {
 		f.ClaimNews[e.InvolvedObject.Name] = e
 	}
@@ -152,6 +170,10 @@ func (f *Facts) devices(ctx context.Context, client kubernetes.Interface) {
 	take(f, "device classes", &f.DeviceClasses, func() ([]resourcev1.DeviceClass, error) {
 		l, err := api.DeviceClasses().List(ctx, metav1.ListOptions{})
 		return ptr.Deref(l, resourcev1.DeviceClassList{}).Items, err
+	})
+	take(f, "device taint rules", &f.DeviceTaints, func() ([]resourcev1.DeviceTaintRule, error) {
+		l, err := api.DeviceTaintRules().List(ctx, metav1.ListOptions{})
+		return ptr.Deref(l, resourcev1.DeviceTaintRuleList{}).Items, err
 	})
 }
 

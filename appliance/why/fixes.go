@@ -41,6 +41,8 @@ func fixes(rule string, refusal *plugins.Refusal, pod *snapshot.Pod, n *snapshot
 		return []fix{{rethink, fmt.Sprintf("Free the host port %s on node %s, which %s", ports(pod), n.Name, holders(pod, n))}}
 	case "NodeResourcesFit":
 		return roomFixes(pod, n)
+	case "DynamicResources":
+		return []fix{{machine, fmt.Sprintf("Node %s has not the devices the pod asks for, by its claims or as extended resources (%s): see kubectl get resourceslices,resourceclaims -A", n.Name, strings.Join(refusal.Reasons, ", "))}}
 	case "PodTopologySpread":
 		return []fix{{edit, fmt.Sprintf("Node %s would make the pods more uneven than topologySpreadConstraints allow: raise maxSkew, say whenUnsatisfiable: ScheduleAnyway, or add nodes to the emptier domains", n.Name)}}
 	case "InterPodAffinity":

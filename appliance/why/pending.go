@@ -43,10 +43,13 @@ func unplaced(f *Facts) (*Report, error) {
 	case pod.Spec.SchedulerName != corev1.DefaultSchedulerName && told == nil:
 		r.Cause = fmt.Sprintf("Pod %s asks for the scheduler %q, which has not said anything about it for %s.", name, pod.Spec.SchedulerName, since)
 		r.do("Start a scheduler of that name, or remove spec.schedulerName to have the cluster's own place the pod.")
-	case pod.Status.NominatedNodeName != "":
+	case pod.Status.NominatedNodeName != "" && len(leaving(f)) > 0:
 		r.Cause = fmt.Sprintf("Pod %s waits for room on node %s, which less important pods are leaving for it.", name, pod.Status.NominatedNodeName)
 		r.section("Leaving", leaving(f)...)
 		r.do("Wait: pods that leave have their grace period.")
+	case pod.Status.NominatedNodeName != "" && slices.ContainsFunc(fits, func(v verdict) bool { return v.node == pod.Status.NominatedNodeName }):
+		r.Cause = fmt.Sprintf("Pod %s goes to node %s once what it needs there is ready: volumes or devices. It has waited for %s.", name, pod.Status.NominatedNodeName, since)
+		r.do("Wait: those who make volumes and devices ready (their drivers) say in events of the pod, its claims and their own logs what holds them up.")
 	case len(fits) > 0:
 		r.Cause = fmt.Sprintf("Pod %s has waited for %s, but node %s would do by now: it is placed with the scheduler's next try.", name, since, fits[0].node)
 		if told == nil {
@@ -114,10 +117,24 @@ func judgeNodes(f *Facts) (verdicts []verdict, anywhere []string, err error) {
 			if refusal := filter(n); refusal != nil {
 				verdicts[i].refusals = append(verdicts[i].refusals, refusal.Reasons...)
 				verdicts[i].fixes = append(verdicts[i].fixes, fixes(rule.Name, refusal, pod, n)...)
+			} else if full := snap.WithExpected(pod, n); full != nil && filter(full) != nil {
+				verdicts[i].refusals = append(verdicts[i].refusals, "room is kept for pods that are to go there")
+				verdicts[i].fixes = append(verdicts[i].fixes, fix{rethink, fmt.Sprintf("Node %s keeps room for %s: give the pod a higher priority, or delete those", n.Name, expected(snap, pod, n))})
 			}
 		}
 	}
 	return verdicts, anywhere, nil
+}
+
+// expected names the pods that are to go to a node and matter as much as a pod.
+func expected(snap *snapshot.Snapshot, pod *snapshot.Pod, n *snapshot.Node) string {
+	var names []string
+	for _, other := range snap.Expected(n.Name) {
+		if other.Priority >= pod.Priority && other.Object.UID != pod.Object.UID {
+			names = append(names, other.Object.Namespace+"/"+other.Object.Name)
+		}
+	}
+	return some(names)
 }
 
 // picture is the cluster as the scheduler would see it.
@@ -152,6 +169,18 @@ func picture(f *Facts) *snapshot.Snapshot {
 	}
 	for i := range f.DeviceClasses {
 		snap.SetDeviceClass(&f.DeviceClasses[i])
+	}
+	for i := range f.DeviceTaints {
+		snap.SetDeviceTaintRule(&f.DeviceTaints[i])
+	}
+	for i := range f.Drivers {
+		snap.SetDriver(&f.Drivers[i])
+	}
+	for i := range f.Capacities {
+		snap.SetCapacity(&f.Capacities[i])
+	}
+	for i := range f.Expected {
+		snap.Nominate(snapshot.NewPod(&f.Expected[i]), f.Expected[i].Status.NominatedNodeName)
 	}
 	return snap
 }

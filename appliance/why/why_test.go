@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -164,6 +165,26 @@ func TestExplain(t *testing.T) {
 		"a pod that others make room for": {
 			facts: Facts{Pod: pod("web", "4", func(p *corev1.Pod) { p.Status.NominatedNodeName = "a" }), Nodes: []corev1.Node{node("a", "4")}, Pods: []corev1.Pod{*pod("old", "1", on("a"), deleted(20*time.Second))}},
 			want:  []string{"waits for room on node a", "shop/old  gone at 03:04:25 UTC"},
+		},
+		"a pod whose devices are being made ready": {
+			facts: Facts{Pod: pod("web", "1", func(p *corev1.Pod) { p.Status.NominatedNodeName = "a" }), Nodes: []corev1.Node{node("a", "4"), node("b", "4")}},
+			want:  []string{"goes to node a once what it needs there is ready"},
+		},
+		"a nomination that came to nothing": {
+			facts: Facts{Pod: pod("web", "4", func(p *corev1.Pod) { p.Status.NominatedNodeName = "a" }), Nodes: []corev1.Node{node("a", "2")}},
+			want:  []string{"none of 1 will do", "more than node a has"},
+			not:   []string{"waits for room"},
+		},
+		"room that is kept for another": {
+			facts: Facts{Pod: pod("web", "1"), Nodes: []corev1.Node{node("a", "4")}, Expected: []corev1.Pod{*pod("next", "4", func(p *corev1.Pod) { p.Status.NominatedNodeName = "a" })}},
+			want:  []string{"none of 1 will do", "1  room is kept for pods that are to go there  a", "Node a keeps room for shop/next"},
+		},
+		"an extended resource without devices": {
+			facts: Facts{Pod: pod("web", "1", func(p *corev1.Pod) {
+				p.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("1")
+			}), Nodes: []corev1.Node{node("a", "4")}, DeviceClasses: []resourcev1.DeviceClass{{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gpu")}}}},
+			want: []string{"1  cannot allocate all claims  a", "has not the devices the pod asks for", "resourceslices"},
+			not:  []string{"Insufficient"},
 		},
 		"a node that would do by now": {
 			facts: Facts{Pod: pod("web", "1"), Nodes: []corev1.Node{node("a", "4")}},
