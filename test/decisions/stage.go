@@ -50,6 +50,9 @@ func (s *stage) build(ctx context.Context) error {
 func (s *stage) decide(ctx context.Context, c corpus.Case) (complaint string, err error) {
 	var made []client.Object
 	defer func() { err = errors.Join(err, s.strike(ctx, made)) }()
+	if err := s.sweep(ctx); err != nil { // what the scheduler made after the last case was taken away
+		return "", err
+	}
 	for _, o := range c.Objects {
 		o = o.DeepCopyObject().(client.Object)
 		if err := s.make(ctx, o); err != nil {
@@ -220,6 +223,25 @@ func (s *stage) strike(ctx context.Context, made []client.Object) error {
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete %T %s: %w", o, o.GetName(), err)
+		}
+	}
+	return s.sweep(ctx)
+}
+
+// sweep deletes the claims a scheduler made for extended resources; nobody else does so here.
+func (s *stage) sweep(ctx context.Context) error {
+	var claims resourcev1.ResourceClaimList
+	if err := s.api.List(ctx, &claims, client.InNamespace(corpus.Namespace)); err != nil {
+		return fmt.Errorf("list resource claims: %w", err)
+	}
+	for i := range claims.Items {
+		claim := &claims.Items[i]
+		err := s.api.Patch(ctx, claim, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+		if err == nil {
+			err = s.api.Delete(ctx, claim)
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("delete resource claim %s: %w", claim.Name, err)
 		}
 	}
 	return nil
