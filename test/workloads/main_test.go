@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -28,15 +29,11 @@ import (
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
 	"knarr.dev/knarr/bootstrap/addresspool"
@@ -71,6 +68,7 @@ import (
 	"knarr.dev/knarr/workloads/statefulset"
 	"knarr.dev/knarr/workloads/steady"
 	"knarr.dev/knarr/workloads/storagemigration"
+	"knarr.dev/knarr/workloads/term"
 	"knarr.dev/knarr/workloads/ttlafterfinished"
 )
 
@@ -126,8 +124,7 @@ type process struct {
 	log    *slog.Logger
 	line   *line
 	resync time.Duration // between two looks at everything; 0 for never
-	cancel context.CancelFunc
-	ended  chan error
+	stop   func() error
 
 	began  time.Time
 	passed atomic.Int64 // nanoseconds more than have
@@ -135,22 +132,46 @@ type process struct {
 }
 
 func (p *process) start() error {
-	var through *rest.Config
-	through, p.line = lay(p.server.Admin())
+	through, line := lay(p.server.Admin())
+	p.line = line
 	clock := steady.Of(steady.Sources{
 		Wall:    func() time.Time { return time.Now().Add(time.Duration(p.passed.Load() + p.wrong.Load())) },
 		Elapsed: func() time.Duration { return time.Since(p.began) + time.Duration(p.passed.Load()) },
 		Kept:    func() bool { return false },
 	}, p.log)
-	mgr, err := controllers(p.server, through, p.disks, clock, p.resync, p.log)
+	options := cache.Options{DefaultTransform: cache.TransformStripManagedFields()}
+	if p.resync > 0 {
+		options.SyncPeriod = &p.resync
+	}
+	shared, err := cache.New(through, options)
 	if err != nil {
 		return err
 	}
-	var ctx context.Context
-	ctx, p.cancel = context.WithCancel(context.Background())
-	p.ended = make(chan error, 1)
-	go func() { p.ended <- mgr.Start(ctx) }()
-	return nil
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := indexes.Register(ctx, shared); err != nil {
+		cancel()
+		return err
+	}
+	led := term.Config{API: through, Cache: shared, Log: p.log}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return shared.Start(ctx) })
+	registered := make(chan struct{})
+	group.Go(func() error {
+		return led.Run(ctx, func(ctx context.Context, mgr manager.Manager) error {
+			err := p.register(ctx, mgr, clock)
+			if err == nil {
+				close(registered)
+			}
+			return err
+		})
+	})
+	p.stop = func() error { cancel(); return group.Wait() }
+	select {
+	case <-registered:
+		return nil
+	case <-ctx.Done():
+		return p.stop()
+	}
 }
 
 func (p *process) restart(t *testing.T) {
@@ -163,54 +184,34 @@ func (p *process) restart(t *testing.T) {
 	}
 }
 
-func (p *process) stop() error {
-	p.cancel()
-	return <-p.ended
-}
-
-func controllers(server *servertest.Server, through *rest.Config, nodes disks, clock *steady.Clock, resync time.Duration, log *slog.Logger) (manager.Manager, error) {
-	shared := cache.Options{DefaultTransform: cache.TransformStripManagedFields()}
-	if resync > 0 {
-		shared.SyncPeriod = &resync
-	}
-	mgr, err := ctrl.NewManager(through, ctrl.Options{
-		Scheme:                 scheme.Scheme,
-		Cache:                  shared,
-		Metrics:                metricsserver.Options{BindAddress: "0"},
-		HealthProbeBindAddress: "0",
-		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // a restarted one has the same names
-	})
+func (p *process) register(ctx context.Context, mgr manager.Manager, clock *steady.Clock) error {
+	quotas, err := resourcequota.Register(mgr, clock)
 	if err != nil {
-		return nil, err
-	}
-	quotas, err := resourcequota.Register(mgr)
-	if err != nil {
-		return nil, err
+		return err
 	}
 	placing, err := scheduler.ReadConfig("")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	begin := make(chan struct{})
 	pool, err := addresspool.Parse("192.0.2.1-192.0.2.9")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	asleep := dormant.New(log)
+	asleep := dormant.New(p.log)
 	for resource, start := range map[schema.GroupResource]func() error{
 		corev1.Resource("secrets"):                                      func() error { return bootstraptoken.Register(mgr, clock) },
 		networkingv1.Resource("servicecidrs"):                           func() error { return servicecidr.Register(mgr, clock) },
 		resourcev1.Resource("resourceclaimtemplates"):                   func() error { return resourceclaim.Register(mgr) },
 		storagemigrationv1.Resource("storageversionmigrations"):         func() error { return storagemigration.Register(mgr, clock) },
 		admissionregistrationv1.Resource("validatingadmissionpolicies"): func() error { return policystatus.Register(mgr) },
-		corev1.Resource("services"):                                     func() error { return loadbalancer.Register(context.Background(), mgr, pool) },
+		corev1.Resource("services"):                                     func() error { return loadbalancer.Register(ctx, mgr, pool) },
 	} {
 		asleep.Add(&dormant.Sleeper{Name: resource.String(), Resources: []schema.GroupResource{resource}, Start: start})
 	}
 	everything := garbagecollector.Listener{Seen: asleep.Seen, Gone: quotas.Gone}
 	close(begin)
-	return mgr, errors.Join(
-		indexes.Register(context.Background(), mgr.GetFieldIndexer()),
+	return errors.Join(
 		replicaset.Register(mgr, clock),
 		replicationcontroller.Register(mgr, clock),
 		statefulset.Register(mgr, clock),
@@ -218,16 +219,16 @@ func controllers(server *servertest.Server, through *rest.Config, nodes disks, c
 		deployment.Register(mgr, clock),
 		endpointslice.Register(mgr),
 		namespace.Register(mgr, clock),
-		garbagecollector.Register(mgr, begin, log, everything),
+		garbagecollector.Register(mgr, begin, p.log, everything),
 		serviceaccount.Register(mgr),
-		rootca.Register(mgr, server.PKI.ClusterCA.CertPEM),
+		rootca.Register(mgr, p.server.PKI.ClusterCA.CertPEM),
 		nodeipam.Register(mgr, []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}),
 		nodelifecycle.Register(mgr, clock),
-		podgc.Register(mgr, clock, log),
+		podgc.Register(mgr, clock, p.log),
 		persistentvolume.Register(mgr),
-		localpath.Register(mgr, nodes),
+		localpath.Register(mgr, p.disks),
 		localpath.Offer(mgr),
-		scheduler.Register(mgr, placing, log),
+		scheduler.Register(mgr, placing, p.log),
 		cronjob.Register(mgr, clock),
 		disruption.Register(mgr, clock),
 		job.Register(mgr, clock),

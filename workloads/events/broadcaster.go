@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/record/util"
@@ -29,28 +30,61 @@ const (
 // what they tell about comes first, and under load that means they come later.
 type broadcaster struct {
 	record.EventBroadcaster
-	ctx  context.Context
-	log  *slog.Logger
-	stop context.CancelFunc
+	ctx     context.Context
+	log     *slog.Logger
+	stop    context.CancelFunc
+	writing sync.WaitGroup
 }
 
-// NewBroadcaster makes what the recorders of a manager share. It ends with ctx.
+// NewBroadcaster makes what the recorders of a manager share. It writes nothing after ctx, but takes Events in until
+// Shutdown: controllers that are stopping have not heard of it all at once.
 func NewBroadcaster(ctx context.Context, log *slog.Logger) record.EventBroadcaster {
 	ctx, stop := context.WithCancel(ctx)
-	return &broadcaster{record.NewBroadcaster(record.WithContext(ctx)), ctx, log.With("component", "events"), stop}
+	return &broadcaster{EventBroadcaster: record.NewBroadcaster(), ctx: ctx, log: log.With("component", "events"), stop: stop}
 }
 
 // StartRecordingToSink implements record.EventBroadcaster.
 func (b *broadcaster) StartRecordingToSink(sink record.EventSink) watch.Interface {
+	if s, ok := sink.(*corev1client.EventSinkImpl); ok {
+		sink = &apiSink{b.ctx, s.Interface}
+	}
 	w := &writer{sink: sink, correlator: record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{}), log: b.log, more: make(chan struct{}, 1)}
-	go w.run(b.ctx)
+	b.writing.Go(func() { w.run(b.ctx) })
 	return b.StartEventWatcher(w.put)
 }
 
-// Shutdown implements record.EventBroadcaster.
+// StartEventWatcher implements record.EventBroadcaster. A manager that never had an Event starts watching when it stops.
+func (b *broadcaster) StartEventWatcher(see func(*corev1.Event)) watch.Interface {
+	if b.ctx.Err() != nil {
+		return watch.NewEmptyWatch()
+	}
+	return b.EventBroadcaster.StartEventWatcher(see)
+}
+
+// Shutdown implements record.EventBroadcaster. Events that wait are lost, and the one on its way is given up: an API
+// server that does not answer holds nobody up.
 func (b *broadcaster) Shutdown() {
-	b.EventBroadcaster.Shutdown()
 	b.stop()
+	b.EventBroadcaster.Shutdown()
+	b.writing.Wait()
+}
+
+// apiSink is the library's sink with an end: the library's own requests last as long as the server lets them.
+type apiSink struct {
+	ctx    context.Context
+	client corev1client.EventInterface
+}
+
+func (s *apiSink) Create(event *corev1.Event) (*corev1.Event, error) {
+	return s.client.CreateWithEventNamespaceWithContext(s.ctx, event)
+}
+
+func (s *apiSink) Update(event *corev1.Event) (*corev1.Event, error) {
+	return s.client.UpdateWithEventNamespaceWithContext(s.ctx, event)
+}
+
+func (s *apiSink) Patch(event *corev1.Event, patch []byte) (*corev1.Event, error) {
+	return s.client.PatchWithEventNamespaceWithContext(s.ctx, event, patch)
 }
 
 // writer writes Events in the order they come.
@@ -134,7 +168,7 @@ func (w *writer) write(ctx context.Context, event *corev1.Event) {
 		case <-time.After(pause):
 		}
 	}
-	if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+	if err != nil && ctx.Err() == nil && !apierrors.IsAlreadyExists(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		w.log.Warn("event not written", "reason", event.Reason, "object", fmt.Sprintf("%s/%s", event.InvolvedObject.Namespace, event.InvolvedObject.Name), "err", err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 )
 
@@ -53,6 +57,26 @@ func tell(t *testing.T, s *sink, act func(record.EventRecorder)) {
 		b.Shutdown()
 		synctest.Wait()
 	})
+}
+
+// TestTheEndWaitsForNoServer: the Event on its way is given up, and Shutdown returns.
+func TestTheEndWaitsForNoServer(t *testing.T) {
+	asked, over := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(asked)
+		<-over
+	}))
+	defer server.Close()
+	defer close(over)
+	client, err := corev1client.NewForConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := NewBroadcaster(t.Context(), slog.New(slog.DiscardHandler))
+	b.StartRecordingToSink(&corev1client.EventSinkImpl{Interface: client.Events("")})
+	b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "test"}).Event(pod("a"), corev1.EventTypeNormal, "Pulled", "first")
+	<-asked
+	b.Shutdown()
 }
 
 func pod(name string) *corev1.Pod {
