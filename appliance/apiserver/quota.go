@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
@@ -19,7 +21,7 @@ func (quotaRules) Initialize(plugin admission.Interface) {
 	if !ok {
 		return
 	}
-	evaluators := usage.Evaluators(nil, nil, nil, nil)
+	evaluators := usage.Evaluators(time.Now, nil, nil, nil, nil)
 	for alias, kind := range usage.Aliases {
 		evaluators = append(evaluators, generic.NewObjectCountEvaluator(kind, nil, alias))
 	}

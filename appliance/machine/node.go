@@ -102,7 +102,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
-		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Log: b.log,
+		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
 	})
 	if err != nil {
 		return nil, err

@@ -145,7 +145,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 	if err != nil {
 		return err
 	}
-	quotas, err := resourcequota.Register(mgr)
+	quotas, err := resourcequota.Register(mgr, b.steady)
 	if err != nil {
 		return fmt.Errorf("quotas: %w", err)
 	}

@@ -30,6 +30,7 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/bootstrap/config"
@@ -68,6 +69,7 @@ type Config struct {
 	// with it.
 	CompletePod func(*corev1.Pod) error
 	Events      record.EventRecorder
+	Clock       clock.PassiveClock // the time of day
 	Log         *slog.Logger
 }
 
@@ -88,6 +90,7 @@ func (c *Config) Validate() error {
 	need(c.Volumes != nil, "volumes")
 	need(c.Prober != nil, "a prober")
 	need(c.Events != nil, "a recorder of events")
+	need(c.Clock != nil, "a clock")
 	need(c.Settings.StaticPods == "" || c.CompletePod != nil, "somebody to complete static pods")
 	return errors.Join(errs...)
 }
@@ -134,6 +137,7 @@ func New(conf Config) (*Agent, error) {
 		Able:      pod.Able{UnsafeSysctls: conf.Settings.UnsafeSysctls, AppArmor: hasAppArmor()},
 		Pressure:  conf.Gauge.Conditions,
 		Recorder:  conf.Events,
+		Clock:     conf.Clock,
 		Log:       conf.Log,
 	}
 	if conf.Settings.StaticPods != "" {

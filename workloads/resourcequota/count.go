@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiserver/pkg/quota/v1/generic"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/workloads/resourcequota/usage"
@@ -32,11 +33,13 @@ type meter struct {
 	mapper  meta.RESTMapper
 	groups  discovery.ServerGroupsInterface
 	objects metadata.Interface
+	clock   clock.PassiveClock
 }
 
 // measure sums up what a quota bounds. Names that nobody can measure are left out.
 func (m *meter) measure(ctx context.Context, q *corev1.ResourceQuota) (corev1.ResourceList, error) {
 	evaluators := usage.Evaluators(
+		m.clock.Now,
 		func(ns string) ([]runtime.Object, error) {
 			return list(ctx, m.cache, ns, &corev1.PodList{}, client.UnsafeDisableDeepCopy)
 		},

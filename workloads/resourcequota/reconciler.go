@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -62,7 +63,8 @@ type Controller struct {
 }
 
 // Register adds the controller to a manager. Whoever watches all kinds should call the Controller's Gone.
-func Register(mgr manager.Manager) (*Controller, error) {
+// steady is the time of day.
+func Register(mgr manager.Manager, steady clock.PassiveClock) (*Controller, error) {
 	kinds, err := discovery.NewDiscoveryClientForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return nil, fmt.Errorf("make a discovery client: %w", err)
@@ -72,12 +74,13 @@ func Register(mgr manager.Manager) (*Controller, error) {
 		return nil, fmt.Errorf("make a metadata client: %w", err)
 	}
 	r := &Reconciler{client: mgr.GetClient(), meter: &meter{
-		cache: mgr.GetClient(), live: mgr.GetAPIReader(), mapper: mgr.GetRESTMapper(), groups: kinds, objects: objects,
+		cache: mgr.GetClient(), live: mgr.GetAPIReader(), mapper: mgr.GetRESTMapper(), groups: kinds, objects: objects, clock: steady,
 	}}
 	c := &Controller{reader: mgr.GetClient()}
+	pods := usage.Pods(steady.Now, nil)
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&corev1.ResourceQuota{}, builder.WithPredicates(asksForMore())).
-		Watches(&corev1.Pod{}, c.affected(usage.Pods(nil)), builder.WithPredicates(frees(usage.Pods(nil)))).
+		Watches(&corev1.Pod{}, c.affected(pods), builder.WithPredicates(frees(pods))).
 		Watches(&corev1.Service{}, c.affected(usage.Services(nil)), builder.WithPredicates(frees(usage.Services(nil)))).
 		WatchesRawSource(source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			c.queue.Store(&q)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -67,7 +68,7 @@ func TestMeasure(t *testing.T) {
 	).Build()
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
-	m := &meter{cache: cached, live: cached, mapper: mapper, groups: groups{"example.com"}, objects: metadatafake.NewSimpleMetadataClient(metadataScheme,
+	m := &meter{clock: clock.RealClock{}, cache: cached, live: cached, mapper: mapper, groups: groups{"example.com"}, objects: metadatafake.NewSimpleMetadataClient(metadataScheme,
 		partial("v1", "ConfigMap", "shop", "a"), partial("v1", "ConfigMap", "shop", "b"), partial("v1", "ConfigMap", "other", "a"), partial("example.com/v1", "Widget", "shop", "w"),
 	)}
 	tests := map[string]struct {
@@ -175,7 +176,7 @@ func TestGoneQueuesTheQuotasThatCount(t *testing.T) {
 }
 
 func TestFreesPassesWhatUsesLess(t *testing.T) {
-	p := frees(usage.Pods(nil))
+	p := frees(usage.Pods(time.Now, nil))
 	running, ended := &corev1.Pod{}, &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodSucceeded}}
 	bounded := &corev1.Pod{Spec: corev1.PodSpec{ActiveDeadlineSeconds: ptr.To[int64](5)}}
 	tests := map[string]struct{ got, want bool }{

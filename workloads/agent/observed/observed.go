@@ -65,6 +65,10 @@ type Container struct {
 	MessageFile, LogPath       string
 	User                       *runtimeapi.LinuxContainerUser
 	Bounds                     translate.Bounds // as they were when it was first seen; a resize changes them
+
+	// Ended is when this process first saw that the container had ended. Finished is by the machine's clock, which may
+	// have been set since; how long ago a container ended is for this one to say.
+	Ended time.Time
 }
 
 // Sandbox is the newest one, nil when there is none.
@@ -206,7 +210,21 @@ func readContainer(ctx context.Context, rt Runtime, c *runtimeapi.Container, bef
 	if err != nil {
 		return Container{}, err
 	}
-	return details(c, status.Status), nil
+	return seen(details(c, status.Status), before, time.Now()), nil
+}
+
+// seen notes when a container's end was first seen.
+func seen(c Container, before Pod, now time.Time) Container {
+	if c.State != Exited {
+		return c
+	}
+	c.Ended = now
+	for _, known := range before.Containers[c.Name] {
+		if known.ID == c.ID && known.State == Exited {
+			c.Ended = known.Ended
+		}
+	}
+	return c
 }
 
 // killed is the exit code after SIGKILL. That it was for want of memory may become known after the end.

@@ -142,13 +142,13 @@ func (a *actor) pass(ctx context.Context) error {
 	a.mu.Lock()
 	a.runtime = rt
 	a.knowBounds()
-	now := a.m.now()
-	end := ending(a.pod, a.gone, a.evicted, now)
+	now, today := a.m.now(), a.m.conf.Clock.Now()
+	end := ending(a.pod, a.gone, a.evicted, today)
 	if end != nil {
 		a.stopStarting()
 	}
 	probes := a.followContainers()
-	p := plan(a.view(end, now))
+	p := plan(a.view(end, now, today))
 	a.sweep = false
 	for _, s := range p.Steps {
 		a.launch(s)
@@ -157,7 +157,7 @@ func (a *actor) pass(ctx context.Context) error {
 		a.hurry(key, end, now)
 	}
 	a.wakeAt(p.Look)
-	st := status.Of(a.statusInput(end, p, now))
+	st := status.Of(a.statusInput(end, p, today))
 	a.status = st
 	if a.mirrored != nil { // nobody else tells a static pod's status
 		a.pod = withStatus(a.pod, &st)
@@ -175,7 +175,7 @@ func (a *actor) pass(ctx context.Context) error {
 }
 
 // view copies what plan may read, because steps change the originals while it does.
-func (a *actor) view(end *Ending, now time.Time) View {
+func (a *actor) view(end *Ending, now, today time.Time) View {
 	busy := make(map[string]bool, len(a.busy))
 	for key := range a.busy {
 		busy[key] = true
@@ -184,15 +184,15 @@ func (a *actor) view(end *Ending, now time.Time) View {
 		Pod: a.pod, Runtime: a.runtime, Ending: end,
 		Mounted: a.mounted, Relabeled: a.relabeled, Resized: a.resized, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported, Sweep: a.sweep,
 		Busy: busy, NotBefore: maps.Clone(a.notBefore), Backoff: maps.Clone(a.backoff),
-		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now,
+		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now, Today: today,
 	}
 }
 
-func (a *actor) statusInput(end *Ending, p Plan, now time.Time) status.Input {
+func (a *actor) statusInput(end *Ending, p Plan, today time.Time) status.Input {
 	in := status.Input{
 		Pod: a.pod, Runtime: a.runtime, Waiting: maps.Clone(a.waiting), Started: a.started, Ready: a.ready,
 		Resizing: p.Resizing, ResizeError: a.resizeError,
-		HostIPs: a.m.conf.Node.IPs, Stopped: p.Over, Stopping: end != nil, Now: metav1.NewTime(now.Truncate(time.Second)),
+		HostIPs: a.m.conf.Node.IPs, Stopped: p.Over, Stopping: end != nil, Now: metav1.NewTime(today.Truncate(time.Second)),
 	}
 	for name, w := range p.Waiting {
 		in.Waiting[name] = w

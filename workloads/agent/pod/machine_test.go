@@ -22,6 +22,7 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -163,7 +164,7 @@ func (m *machine) start(helpers string) {
 			LogRoot: m.paths.PodLogs(), MemoryBytes: 1 << 30,
 		},
 		Dir: m.paths.Agent(), Runtime: m.runtime, Cgroups: cgroup.New(m.cgroups), Volumes: m.volumes, Prober: m.prober,
-		Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Log: log,
+		Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Clock: clock.RealClock{}, Log: log,
 	}
 	if m.change != nil {
 		m.change(&conf)

@@ -21,6 +21,7 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"knarr.dev/knarr/workloads/agent/cgroup"
@@ -57,6 +58,7 @@ type Config struct {
 	Able      Able                       // what pods may ask of this machine
 	Pressure  func() pressure.Conditions // what the node is short of; nil: nothing
 	Recorder  record.EventRecorder
+	Clock     clock.PassiveClock // the time of day; a step of the machine's clock alone ends and starts nothing
 	Log       *slog.Logger
 }
 
@@ -109,6 +111,7 @@ func NewManager(conf Config) *Manager {
 	return m
 }
 
+// now measures how long something takes or waits. The time of day is conf.Clock's.
 func (m *Manager) now() time.Time { return time.Now() }
 
 // spawn runs f unless the manager is stopping, and says whether it does.

@@ -32,7 +32,8 @@ type View struct {
 	Started   map[string]bool      // by container ID: it and its postStart hook began, its startup probe passed
 	Unhealthy map[string]string    // by container ID: the probe's words that condemn it
 
-	Now time.Time
+	Now   time.Time // by which waiting is measured: no clock is behind it
+	Today time.Time // the time of day, for what the API has as a time
 }
 
 // Ending is why and how a pod is brought to its end.
@@ -105,13 +106,16 @@ func plan(v View) Plan {
 		p.windDown(Ending{Grace: translate.Grace(v.Pod)})
 	default:
 		p.run()
-		p.lookAt(deadline(v.Pod))
+		if end := deadline(v.Pod); !end.IsZero() {
+			p.lookAt(v.Now.Add(end.Sub(v.Today)))
+		}
 	}
 	return p.Plan
 }
 
-// ending says why a pod must end, nil when it may go on. evicted comes from the node.
-func ending(pod *corev1.Pod, gone bool, evicted *Ending, now time.Time) *Ending {
+// ending says why a pod must end, nil when it may go on. evicted comes from the node,
+// today is the time of day.
+func ending(pod *corev1.Pod, gone bool, evicted *Ending, today time.Time) *Ending {
 	switch {
 	case gone:
 		return &Ending{Grace: translate.Grace(pod), Gone: true}
@@ -120,7 +124,7 @@ func ending(pod *corev1.Pod, gone bool, evicted *Ending, now time.Time) *Ending 
 	case evicted != nil:
 		return evicted
 	}
-	if end := deadline(pod); !end.IsZero() && !now.Before(end) {
+	if end := deadline(pod); !end.IsZero() && !today.Before(end) {
 		return &Ending{
 			Grace: translate.Grace(pod), Reason: "DeadlineExceeded",
 			Message: "Pod was active on the node longer than the specified deadline",
@@ -296,7 +300,7 @@ func (p *planner) start(c *corev1.Container, latest *observed.Container) {
 		s.ID, s.Attempt = latest.ID, latest.Attempt // made anew under the same number
 	}
 	if b := p.Backoff[c.Name]; !p.Busy[s.Key()] {
-		if until := b.until(latest.Finished); p.Now.Before(until) {
+		if until := b.until(latest.Ended); p.Now.Before(until) {
 			p.Waiting[c.Name] = status.Waiting{
 				Reason:  "CrashLoopBackOff",
 				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", b.Delay, c.Name, p.Pod.Name, p.Pod.Namespace, p.Pod.UID),
@@ -507,17 +511,17 @@ const (
 	calmAfter  = 10 * time.Minute // of running, and the count begins anew
 )
 
-// until is when a container that ended at finished may be started again.
-func (b Backoff) until(finished time.Time) time.Time {
-	if b.Delay == 0 || finished.Sub(b.Last) > calmAfter {
+// until is when a container that was seen to have ended may be started again.
+func (b Backoff) until(ended time.Time) time.Time {
+	if b.Delay == 0 || ended.Sub(b.Last) > calmAfter {
 		return time.Time{}
 	}
-	return finished.Add(b.Delay)
+	return ended.Add(b.Delay)
 }
 
 // next is the delay after one more restart.
-func (b Backoff) next(finished, now time.Time) Backoff {
-	if b.Delay == 0 || finished.Sub(b.Last) > calmAfter {
+func (b Backoff) next(ended, now time.Time) Backoff {
+	if b.Delay == 0 || ended.Sub(b.Last) > calmAfter {
 		return Backoff{Delay: firstDelay, Last: now}
 	}
 	return Backoff{Delay: min(2*b.Delay, maxDelay), Last: now}

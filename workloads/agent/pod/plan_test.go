@@ -13,9 +13,12 @@ import (
 	"knarr.dev/knarr/workloads/agent/observed"
 	"knarr.dev/knarr/workloads/agent/status"
 	"knarr.dev/knarr/workloads/agent/translate"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+const year = 365 * 24 * time.Hour
 
 func ago(d time.Duration) time.Time { return now.Add(-d) }
 
@@ -92,7 +95,9 @@ func bounded(cpu string) func(*observed.Container) {
 }
 
 func exited(code int32, when time.Time) func(*observed.Container) {
-	return func(c *observed.Container) { c.State, c.ExitCode, c.Finished = observed.Exited, code, when }
+	return func(c *observed.Container) {
+		c.State, c.ExitCode, c.Finished, c.Ended = observed.Exited, code, when, when
+	}
 }
 
 func attempt(n uint32) func(*observed.Container) {
@@ -116,6 +121,7 @@ func TestPlan(t *testing.T) {
 		view     View
 		steps    []Step
 		look     time.Duration // from now; 0 is never
+		away     time.Duration // what the time of day is off from what waiting is measured by
 		waiting  map[string]status.Waiting
 		over     bool
 		resizing bool
@@ -174,6 +180,12 @@ func TestPlan(t *testing.T) {
 		},
 		"one that ends again waits out its back-off": {
 			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", attempt(1), exited(1, ago(4*time.Second))), run("b")),
+				Backoff: map[string]Backoff{"a": {Delay: 10 * time.Second, Last: ago(5 * time.Second)}}},
+			look:    6 * time.Second,
+			waiting: map[string]status.Waiting{"a": {Reason: "CrashLoopBackOff", Message: "back-off 10s restarting failed container=a pod=pod_ns(1)"}},
+		},
+		"neither shorter nor longer when the clock was set a year off before it ended": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", attempt(1), exited(1, ago(4*time.Second)), func(c *observed.Container) { c.Finished = ago(-year) }), run("b")),
 				Backoff: map[string]Backoff{"a": {Delay: 10 * time.Second, Last: ago(5 * time.Second)}}},
 			look:    6 * time.Second,
 			waiting: map[string]status.Waiting{"a": {Reason: "CrashLoopBackOff", Message: "back-off 10s restarting failed container=a pod=pod_ns(1)"}},
@@ -312,10 +324,16 @@ func TestPlan(t *testing.T) {
 			}), Mounted: true, Runtime: seen(run("a"), run("b"))},
 			look: 40 * time.Second,
 		},
+		"a deadline is a time of day, and waited for whatever the clock did": {
+			view: View{Pod: wantedPod(func(p *corev1.Pod) {
+				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To[int64](60), ptr.To(metav1.NewTime(ago(-year+20*time.Second)))
+			}), Mounted: true, Runtime: seen(run("a"), run("b"))},
+			away: year, look: 40 * time.Second,
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			tc.view.Now = now
+			tc.view.Now, tc.view.Today = now, now.Add(tc.away)
 			before := tc.view.Pod.DeepCopy()
 			got := plan(tc.view)
 			if diff := cmp.Diff(tc.steps, got.Steps); diff != "" {
@@ -372,6 +390,23 @@ func TestEnding(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, ending(tc.pod, tc.gone, tc.evicted, now)); diff != "" {
 				t.Errorf("ending (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheClockEndsNoPod(t *testing.T) {
+	pod := wantedPod(func(p *corev1.Pod) {
+		p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = ptr.To[int64](60), ptr.To(metav1.NewTime(ago(20*time.Second)))
+	})
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			today := steadytest.Jumped(now, by).Now()
+			if end := ending(pod, false, nil, today); end != nil {
+				t.Errorf("ending() = %+v at %v, want none", end, today)
+			}
+			if look := plan(View{Pod: pod, Mounted: true, Runtime: seen(run("a"), run("b")), Now: now, Today: today}).Look; !look.Equal(now.Add(40 * time.Second)) {
+				t.Errorf("look again at %v, want 40 s from %v", look, now)
 			}
 		})
 	}

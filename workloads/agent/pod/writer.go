@@ -107,7 +107,7 @@ func (w *writer) write(a *actor, namespace, name string) {
 			a.setMirror(nil)
 			a.mu.Unlock()
 		case a.mirrored != nil && (apierrors.IsConflict(err) || apierrors.IsInvalid(err)): // mended from outside
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err) && w.replaced(a, namespace, name):
+		case apierrors.IsNotFound(err), (apierrors.IsConflict(err) || apierrors.IsInvalid(err)) && w.replaced(a, namespace, name):
 			// The pod is gone, or another one has its name: this one is to be wound down.
 			a.mu.Lock()
 			a.gone = true
@@ -151,8 +151,9 @@ func (w *writer) once(a *actor, namespace, name string, st corev1.PodStatus) (*c
 	return w.patch(w.m.ctx, namespace, name, uid, base, st)
 }
 
-// replaced tells whether another pod has the name of a's now, or none. A conflict can also mean that others wrote often
-// enough meanwhile to make the API give up, and then the pod is as wanted as before.
+// replaced tells whether another pod has the name of a's now, or none. To the API server a patch of another pod's UID is
+// one that changes what never changes. A conflict can also mean that others wrote often enough meanwhile to make the API
+// give up, and then the pod is as wanted as before.
 func (w *writer) replaced(a *actor, namespace, name string) bool {
 	ctx, cancel := context.WithTimeout(w.m.ctx, writeTimeout)
 	defer cancel()

@@ -9,18 +9,23 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 )
 
-func TestAConflictMeansAnotherPodOnlyIfThereIsOne(t *testing.T) {
+func TestARefusalMeansAnotherPodOnlyIfThereIsOne(t *testing.T) {
+	conflict := apierrors.NewConflict(corev1.Resource("pods"), "p", nil)
+	invalid := apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), "p", field.ErrorList{field.Invalid(field.NewPath("metadata", "uid"), "ours", "field is immutable")})
 	tests := map[string]struct {
 		stored types.UID // of the pod the API has by the name; "" means there is none
+		refuse error
 		gone   bool
 	}{
-		"others wrote too often meanwhile, so it is written again": {stored: "ours"},
-		"another pod has the name, so ours is wound down":          {stored: "other", gone: true},
-		"the pod is gone, so ours is wound down":                   {gone: true},
+		"others wrote too often meanwhile, so it is written again":     {stored: "ours", refuse: conflict},
+		"another pod has the name, so ours is wound down":              {stored: "other", refuse: conflict, gone: true},
+		"its UID is no change of the other one, so ours is wound down": {stored: "other", refuse: invalid, gone: true},
+		"the pod is gone, so ours is wound down":                       {refuse: conflict, gone: true},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -33,10 +38,10 @@ func TestAConflictMeansAnotherPodOnlyIfThereIsOne(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			conflicts := 1
+			refusals := 1
 			api.PrependReactor("patch", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
-				conflicts--
-				return conflicts >= 0, nil, apierrors.NewConflict(corev1.Resource("pods"), "p", nil)
+				refusals--
+				return refusals >= 0, nil, tc.refuse
 			})
 			m := NewManager(Config{Client: api.CoreV1(), Log: slog.New(slog.DiscardHandler)})
 			m.ctx, m.closed = t.Context(), true // nothing but the writer runs

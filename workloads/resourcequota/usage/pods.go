@@ -18,11 +18,11 @@ import (
 // plain are the resources that a quota may also name without "requests.".
 var plain = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage}
 
-// Pods measures pods: those that have ended use nothing any more but their place in count/pods.
-func Pods(list List) quota.Evaluator {
+// Pods measures pods: those that have ended use nothing any more but their place in count/pods. now is the time of day.
+func Pods(now func() time.Time, list List) quota.Evaluator {
 	return &evaluator[*corev1.Pod]{
 		resource: corev1.Resource("pods"), list: list, on: []string{"create", "update", "update/resize"}, // an update may move a pod to another scope
-		concerns: aboutPods, measure: measurePod, within: podWithin, demand: demandOfPod,
+		concerns: aboutPods, measure: func(pod *corev1.Pod) corev1.ResourceList { return measurePod(pod, now()) }, within: podWithin, demand: demandOfPod,
 	}
 }
 
@@ -38,9 +38,9 @@ func aboutPods(name corev1.ResourceName) bool {
 	return slices.Contains(plain, name) || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix)
 }
 
-func measurePod(pod *corev1.Pod) corev1.ResourceList {
+func measurePod(pod *corev1.Pod, now time.Time) corev1.ResourceList {
 	used := corev1.ResourceList{"count/pods": whole(1)}
-	if !Uses(pod, time.Now()) {
+	if !Uses(pod, now) {
 		return used
 	}
 	used[corev1.ResourcePods] = whole(1)

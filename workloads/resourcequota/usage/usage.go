@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -25,9 +26,9 @@ import (
 // List lists the objects of one kind in a namespace. Admission needs none.
 type List = generic.ListFuncByNamespace
 
-// Evaluators measure the kinds of which more counts than their number.
-func Evaluators(pods, services, claims, devices List) []quota.Evaluator {
-	return []quota.Evaluator{Pods(pods), Services(services), Claims(claims), Devices(devices)}
+// Evaluators measure the kinds of which more counts than their number. now is the time of day.
+func Evaluators(now func() time.Time, pods, services, claims, devices List) []quota.Evaluator {
+	return []quota.Evaluator{Pods(now, pods), Services(services), Claims(claims), Devices(devices)}
 }
 
 // Aliases are the names that count objects from the time before count/RESOURCE.

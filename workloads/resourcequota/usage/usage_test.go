@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	quota "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 func resources(pairs ...string) corev1.ResourceList {
@@ -45,6 +47,18 @@ func told(ago time.Duration) func(*corev1.Pod) {
 	}
 }
 
+// TestAJumpOfTheClockGivesNothingBack: what is ending uses its share until its time is up.
+func TestAJumpOfTheClockGivesNothingBack(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			got, err := Pods(steadytest.Jumped(time.Now(), by).Now, nil).Usage(pod(told(0)))
+			if want := resources("count/pods", "1", "pods", "1"); err != nil || !quota.Equals(got, want) {
+				t.Errorf("uses %v (%v), want %v", got, err, want)
+			}
+		})
+	}
+}
+
 func deadline(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](5) }
 
 func urgent(p *corev1.Pod) { p.Spec.PriorityClassName = "urgent" }
@@ -70,13 +84,13 @@ func TestUsage(t *testing.T) {
 		of   runtime.Object
 		want corev1.ResourceList
 	}{
-		"a pod that asks for nothing": {by: Pods(nil), of: pod(), want: resources("count/pods", "1", "pods", "1")},
-		"a pod that asks": {by: Pods(nil), of: pod(asking(resources("cpu", "1", "example.com/gpu", "2"), resources("memory", "1Gi"))), want: resources(
+		"a pod that asks for nothing": {by: Pods(time.Now, nil), of: pod(), want: resources("count/pods", "1", "pods", "1")},
+		"a pod that asks": {by: Pods(time.Now, nil), of: pod(asking(resources("cpu", "1", "example.com/gpu", "2"), resources("memory", "1Gi"))), want: resources(
 			"count/pods", "1", "pods", "1", "cpu", "1", "requests.cpu", "1", "requests.example.com/gpu", "2", "limits.memory", "1Gi",
 		)},
-		"a pod that has ended is only there":           {by: Pods(nil), of: pod(ended, asking(resources("cpu", "1"), nil)), want: resources("count/pods", "1")},
-		"a pod that is ending still uses":              {by: Pods(nil), of: pod(told(0)), want: resources("count/pods", "1", "pods", "1")},
-		"a pod that nobody ended in time uses no more": {by: Pods(nil), of: pod(told(time.Hour)), want: resources("count/pods", "1")},
+		"a pod that has ended is only there":           {by: Pods(time.Now, nil), of: pod(ended, asking(resources("cpu", "1"), nil)), want: resources("count/pods", "1")},
+		"a pod that is ending still uses":              {by: Pods(time.Now, nil), of: pod(told(0)), want: resources("count/pods", "1", "pods", "1")},
+		"a pod that nobody ended in time uses no more": {by: Pods(time.Now, nil), of: pod(told(time.Hour)), want: resources("count/pods", "1")},
 		"a service inside":                             {by: Services(nil), of: service(corev1.ServiceTypeClusterIP, nil), want: resources("count/services", "1", "services", "1", "services.nodeports", "0", "services.loadbalancers", "0")},
 		"a service on node ports":                      {by: Services(nil), of: service(corev1.ServiceTypeNodePort, nil), want: resources("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "0")},
 		"a load balancer":                              {by: Services(nil), of: service(corev1.ServiceTypeLoadBalancer, nil), want: resources("count/services", "1", "services", "1", "services.nodeports", "2", "services.loadbalancers", "1")},
@@ -143,7 +157,7 @@ func TestScopes(t *testing.T) {
 				Spec:   corev1.ResourceQuotaSpec{ScopeSelector: &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{tc.scope}}},
 				Status: corev1.ResourceQuotaStatus{Hard: resources("pods", "1")},
 			}
-			if got, err := Pods(nil).Matches(q, tc.pod); err != nil || got != tc.want {
+			if got, err := Pods(time.Now, nil).Matches(q, tc.pod); err != nil || got != tc.want {
 				t.Errorf("Matches() = %v, %v; want %v", got, err, tc.want)
 			}
 		})
@@ -170,7 +184,7 @@ func TestConstraints(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			got := ""
-			if err := Pods(nil).Constraints(tc.required, tc.pod); err != nil {
+			if err := Pods(time.Now, nil).Constraints(tc.required, tc.pod); err != nil {
 				got = err.Error()
 			}
 			if got != tc.want {
