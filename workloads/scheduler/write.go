@@ -3,7 +3,9 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,8 +48,20 @@ func (s *Scheduler) recorder(pod *corev1.Pod) record.EventRecorder {
 	return s.events[pod.Spec.SchedulerName]
 }
 
-// gone says whether a binding failed because there is nothing left to bind: the pod was deleted, or is placed.
-func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
+// gone says whether a write came too late: the pod was deleted, is placed, or another one has its name by now.
+func gone(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsConflict(err) || another(err)
+}
+
+// another is the API server's answer to a patch that names the UID of an object whose name is another's by now: it takes
+// the UID for a change of the one that is there.
+func another(err error) bool {
+	var answer apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &answer) || answer.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(answer.Status().Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.uid" })
+}
 
 // report tells users why a pod has no node and which one it waits for: an Event each time, the status when it says
 // something new.
