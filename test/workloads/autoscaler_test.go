@@ -22,7 +22,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// adapter plays a server of external metrics that knows the length of one queue, and registers it.
+// adapter plays a server of external metrics that knows the length of one queue, and registers it. Of a negative length it
+// does not know what to say.
 func adapter(t *testing.T, ns string) *atomic.Int64 {
 	t.Helper()
 	length := &atomic.Int64{}
@@ -31,6 +32,10 @@ func adapter(t *testing.T, ns string) *atomic.Int64 {
 		w.Header().Set("Content-Type", "application/json")
 		var answer any = metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: "external.metrics.k8s.io/v1beta1"}
 		if strings.HasPrefix(r.URL.Path, group+"/namespaces/"+ns+"/queue") {
+			if length.Load() < 0 {
+				http.Error(w, "the queue is not to be measured", http.StatusInternalServerError)
+				return
+			}
 			answer = externalv1beta1.ExternalMetricValueList{
 				TypeMeta: metav1.TypeMeta{Kind: "ExternalMetricValueList", APIVersion: "external.metrics.k8s.io/v1beta1"},
 				Items:    []externalv1beta1.ExternalMetricValue{{MetricName: "queue", Timestamp: metav1.Now(), Value: *resource.NewQuantity(length.Load(), resource.DecimalSI)}},
@@ -65,6 +70,23 @@ func adapter(t *testing.T, ns string) *atomic.Int64 {
 	return length
 }
 
+// byQueue is the autoscaler of a Deployment of the same name: a pod for every ten in the queue, at once.
+func byQueue(ns, name string, most int32) *autoscalingv2.HorizontalPodAutoscaler {
+	now := &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](0)}
+	return &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: name},
+			MinReplicas:    ptr.To[int32](0), MaxReplicas: most,
+			Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: now, ScaleUp: now},
+			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
+				Metric: autoscalingv2.MetricIdentifier{Name: "queue"},
+				Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("10"))},
+			}}},
+		},
+	}
+}
+
 // said finds a condition of an autoscaler.
 func said(h *autoscalingv2.HorizontalPodAutoscaler, kind autoscalingv2.HorizontalPodAutoscalerConditionType) string {
 	for _, c := range h.Status.Conditions {
@@ -84,19 +106,7 @@ func TestAQueueScalesItsWorkersToZeroAndBack(t *testing.T) {
 	length.Store(30)
 	create(t, newDeployment(ns, "worker", "app:1", 1))
 	eventually(t, &appsv1.Deployment{}, ns, "worker", "rolled out", rolledOut)
-	now := &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](0)}
-	scaler := &autoscalingv2.HorizontalPodAutoscaler{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "worker"},
-		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "worker"},
-			MinReplicas:    ptr.To[int32](0), MaxReplicas: 5,
-			Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: now, ScaleUp: now},
-			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{
-				Metric: autoscalingv2.MetricIdentifier{Name: "queue"},
-				Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("10"))},
-			}}},
-		},
-	}
+	scaler := byQueue(ns, "worker", 5)
 	create(t, scaler)
 	replicas := func(n int32) func(*appsv1.Deployment) bool {
 		return func(d *appsv1.Deployment) bool { return *d.Spec.Replicas == n && d.Status.Replicas == n }

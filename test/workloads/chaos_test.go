@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -47,6 +49,7 @@ type subject struct {
 	rolls  bool // a new image replaces its pods
 	told   bool // it has a size that can be told
 	paused bool
+	queue  *atomic.Int64 // its autoscaler is told the size by the length of this, ten for a pod; nil: nothing scales it
 }
 
 // chaos does to one workload of every kind what users and machines do, in an order the seed decides.
@@ -57,6 +60,7 @@ type chaos struct {
 	nodes    []string
 	subjects []*subject
 	history  *recorder
+	looks    int32    // of the autoscaler
 	log      []string // since the last calm
 }
 
@@ -145,6 +149,11 @@ func (c *chaos) begin() {
 			d.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType
 			return d
 		}},
+		{name: "scaled", told: true, rolls: true, queue: adapter(c.t, c.ns), object: func() client.Object {
+			d := newDeployment(c.ns, "scaled", "app:1", 3)
+			d.Annotations = map[string]string{askedBy: "3"}
+			return d
+		}},
 		{name: "ordered", told: true, rolls: true, object: set("ordered", func(*appsv1.StatefulSet) {})},
 		{name: "parallel", told: true, rolls: true, object: set("parallel", func(s *appsv1.StatefulSet) {
 			s.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
@@ -164,6 +173,10 @@ func (c *chaos) begin() {
 	for _, s := range c.subjects {
 		s.size, s.image = 3, "app:1"
 		create(c.t, s.object())
+		if s.queue != nil {
+			s.queue.Store(30)
+			create(c.t, byQueue(c.ns, s.name, most))
+		}
 	}
 	create(c.t, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "controller"}, Spec: policyv1.PodDisruptionBudgetSpec{
 		MaxUnavailable: ptr.To(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: template("controller").Labels},
@@ -230,11 +243,27 @@ func (c *chaos) resize(s *subject) {
 	}
 	s.size = c.random.IntN(most + 1)
 	c.note("%s is to have %d pods", s.name, s.size)
+	if s.queue != nil {
+		c.patch(s, `{"metadata":{"annotations":{%q:"%d"}}}`, askedBy, s.size)
+		c.measure(s)
+		return
+	}
 	field := "replicas"
 	if _, job := s.object().(*batchv1.Job); job {
 		field = "parallelism"
 	}
 	c.patch(s, `{"spec":{%q:%d}}`, field, s.size)
+}
+
+// measure fills a queue, and has the autoscaler look at it now: any change of its spec does.
+func (c *chaos) measure(s *subject) {
+	length := 10 * s.size
+	if s.paused {
+		length = -1
+	}
+	s.queue.Store(int64(length))
+	c.looks++
+	patch(c.t, byQueue(c.ns, s.name, 0), fmt.Sprintf(`{"spec":{"maxReplicas":%d}}`, most+c.looks%2))
 }
 
 // wait lets minutes pass, which cron jobs are made of; DaemonSets go by nodes.
@@ -255,6 +284,9 @@ func (c *chaos) pass(d time.Duration) {
 		switch s.object().(type) {
 		case *batchv1.Job, *batchv1.CronJob:
 			c.patch(s, `{"metadata":{"annotations":{"now":%q}}}`, time.Duration(control.passed.Load()).String())
+		}
+		if s.queue != nil {
+			c.measure(s)
 		}
 	}
 }
@@ -349,25 +381,24 @@ func (c *chaos) phase(pod *corev1.Pod, phase corev1.PodPhase) error {
 	return api.Status().Patch(c.t.Context(), pod, client.MergeFrom(before))
 }
 
-// pause pauses a Deployment or suspends a job until the next calm.
+// pause pauses a Deployment, suspends a job or hides a queue from its autoscaler until the next calm, or ends that.
 func (c *chaos) pause(s *subject) {
-	field := pauses(s)
-	if field == "" {
+	field := ""
+	switch s.object().(type) {
+	case *appsv1.Deployment:
+		field = "paused"
+	case *batchv1.Job, *batchv1.CronJob:
+		field = "suspend"
+	default:
 		return
 	}
 	s.paused = !s.paused
 	c.note("%s: paused %v", s.name, s.paused)
-	c.patch(s, `{"spec":{%q:%v}}`, field, s.paused)
-}
-
-func pauses(s *subject) string {
-	switch s.object().(type) {
-	case *appsv1.Deployment:
-		return "paused"
-	case *batchv1.Job, *batchv1.CronJob:
-		return "suspend"
+	if s.queue != nil {
+		c.measure(s)
+		return
 	}
-	return ""
+	c.patch(s, `{"spec":{%q:%v}}`, field, s.paused)
 }
 
 // move takes a node from the DaemonSets, or gives it back. One always stays.
@@ -402,8 +433,10 @@ func (c *chaos) settle() {
 	}
 	for _, s := range c.subjects {
 		if s.paused {
-			s.paused = false
-			c.patch(s, `{"spec":{%q:false}}`, pauses(s))
+			c.pause(s)
+		}
+		if s.queue != nil {
+			c.measure(s)
 		}
 	}
 	c.beat()
@@ -489,6 +522,21 @@ func (c *chaos) unkept(s *subject) string {
 	}
 	if good != want || left > 0 {
 		return fmt.Sprintf("%d good pods and %d others, want %d of %s", good, left, want, s.image)
+	}
+	if s.queue != nil {
+		return c.unscaled(s)
+	}
+	return ""
+}
+
+// unscaled is what an autoscaler lacks: it may still go by an older length of its queue.
+func (c *chaos) unscaled(s *subject) string {
+	var scaler autoscalingv2.HorizontalPodAutoscaler
+	if err := api.Get(c.t.Context(), client.ObjectKey{Namespace: c.ns, Name: s.name}, &scaler); err != nil {
+		c.t.Fatal(err)
+	}
+	if ptr.Deref(scaler.Status.ObservedGeneration, 0) != scaler.Generation || int(scaler.Status.DesiredReplicas) != s.size {
+		return fmt.Sprintf("autoscaler of generation %d, status %+v", scaler.Generation, scaler.Status)
 	}
 	return ""
 }

@@ -110,6 +110,11 @@ func TestJudge(t *testing.T) {
 	surging := daemons(appsv1.DaemonSetUpdateStrategy{RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxSurge: ptr.To(intstr.FromInt32(1)), MaxUnavailable: ptr.To(intstr.FromInt32(0))}})
 	rolled := daemons(appsv1.DaemonSetUpdateStrategy{RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromInt32(1))}})
 	byHand := daemons(appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType})
+	scaled := func(size int32, asked string) *appsv1.Deployment {
+		d := deploymentOfSize(size)
+		d.Annotations = map[string]string{askedBy: asked}
+		return d
+	}
 	forbid, replace, allow := timed(batchv1.ForbidConcurrent), timed(batchv1.ReplaceConcurrent), timed(batchv1.AllowConcurrent)
 
 	tests := map[string]struct {
@@ -159,6 +164,10 @@ func TestJudge(t *testing.T) {
 		"a job that replaces one that goes":                   {story: []client.Object{replace, due(replace, "1"), due(replace, "1", told), due(replace, "2")}},
 		"a job beside another":                                {story: []client.Object{allow, due(allow, "1"), due(allow, "2")}},
 		"a job twice for one time":                            {story: []client.Object{allow, due(allow, "1"), due(allow, "1", done, func(j *batchv1.Job) { j.UID = "again" })}, want: "a second job for 1"},
+		"a size an autoscaler was told":                       {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(3, "3")}},
+		"a size an autoscaler was told before":                {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(1, "0"), scaled(3, "0")}},
+		"a size an autoscaler was not told":                   {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(4, "3")}, want: "scaled to 4, for 1 to 3 asked for"},
+		"a size an autoscaler was told long ago":              {story: []client.Object{scaled(3, "3"), scaled(3, "1"), scaled(1, "1"), calm, scaled(3, "1")}, want: "scaled to 3, for 1 to 1 asked for"},
 		"an eviction a budget of one allows":                  {story: []client.Object{setOfSize(2), set("a"), set("b"), calm, set("a", thrownOut), set("a", thrownOut, ending)}},
 		"an eviction that leaves fewer than the budget wants": {story: []client.Object{setOfSize(2), set("a"), set("b", sick), calm, set("a", thrownOut)}, want: "a is evicted and leaves 0 serving of at least 1"},
 	}

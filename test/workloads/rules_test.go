@@ -23,6 +23,9 @@ import (
 // hurtBy is the annotation of a pod that somebody else than its owner ends.
 const hurtBy = "chaos"
 
+// askedBy is the annotation of a Deployment that says which size its autoscaler is told.
+const askedBy = "asked"
+
 // hurt says whether somebody else than its owner ends a pod.
 func hurt(pod *corev1.Pod) bool { return pod.Annotations[hurtBy] != "" || evicted(pod) }
 
@@ -41,7 +44,8 @@ type chronicle struct {
 	owners  map[types.UID]client.Object
 	nodes   map[string]*corev1.Node
 	sizes   map[types.UID]span
-	hurt    map[types.UID]int // pods each owner lost to somebody else since the last calm
+	asked   map[types.UID]span // which sizes an autoscaler was told for it since the last calm
+	hurt    map[types.UID]int  // pods each owner lost to somebody else since the last calm
 	changed map[types.UID]bool
 	moved   map[string]bool // nodes that changed since the last calm
 
@@ -56,7 +60,7 @@ type chronicle struct {
 func judge(history []moment) []string {
 	c := &chronicle{
 		pods: map[types.UID]*corev1.Pod{}, owners: map[types.UID]client.Object{}, nodes: map[string]*corev1.Node{},
-		sizes: map[types.UID]span{}, succeeded: map[types.UID]map[string]int{}, due: map[types.UID]map[string]bool{},
+		sizes: map[types.UID]span{}, asked: map[types.UID]span{}, succeeded: map[types.UID]map[string]int{}, due: map[types.UID]map[string]bool{},
 	}
 	c.calm()
 	for _, m := range history {
@@ -83,6 +87,8 @@ func (c *chronicle) calm() {
 	for uid, o := range c.owners {
 		size := sizeOf(o)
 		c.sizes[uid] = span{size, size}
+		delete(c.asked, uid)
+		c.ask(o)
 	}
 }
 
@@ -107,7 +113,11 @@ func (c *chronicle) owner(o client.Object, m moment) {
 		c.begin(job, m)
 	}
 	c.owners[uid] = o
+	c.ask(o)
 	size, known := sizeOf(o), c.sizes[uid]
+	if asked, scaled := c.asked[uid]; scaled && before != nil && size != sizeOf(before) && (size < asked.least || size > asked.most) {
+		c.accuse(m, "%s is scaled to %d, for %d to %d asked for", o.GetName(), size, asked.least, asked.most)
+	}
 	if before == nil {
 		known = span{size, size}
 	}
@@ -115,6 +125,19 @@ func (c *chronicle) owner(o client.Object, m moment) {
 	if before != nil && imageOf(before) != imageOf(o) {
 		c.changed[uid] = true
 	}
+}
+
+// ask notes which size an autoscaler is told for an owner.
+func (c *chronicle) ask(o client.Object) {
+	asked, err := strconv.Atoi(o.GetAnnotations()[askedBy])
+	if err != nil {
+		return // it has none
+	}
+	known, found := c.asked[o.GetUID()]
+	if !found {
+		known = span{asked, asked}
+	}
+	c.asked[o.GetUID()] = span{min(known.least, asked), max(known.most, asked)}
 }
 
 // begin is a job's birth: a cron job makes one for each time it is due, and as its policy says.
