@@ -202,13 +202,16 @@ func (p *process) register(ctx context.Context, mgr manager.Manager, clock *stea
 	for resource, start := range map[schema.GroupResource]func() error{
 		corev1.Resource("secrets"):                                      func() error { return bootstraptoken.Register(mgr, clock) },
 		networkingv1.Resource("servicecidrs"):                           func() error { return servicecidr.Register(mgr, clock) },
-		resourcev1.Resource("resourceclaimtemplates"):                   func() error { return resourceclaim.Register(mgr) },
 		storagemigrationv1.Resource("storageversionmigrations"):         func() error { return storagemigration.Register(mgr, clock) },
 		admissionregistrationv1.Resource("validatingadmissionpolicies"): func() error { return policystatus.Register(mgr) },
 		corev1.Resource("services"):                                     func() error { return loadbalancer.Register(ctx, mgr, pool) },
 	} {
 		asleep.Add(&dormant.Sleeper{Name: resource.String(), Resources: []schema.GroupResource{resource}, Start: start})
 	}
+	asleep.Add(&dormant.Sleeper{
+		Name: "resource claims", Start: func() error { return resourceclaim.Register(mgr) },
+		Resources: []schema.GroupResource{resourcev1.Resource("resourceclaims"), resourcev1.Resource("resourceclaimtemplates")},
+	})
 	everything := garbagecollector.Listener{Seen: asleep.Seen, Gone: quotas.Gone}
 	close(begin)
 	return errors.Join(
