@@ -189,7 +189,6 @@ func TestABrokenDaemonStopsAtTheFirstNodeAndGoesBackWithoutRestarts(t *testing.T
 func TestAReplicationControllerAdoptsReleasesAndScales(t *testing.T) {
 	addNode(t, "old-school")
 	ns := newNamespace(t, "old-school")
-	eventually(t, &corev1.ServiceAccount{}, ns, "default", "there", func(*corev1.ServiceAccount) bool { return true })
 	container := []corev1.Container{{Name: "c", Image: "app:1"}}
 	orphan := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "orphan", Labels: map[string]string{"app": "web"}}, Spec: corev1.PodSpec{Containers: container},

@@ -86,7 +86,7 @@ func addNode(t *testing.T, name string) {
 	}
 }
 
-// newNamespace makes a namespace named after the story, and takes it away afterwards.
+// newNamespace makes a namespace named after the story that pods may be made in, and takes it away afterwards.
 func newNamespace(t *testing.T, name string) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -94,6 +94,8 @@ func newNamespace(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = api.Delete(context.Background(), namespace) })
+	// Pods are refused without it.
+	eventually(t, &corev1.ServiceAccount{}, name, "default", "there", func(*corev1.ServiceAccount) bool { return true })
 	return name
 }
 

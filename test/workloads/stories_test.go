@@ -143,7 +143,6 @@ func TestAPodIsPlacedAtOnce(t *testing.T) {
 	addNode(t, "quick")
 	eventually(t, &corev1.Node{}, "", "quick", "usable", func(n *corev1.Node) bool { return len(n.Spec.Taints) == 0 })
 	ns := newNamespace(t, "quick")
-	eventually(t, &corev1.ServiceAccount{}, ns, "default", "there", func(*corev1.ServiceAccount) bool { return true })
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "one"},
 		Spec: corev1.PodSpec{
