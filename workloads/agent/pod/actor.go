@@ -22,12 +22,13 @@ type actor struct {
 	m   *Manager
 	uid types.UID
 
-	mu       sync.Mutex
-	pod      *corev1.Pod // as the API last showed it; never modified
-	gone     bool        // the API has it no more
-	mirrored *mirroring  // of static pods; nil for those of the API
-	evicted  *Ending
-	rejected bool // it never was one of the pods of this node
+	mu        sync.Mutex
+	pod       *corev1.Pod // as the API last showed it; never modified
+	gone      bool        // the API has it no more
+	mirrored  *mirroring  // of static pods; nil for those of the API
+	evicted   *Ending
+	ungranted *ungranted // what the API's spec asks for beyond pod; nil: nothing
+	rejected  bool       // it never was one of the pods of this node
 
 	passing, again bool
 	timer          *time.Timer
@@ -49,7 +50,7 @@ type actor struct {
 	sweep     bool // with the next pass
 	started   map[string]bool
 	ready     map[string]bool
-	unhealthy map[string]string
+	unhealthy map[string]health.Probe
 	probed    map[string]bool // container IDs the prober knows
 
 	bounds      map[string]translate.Bounds // by container ID: what a resize set
@@ -75,7 +76,7 @@ func newActor(m *Manager, uid types.UID) *actor {
 		m: m, uid: uid,
 		busy: map[string]*running{}, notBefore: map[string]time.Time{}, tries: map[string]int{},
 		waiting: map[string]status.Waiting{}, backoff: map[string]Backoff{}, stopped: map[string]bool{},
-		started: map[string]bool{}, ready: map[string]bool{}, unhealthy: map[string]string{}, probed: map[string]bool{}, told: map[string]uint32{},
+		started: map[string]bool{}, ready: map[string]bool{}, unhealthy: map[string]health.Probe{}, probed: map[string]bool{}, told: map[string]uint32{},
 		bounds: map[string]translate.Bounds{}, news: make(chan struct{}, 1),
 	}
 }
@@ -191,7 +192,7 @@ func (a *actor) view(end *Ending, now, today time.Time) View {
 func (a *actor) statusInput(end *Ending, p Plan, today time.Time) status.Input {
 	in := status.Input{
 		Pod: a.pod, Runtime: a.runtime, Waiting: maps.Clone(a.waiting), Started: a.started, Ready: a.ready,
-		Resizing: p.Resizing, ResizeError: a.resizeError,
+		Resizing: p.Resizing, ResizeError: a.resizeError, Pending: a.ungranted.pending(),
 		HostIPs: a.m.conf.Node.IPs, Stopped: p.Over, Stopping: end != nil, Now: metav1.NewTime(today.Truncate(time.Second)),
 	}
 	for name, w := range p.Waiting {
@@ -323,7 +324,7 @@ func (a *actor) probe(r health.Result) {
 	case r.Healthy && r.Probe == health.Startup:
 		a.started[r.ContainerID] = true
 	case !r.Healthy:
-		a.unhealthy[r.ContainerID] = fmt.Sprintf("Container %s failed %s probe, will be restarted", r.Container, r.Probe)
+		a.unhealthy[r.ContainerID] = r.Probe
 	}
 	a.mu.Unlock()
 	a.poke()

@@ -14,22 +14,37 @@ import (
 // admit says why a pod that was bound here cannot run here, nil if it can. It asks what the scheduler asks, for pods
 // that were bound past it: by their own spec, or by another scheduler that knew less.
 func admit(node *corev1.Node, others []*corev1.Pod, pod *corev1.Pod) *Ending {
-	picture := snapshot.New()
-	picture.SetNode(node)
-	for _, other := range others {
-		picture.SetPod(other)
-	}
-	candidate := snapshot.NewPod(pod)
+	now := picture(node, others)
 	for _, rule := range []plugins.Filterer{plugins.Resources{}, plugins.NodeAffinity{}, plugins.Ports{}} {
-		filter, refusal := rule.Filter(candidate, picture)
-		if filter != nil {
-			refusal = filter(picture.Node(node.Name))
-		}
-		if refusal != nil {
-			return refused(rule.Name(), refusal.Reasons)
+		if reasons := refusals(rule, now, pod); reasons != nil {
+			return refused(rule.Name(), reasons)
 		}
 	}
 	return nil
+}
+
+// picture is a cluster of one node, as the scheduler sees it.
+func picture(node *corev1.Node, pods []*corev1.Pod) *snapshot.Snapshot {
+	p := snapshot.New()
+	p.SetNode(node)
+	for _, pod := range pods {
+		p.SetPod(pod)
+	}
+	return p
+}
+
+// refusals are what a rule has against a pod on the one node of a picture.
+func refusals(rule plugins.Filterer, now *snapshot.Snapshot, pod *corev1.Pod) []string {
+	filter, refusal := rule.Filter(snapshot.NewPod(pod), now)
+	if filter != nil {
+		for _, node := range now.Nodes() {
+			refusal = filter(node)
+		}
+	}
+	if refusal == nil {
+		return nil
+	}
+	return refusal.Reasons
 }
 
 // refused puts a refusal in the words controllers and people match on.

@@ -168,6 +168,49 @@ func TestLifecycle(t *testing.T) {
 		m.await("grows", "gone", isGone)
 	})
 
+	t.Run("more resources wait for room on the node", func(t *testing.T) {
+		m.on(t)
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("1Gi"), corev1.ResourcePods: resource.MustParse("110"),
+		}}}
+		if err := m.api.Tracker().Add(node); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = m.api.CoreV1().Nodes().Delete(t.Context(), nodeName, metav1.DeleteOptions{}) }()
+		of := func(memory string) corev1.ResourceRequirements {
+			list := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory), corev1.ResourceCPU: resource.MustParse("100m")}
+			return corev1.ResourceRequirements{Requests: list, Limits: list}
+		}
+		for _, name := range []string{"first", "second"} {
+			pod := named(name, app("sleep"))
+			pod.Generation = 1
+			pod.Spec.Containers[0].Resources = of("400Mi")
+			m.create(pod)
+			m.await(name, "ready", isReady)
+		}
+		resize := func(memory string) {
+			m.edit("first", func(p *corev1.Pod) { p.Generation++; p.Spec.Containers[0].Resources = of(memory) })
+		}
+		has := func(why, memory string) func(*corev1.Pod) bool {
+			return func(p *corev1.Pod) bool {
+				i := slices.IndexFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizePending })
+				pending := i < 0 && why == "" || i >= 0 && p.Status.Conditions[i].Reason == why
+				return pending && apiequality.Semantic.DeepEqual(*p.Status.ContainerStatuses[0].Resources, of(memory))
+			}
+		}
+		resize("2Gi")
+		m.await("first", "told that this is too much for the node", has("Infeasible", "400Mi"))
+		resize("800Mi")
+		m.await("first", "told to wait", has("Deferred", "400Mi"))
+		m.deletePod("second", 0)
+		m.await("first", "resized when there is room", has("", "800Mi"))
+		if limit := m.memoryLimit("poduid-first"); limit != 800<<20 {
+			t.Errorf("the kernel holds the pod to %d bytes, want 800Mi", limit)
+		}
+		m.deletePod("first", 0)
+		m.await("first", "gone", isGone)
+	})
+
 	t.Run("an image is a volume", func(t *testing.T) {
 		m.on(t)
 		pod := named("from-image", app("exit", "0"))

@@ -294,18 +294,23 @@ func (m *Manager) update(pod *corev1.Pod) {
 	if pod.Spec.NodeName != m.conf.Node.Name {
 		return
 	}
+	pod, wish := m.take(pod)
 	a := m.actor(pod.UID, pod)
 	a.mu.Lock()
-	changed := a.pod.Generation != pod.Generation
+	changed := a.pod.Generation != pod.Generation || a.ungranted != nil && wish == nil
 	if changed { // the change may be what the waiting steps waited for
 		clear(a.notBefore)
 		clear(a.tries)
 	}
 	a.relabeled = a.relabeled || relabeled(a.pod, pod)
-	a.resized = a.resized || resized(a.pod, pod)
+	a.resized = a.resized || changed && !sameResources(a.pod, pod)
 	save := changed && a.mounted
-	a.pod = pod
+	news := wish != nil && (a.ungranted == nil || a.ungranted.why != wish.why)
+	a.pod, a.ungranted = pod, wish
 	a.mu.Unlock()
+	if news {
+		m.event(pod, corev1.EventTypeWarning, "Resize"+wish.why.Reason, "%s", wish.why.Message)
+	}
 	if save {
 		m.spawn(func() {
 			if err := m.store.save(pod); err != nil {
@@ -419,6 +424,7 @@ func (m *Manager) relist(ctx context.Context) {
 			}
 		}
 		m.settleStatic() // mirrors that could not be removed
+		m.retryResizes()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"knarr.dev/knarr/workloads/agent/health"
 	"knarr.dev/knarr/workloads/agent/observed"
 	"knarr.dev/knarr/workloads/agent/status"
 	"knarr.dev/knarr/workloads/agent/translate"
@@ -26,11 +27,11 @@ type View struct {
 	Reported  bool            // the API has the pod's last status
 	Sweep     bool            // the disk is full: containers that only serve looking back go
 
-	Busy      map[string]bool      // by step key: it is running
-	NotBefore map[string]time.Time // by step key: it failed and may be tried again then
-	Backoff   map[string]Backoff   // by container name
-	Started   map[string]bool      // by container ID: it and its postStart hook began, its startup probe passed
-	Unhealthy map[string]string    // by container ID: the probe's words that condemn it
+	Busy      map[string]bool         // by step key: it is running
+	NotBefore map[string]time.Time    // by step key: it failed and may be tried again then
+	Backoff   map[string]Backoff      // by container name
+	Started   map[string]bool         // by container ID: it and its postStart hook began, its startup probe passed
+	Unhealthy map[string]health.Probe // by container ID: the probe that condemns it
 
 	Now   time.Time // by which waiting is measured: no clock is behind it
 	Today time.Time // the time of day, for what the API has as a time
@@ -341,12 +342,14 @@ func (p *planner) checkRunning(c *corev1.Container, latest *observed.Container) 
 			Message: fmt.Sprintf("Container %s definition changed, will be restarted", c.Name)})
 		return
 	}
-	if why, ok := p.Unhealthy[latest.ID]; ok {
+	if probe, ok := p.Unhealthy[latest.ID]; ok {
 		grace := translate.Grace(p.Pod)
-		if c.LivenessProbe != nil && c.LivenessProbe.TerminationGracePeriodSeconds != nil {
-			grace = *c.LivenessProbe.TerminationGracePeriodSeconds
+		asked := map[health.Probe]*corev1.Probe{health.Liveness: c.LivenessProbe, health.Startup: c.StartupProbe}[probe]
+		if asked != nil && asked.TerminationGracePeriodSeconds != nil {
+			grace = *asked.TerminationGracePeriodSeconds
 		}
-		p.do(Step{Do: KillContainer, ID: latest.ID, Container: c.Name, Grace: grace, Message: why})
+		p.do(Step{Do: KillContainer, ID: latest.ID, Container: c.Name, Grace: grace,
+			Message: fmt.Sprintf("Container %s failed %s probe, will be restarted", c.Name, probe)})
 	}
 }
 

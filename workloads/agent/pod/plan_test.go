@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"knarr.dev/knarr/workloads/agent/health"
 	"knarr.dev/knarr/workloads/agent/observed"
 	"knarr.dev/knarr/workloads/agent/status"
 	"knarr.dev/knarr/workloads/agent/translate"
@@ -213,8 +214,15 @@ func TestPlan(t *testing.T) {
 		"a failed liveness probe kills with its own grace": {
 			view: View{Pod: wantedPod(func(p *corev1.Pod) {
 				p.Spec.Containers[0].LivenessProbe = &corev1.Probe{TerminationGracePeriodSeconds: ptr.To[int64](3)}
-			}), Mounted: true, Runtime: seen(run("a"), run("b")), Unhealthy: map[string]string{"a0": "why"}},
-			steps: []Step{kill("a", 3, "why")},
+			}), Mounted: true, Runtime: seen(run("a"), run("b")), Unhealthy: map[string]health.Probe{"a0": health.Liveness}},
+			steps: []Step{kill("a", 3, "Container a failed liveness probe, will be restarted")},
+		},
+		"and so does a failed startup probe": {
+			view: View{Pod: wantedPod(func(p *corev1.Pod) {
+				p.Spec.Containers[0].LivenessProbe = &corev1.Probe{TerminationGracePeriodSeconds: ptr.To[int64](3)}
+				p.Spec.Containers[0].StartupProbe = &corev1.Probe{TerminationGracePeriodSeconds: ptr.To[int64](5)}
+			}), Mounted: true, Runtime: seen(run("a"), run("b")), Unhealthy: map[string]health.Probe{"a0": health.Startup}},
+			steps: []Step{kill("a", 5, "Container a failed startup probe, will be restarted")},
 		},
 		"of ended runs one is kept": {
 			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", attempt(3)), run("a", attempt(2), exited(1, ago(0))), run("a", attempt(1), exited(1, ago(0))))},

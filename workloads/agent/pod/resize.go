@@ -12,8 +12,8 @@ import (
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
-// resized: does the pod ask for other resources than before?
-func resized(old, pod *corev1.Pod) bool {
+// sameResources: do both versions of a pod ask for the same?
+func sameResources(old, pod *corev1.Pod) bool {
 	asked := func(p *corev1.Pod) []corev1.ResourceRequirements {
 		var list []corev1.ResourceRequirements
 		if p.Spec.Resources != nil {
@@ -26,7 +26,7 @@ func resized(old, pod *corev1.Pod) bool {
 		}
 		return list
 	}
-	return old.Generation != pod.Generation && !apiequality.Semantic.DeepEqual(asked(old), asked(pod))
+	return apiequality.Semantic.DeepEqual(asked(old), asked(pod))
 }
 
 // resize holds the pod and its running containers to what they ask for. A group is never told less than what lies in it
@@ -55,8 +55,9 @@ func (m *Manager) resize(ctx context.Context, a *actor, pod *corev1.Pod) error {
 		return a.stillResizing(fmt.Errorf("resize pod: %w", outside))
 	}
 	a.mu.Lock()
-	a.resized, a.resizeError = resized(pod, a.pod), "" // again, if it changed meanwhile
+	a.resized, a.resizeError = !sameResources(pod, a.pod), "" // again, if it changed meanwhile
 	a.mu.Unlock()
+	m.retryResizes()
 	return nil
 }
 

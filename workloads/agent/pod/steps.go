@@ -214,6 +214,7 @@ func (m *Manager) clean(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	a.mu.Lock()
 	a.mounted, a.volumes, a.cleaned = false, nil, true
 	a.mu.Unlock()
+	m.retryResizes()
 	return nil
 }
 

@@ -206,7 +206,7 @@ func (w *writer) patch(ctx context.Context, namespace, name string, uid types.UI
 
 // ourConditions are those only the node writes.
 var ourConditions = []corev1.PodConditionType{
-	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady, corev1.PodResizeInProgress,
+	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady, corev1.PodResizePending, corev1.PodResizeInProgress,
 }
 
 // statusPatch is the difference between two statuses, nil when there is none. Conditions of other writers are taken

@@ -23,6 +23,9 @@ import (
 // Waiting is why a container does not run.
 type Waiting struct{ Reason, Message string }
 
+// Pending is why a pod was not granted what it asks for now: Deferred or Infeasible. Empty when it was.
+type Pending struct{ Reason, Message string }
+
 // Input is everything a status is computed from.
 type Input struct {
 	Pod     *corev1.Pod // its status is the last one the API had
@@ -32,8 +35,9 @@ type Input struct {
 	Ready   map[string]bool    // by container ID: the readiness probe passes, or there is none
 	HostIPs []string
 
-	Resizing    bool   // not all of it is held to what it asks for now
-	ResizeError string // why the last try failed
+	Pending     Pending // why a resize has to wait
+	Resizing    bool    // not all of it is held to what it asks for now
+	ResizeError string  // why the last try failed
 
 	Stopping bool // the pod is being ended; nothing is started any more
 	Stopped  bool // and nothing of it runs any more
@@ -293,6 +297,12 @@ func (in *Input) conditions(s *corev1.PodStatus, open []string) []corev1.PodCond
 	set.add(corev1.PodReady, ready, reason, message)
 	if in.Disrupted {
 		set.add(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.Message)
+	}
+	set.old = slices.DeleteFunc(slices.Clone(set.old), func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodResizePending && in.Pending.Reason == ""
+	})
+	if in.Pending.Reason != "" && !in.Stopping {
+		set.add(corev1.PodResizePending, true, in.Pending.Reason, in.Pending.Message)
 	}
 	if in.Resizing && !in.Stopping {
 		reason := ""
