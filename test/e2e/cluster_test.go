@@ -69,12 +69,12 @@ func TestMain(m *testing.M) {
 }
 
 // start a cluster of one machine, with the test images in its store.
-func start(t *testing.T) *cluster {
+func start(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	l := lab.New(t)
 	c := &cluster{t: t, lab: l, server: l.Machine("m1")}
 	giveImages(t, c.server)
-	c.knarr = c.server.StartKnarr("server")
+	c.knarr = c.server.StartKnarr("server", args...)
 	c.connect()
 	c.awaitNode(c.server.Name(), corev1.ConditionTrue)
 	return c
