@@ -34,6 +34,7 @@ import (
 	aggregatoropenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	openapicommon "k8s.io/kube-openapi/pkg/common"
 
+	"knarr.dev/knarr/appliance/apiserver/answers"
 	"knarr.dev/knarr/appliance/apiserver/atrest"
 	"knarr.dev/knarr/appliance/apiserver/audit"
 	"knarr.dev/knarr/appliance/apiserver/bootstrapobjects"
@@ -293,7 +294,7 @@ func (s *Server) aggregator(c *chain, config *genericapiserver.Config, shared in
 	c.described = append(c.described, generic.OpenAPIV3Config)
 	generic.MergedResourceConfig = aggregatorapiserver.DefaultAPIResourceConfigSource()
 	generic.BuildHandlerChainFunc = func(api http.Handler, made *genericapiserver.Config) http.Handler {
-		api = blamePatches(api)
+		api = answers.Compress(blamePatches(api), made.LongRunningFunc)
 		c.inside = inside(api, made)
 		return genericapiserver.DefaultBuildHandlerChain(api, made)
 	}
@@ -319,11 +320,13 @@ func installTable(server *genericapiserver.GenericAPIServer, env *resource.Env) 
 	if err != nil {
 		return fmt.Errorf("build the API table: %w", err)
 	}
+	negotiated := answers.NewSerializer(scheme.Codecs)
 	groups := map[string]*genericapiserver.APIGroupInfo{}
 	for gv, paths := range built {
 		info := groups[gv.Group]
 		if info == nil {
 			made := genericapiserver.NewDefaultAPIGroupInfo(gv.Group, scheme.Scheme, scheme.ParameterCodec, scheme.Codecs)
+			made.NegotiatedSerializer = negotiated
 			info, groups[gv.Group] = &made, &made
 		}
 		info.VersionedResourcesStorageMap[gv.Version] = map[string]rest.Storage(paths)
