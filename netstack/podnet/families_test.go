@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/test/lab/lab"
@@ -18,29 +17,11 @@ const (
 	cluster4, cluster6   = "10.42.0.0/16", "fd42::/48"
 )
 
-// ipv6 gives a machine an address of IPv6 on the switch.
-func ipv6(t *testing.T, m *lab.Machine) netip.Addr {
-	t.Helper()
-	raw := netip.MustParseAddr("fd30::").As16()
-	raw[15] = m.IP().As4()[3]
-	address := netip.AddrFrom16(raw)
-	if err := m.Do(func() error {
-		link, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return address
-}
-
 func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
 	l := lab.New(t)
 	m, world := l.Machine("n"), l.Machine("world")
-	world6 := ipv6(t, world)
-	n := newNodeOf(t, m, []netip.Addr{m.IP(), ipv6(t, m)}, cluster4, cluster6)
+	world6 := world.AddIPv6()
+	n := newNodeOf(t, m, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
 	node6, gateway6 := n.ips[1], netip.MustParseAddr("fd42::1")
 	n.up(podRange4, podRange6)
 	web, b := n.connected("web", hostPort(8080, 80, "tcp", ""), hostPort(8080, 80, "udp", "")), n.connected("b")
@@ -108,7 +89,7 @@ func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
 // A machine that learns its routes from a router must go on to when it becomes one itself.
 func TestAMachineGoesOnToLearnItsRoutes(t *testing.T) {
 	m := lab.New(t).Machine("n")
-	n := newNodeOf(t, m, []netip.Addr{m.IP(), ipv6(t, m)}, cluster4, cluster6)
+	n := newNodeOf(t, m, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
 	n.up(podRange4, podRange6)
 	for setting, want := range map[string]string{"conf/all/forwarding": "1\n", "conf/eth0/accept_ra": "2\n", "conf/knarr0/accept_ra": "0\n"} {
 		if err := n.Do(func() error {
@@ -143,7 +124,7 @@ func TestPodsOfTwoMachinesReachEachOtherInEachFamily(t *testing.T) {
 			var ns []*node
 			for i, machine := range []string{"n1", "n2"} {
 				m := l.Machine(machine)
-				ns = append(ns, newNodeOf(t, m, tc.machine(m, ipv6(t, m)), tc.cluster...))
+				ns = append(ns, newNodeOf(t, m, tc.machine(m, m.AddIPv6()), tc.cluster...))
 				ns[i].up(tc.ranges[i]...)
 			}
 			for _, n := range ns {

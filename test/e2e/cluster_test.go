@@ -72,7 +72,13 @@ func TestMain(m *testing.M) {
 func start(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	l := lab.New(t)
-	c := &cluster{t: t, lab: l, server: l.Machine("m1")}
+	return startOn(t, l, l.Machine("m1"), args...)
+}
+
+// startOn starts the cluster on a machine of the lab.
+func startOn(t *testing.T, l *lab.Lab, m *lab.Machine, args ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, lab: l, server: m}
 	giveImages(t, c.server)
 	c.knarr = c.server.StartKnarr("server", args...)
 	c.connect()

@@ -105,15 +105,22 @@ spec:
 // joined starts another machine, as a node.
 func (c *cluster) joined(name string) *lab.Machine {
 	c.t.Helper()
+	m := c.lab.Machine(name)
+	c.join(m)
+	return m
+}
+
+// join makes a machine of the lab a node.
+func (c *cluster) join(m *lab.Machine, more ...string) {
+	c.t.Helper()
 	token, err := c.onMachine(c.server, "token", "create")
 	if err != nil {
 		c.t.Fatalf("token create: %v\n%s", err, token)
 	}
-	m := c.lab.Machine(name)
 	giveImages(c.t, m)
-	m.StartKnarr("agent", "--join", fmt.Sprintf("https://%s:6443", c.server.IP()), "--token", strings.TrimSpace(token))
-	c.awaitNode(name, corev1.ConditionTrue)
-	return m
+	args := []string{"--join", fmt.Sprintf("https://%s:6443", c.server.IP()), "--token", strings.TrimSpace(token)}
+	m.StartKnarr("agent", append(args, more...)...)
+	c.awaitNode(m.Name(), corev1.ConditionTrue)
 }
 
 func (c *cluster) policy(text string) {

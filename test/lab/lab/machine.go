@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -70,6 +71,25 @@ func (m *Machine) Name() string { return m.Hostname }
 
 // IP is the machine's address on the switch.
 func (m *Machine) IP() netip.Addr { return m.lab.address(m.Place) }
+
+// AddIPv6 gives the machine an address of IPv6 on the switch as well; there is no way from there to anywhere else.
+func (m *Machine) AddIPv6() netip.Addr {
+	m.lab.t.Helper()
+	raw := netip.MustParseAddr("fd30::").As16()
+	raw[13], raw[15] = byte(m.lab.state.Number), byte(m.Place)
+	address := netip.AddrFrom16(raw)
+	if err := m.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		network := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(112, 128)}
+		return netlink.AddrAdd(link, &netlink.Addr{IPNet: network, Flags: unix.IFA_F_NODAD}) // nobody else has it
+	}); err != nil {
+		m.lab.t.Fatalf("give machine %s the address %s: %v", m.Name(), address, err)
+	}
+	return address
+}
 
 // Dir is the machine's folder, at the same path inside and outside.
 func (m *Machine) Dir() string { return filepath.Join(m.lab.dir(), m.Hostname) }
