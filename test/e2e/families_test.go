@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"knarr.dev/knarr/test/images"
 	"knarr.dev/knarr/test/lab/lab"
 )
 
@@ -126,6 +127,39 @@ func TestTwoFamilies(t *testing.T) {
 	late.Spec.NodeName = m1.Name()
 	c.create(late)
 	c.awaitPod("late", "to have both addresses", func(p *corev1.Pod) bool { return podReady(p) && len(p.Status.PodIPs) == 2 })
+}
+
+// TestIPv6Alone has no IPv4 anywhere in the cluster. Its API is not reached from the host, which has no IPv6 in the lab.
+func TestIPv6Alone(t *testing.T) {
+	l := lab.New(t)
+	m := l.Machine("m1")
+	giveImages(t, m)
+	c := &cluster{t: t, lab: l, server: m}
+	c.knarr = m.StartKnarr("server", "--node-ip", m.AddIPv6().String(), "--cluster-cidr", "fd42::/48", "--service-cidr", "fd43::/112")
+	c.awaitServing()
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := c.onMachine(m, append([]string{"kubectl", "--kubeconfig", m.Kubeconfig()}, args...)...)
+		if err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
+	kubectl("run", "web", "--image", images.App, "--port", "8080", "--expose", "--", "serve")
+	kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout", patience.String())
+	c.eventually("a pod reaches a Service by its name", func() error {
+		out, err := c.onMachine(m, "kubectl", "--kubeconfig", m.Kubeconfig(), "exec", "web", "--", "/app", "get", "http://web:8080/")
+		if err == nil && !strings.Contains(out, "hello from web") {
+			err = fmt.Errorf("answered %q", out)
+		}
+		return err
+	})
+	addresses := kubectl("get", "pods,services,endpointslices,nodes", "-A", "-o", "jsonpath={.items[*].status.podIPs[*].ip} {.items[*].spec.clusterIPs[*]} {.items[*].endpoints[*].addresses[*]} {.items[*].status.addresses[?(@.type=='InternalIP')].address}")
+	for _, text := range strings.Fields(addresses) {
+		if !netip.MustParseAddr(text).Is6() {
+			t.Errorf("%s is not an address of IPv6", text)
+		}
+	}
 }
 
 // answered asks for a page by hand: this thread alone is on the machine.
