@@ -187,6 +187,7 @@ func bridgeSettings(ranges []netip.Prefix) []setting {
 		}
 		settings = append(settings,
 			setting{"ipv6/conf/" + Bridge + "/disable_ipv6", "0", "pods have IPv6 addresses", true},
+			setting{"ipv6/conf/" + Bridge + "/accept_dad", "0", "nobody is asked for while the bridge's own address is on trial", true},
 			setting{"ipv6/conf/all/forwarding", "1", "packets pass between pods and the world", true},
 		)
 	}

@@ -86,12 +86,13 @@ func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
 	}
 }
 
-// A machine that learns its routes from a router must go on to when it becomes one itself.
-func TestAMachineGoesOnToLearnItsRoutes(t *testing.T) {
+// A machine that learns its routes from a router must go on to when it becomes one itself. It must not learn from pods, and
+// must ask for them at once: while its own address is on trial, a second or two, the kernel does not.
+func TestWhoLearnsFromWhom(t *testing.T) {
 	m := lab.New(t).Machine("n")
 	n := newNodeOf(t, m, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
 	n.up(podRange4, podRange6)
-	for setting, want := range map[string]string{"conf/all/forwarding": "1\n", "conf/eth0/accept_ra": "2\n", "conf/knarr0/accept_ra": "0\n"} {
+	for setting, want := range map[string]string{"conf/all/forwarding": "1\n", "conf/eth0/accept_ra": "2\n", "conf/knarr0/accept_ra": "0\n", "conf/knarr0/accept_dad": "0\n"} {
 		if err := n.Do(func() error {
 			if value, err := os.ReadFile("/proc/sys/net/ipv6/" + setting); err != nil || string(value) != want {
 				t.Errorf("%s = %q, %v; want %q", setting, value, err, want)
