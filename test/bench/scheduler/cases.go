@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,13 +23,14 @@ type workload struct {
 	name string
 	// nodes, pods that have a node already, and pods that wait for one.
 	nodes, placed, waiting int
-	churn                  bool // nodes, services and pods too large for any node come and go meanwhile
 
 	node   func(i int, n *corev1.Node)
 	on     func(i int, p *corev1.Pod)                     // the placed pods
 	pod    func(i int, p *corev1.Pod)                     // the waiting pods
 	beside func(i int, p *corev1.Pod) []client.Object     // what a waiting pod needs besides
 	around func(i int, node *corev1.Node) []client.Object // what a node needs besides
+	// meanwhile goes on while the backlog is placed, until its context ends.
+	meanwhile func(ctx context.Context, api client.Client)
 }
 
 var workloads = []workload{
@@ -49,12 +51,11 @@ var workloads = []workload{
 		name: "topology-spread", nodes: 5000, placed: 5000, waiting: 5000, node: zones("zone1", "zone2", "zone3"),
 		on: func(_ int, p *corev1.Pod) { colour(p) }, pod: func(_ int, p *corev1.Pod) { evenly(p) },
 	},
-	{
-		name: "preemption", nodes: 5000, placed: 20000, waiting: 4500,
-		on:  func(_ int, p *corev1.Pod) { ask(p, "900m", "500Mi") },
-		pod: func(_ int, p *corev1.Pod) { ask(p, "3000m", "500Mi"); p.Spec.PriorityClassName = importantClass },
-	},
-	{name: "mixed-churn", nodes: 5000, placed: 0, waiting: 10000, churn: true},
+	// One node for each of those that arrive after the backlog besides: a node has room for one.
+	{name: "preemption", nodes: 1300, placed: 5200, waiting: 1000, on: lesser, pod: important},
+	{name: "preemption-async", nodes: 5000, placed: 20000, waiting: 5000, on: lesser, meanwhile: importune},
+	{name: "preemption-5000", nodes: 5000, placed: 20000, waiting: 4500, on: lesser, pod: important},
+	{name: "mixed-churn", nodes: 5000, placed: 0, waiting: 10000, meanwhile: churn},
 	{name: "volumes", nodes: 5000, placed: 0, waiting: 5000, pod: withVolume, beside: volumeAndClaim, around: driver},
 }
 
@@ -139,6 +140,14 @@ func ask(p *corev1.Pod, cpu, memory string) {
 	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse(cpu), corev1.ResourceMemory: resource.MustParse(memory),
 	}
+}
+
+// lesser is one of the four pods of a node of which three have to go for an important one.
+func lesser(_ int, p *corev1.Pod) { ask(p, "900m", "500Mi") }
+
+func important(_ int, p *corev1.Pod) {
+	ask(p, "3000m", "500Mi")
+	p.Spec.PriorityClassName = importantClass
 }
 
 func zones(names ...string) func(int, *corev1.Node) {

@@ -172,12 +172,12 @@ func measure(ctx context.Context, o options, w workload, c contender, prepared s
 		return r, err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if w.churn {
-		var churning sync.WaitGroup
-		defer churning.Wait()
-		churnCtx, end := context.WithCancel(ctx)
+	if w.meanwhile != nil {
+		var others sync.WaitGroup
+		defer others.Wait()
+		meanwhile, end := context.WithCancel(ctx)
 		defer end()
-		churning.Go(func() { churn(churnCtx, api) })
+		others.Go(func() { w.meanwhile(meanwhile, api) })
 	}
 	first, last, err := seen.backlog(ctx, w.waiting)
 	if err != nil {
@@ -259,6 +259,24 @@ func churn(ctx context.Context, api client.Client) {
 		}
 		if ctx.Err() != nil {
 			return
+		}
+	}
+}
+
+// importune creates five pods a second for which others have to go, as upstream's case PreemptionAsync.
+func importune(ctx context.Context, api client.Client) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		p := basicPod(fmt.Sprintf("important-%05d", i))
+		important(i, p)
+		if err := api.Create(ctx, p); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, "bench: importune:", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }
