@@ -92,7 +92,11 @@ func (s *Scheduler) lookElsewhere(ctx context.Context, pod *corev1.Pod) {
 	})
 }
 
+// wake has a pod tried again after a rest: what it waited for does not come.
 func (s *Scheduler) wake(uid types.UID) {
+	if e := s.queue.Find(uid); e != nil {
+		e.Awaited = false
+	}
 	s.queue.Wake(func(e *queue.Entry) bool { return e.Pod.Object.UID == uid }, s.clock.Now())
 }
 

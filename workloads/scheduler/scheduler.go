@@ -159,6 +159,7 @@ func (s *Scheduler) keep(ctx context.Context, e *queue.Entry, by *profile, d *de
 			why += " preemption: " + note
 		}
 	}
+	e.Awaited = room != nil // once: should it not do, others came first
 	s.queue.Park(e, d.refusedBy(), s.clock.Now())
 	nomination := s.snapshot.Nomination(pod.Object.UID)
 	s.write(func() {

@@ -67,7 +67,9 @@ func (d Devices) allocate(r *deviceReservation, open []*resourcev1.ResourceClaim
 	if err != nil {
 		return err
 	}
-	results, err := allocator.Allocate(context.Background(), n.Object, open)
+	ctx, cancel := d.search()
+	defer cancel()
+	results, err := allocator.Allocate(ctx, n.Object, open)
 	switch {
 	case err != nil:
 		return fmt.Errorf("allocate devices on node %s: %w", n.Name, err)

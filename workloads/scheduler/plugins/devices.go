@@ -130,12 +130,8 @@ func (d Devices) Filter(pod *snapshot.Pod, snap *snapshot.Snapshot) (Filter, *Re
 
 // find says why the devices claims ask for are not to be had on a node, nil if they are.
 func (d Devices) find(allocator structured.Allocator, n *corev1.Node, open []*resourcev1.ResourceClaim) *Refusal {
-	ctx := context.Background()
-	if d.limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.limit)
-		defer cancel()
-	}
+	ctx, cancel := d.search()
+	defer cancel()
 	results, err := allocator.Allocate(ctx, n, open)
 	switch {
 	case errors.Is(err, structured.ErrFailedAllocationOnNode):
@@ -148,6 +144,14 @@ func (d Devices) find(allocator structured.Allocator, n *corev1.Node, open []*re
 		return &Refusal{Reasons: []string{"cannot allocate all claims"}}
 	}
 	return nil
+}
+
+// search is as long as looking for devices of one node may take.
+func (d Devices) search() (context.Context, context.CancelFunc) {
+	if d.limit == 0 {
+		return context.WithCancel(context.Background())
+	}
+	return context.WithTimeout(context.Background(), d.limit)
 }
 
 // reaches says whether a node reaches the devices of a claim.

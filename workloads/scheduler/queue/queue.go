@@ -32,6 +32,7 @@ type Entry struct {
 	Pod       *snapshot.Pod
 	Attempts  int
 	RefusedBy map[string]bool // plugins, at the last attempt
+	Awaited   bool            // what it waits for is on its way, so that once it is there it need not rest
 
 	since  time.Time // it waits since
 	due    time.Time // it rests, or is parked, until
@@ -145,7 +146,7 @@ func (q *Queue) Retry(e *Entry, now time.Time) {
 	q.move(e, resting, now.Add(q.rest(e.Attempts)))
 }
 
-// Wake moves the parked pods that helps says a change may help, after the rest their attempts have earned.
+// Wake moves the parked pods that helps says a change may help, after the rest their attempts have earned unless it was awaited.
 func (q *Queue) Wake(helps func(*Entry) bool, now time.Time) {
 	var woken []*Entry
 	for _, e := range q.parked.list {
@@ -154,7 +155,7 @@ func (q *Queue) Wake(helps func(*Entry) bool, now time.Time) {
 		}
 	}
 	for _, e := range woken {
-		if due := e.since.Add(q.rest(e.Attempts)); due.After(now) {
+		if due := e.since.Add(q.rest(e.Attempts)); due.After(now) && !e.Awaited {
 			q.move(e, resting, due)
 		} else {
 			q.move(e, active, now)

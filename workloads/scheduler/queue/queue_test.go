@@ -70,6 +70,18 @@ func TestAPodThatJustFailedRestsFirst(t *testing.T) {
 	}
 }
 
+func TestAPodThatGetsWhatItAwaitsDoesNotRest(t *testing.T) {
+	q := New(0, 0)
+	q.Add(pod("a", 0), start)
+	e := q.Pop(start)
+	e.Awaited = true
+	q.Park(e, nil, start)
+	q.Wake(func(*Entry) bool { return true }, start)
+	if got := names(q, start); got != "a" {
+		t.Errorf("popped %q, want a", got)
+	}
+}
+
 func TestRestsGrowUpToALimit(t *testing.T) {
 	for attempts, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 5: 1600 * time.Millisecond, 50: longRest} {
 		if got := New(0, 0).rest(attempts); got != want {
