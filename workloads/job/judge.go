@@ -24,6 +24,7 @@ type plan struct {
 	finish  *batchv1.JobCondition // FailureTarget or SuccessCriteriaMet, once either is certain
 	creates []start
 	deletes []*corev1.Pod
+	track   []*corev1.Pod // what began to withdraw them did not come to an end; they may stay
 	// withdrawn: the deleted are not needed any more, which is no failure of theirs.
 	withdrawn bool
 	// held are failed pods whose record their replacement continues; they stay tracked until it is there.
@@ -70,6 +71,7 @@ func judge(job batchJob, t tally, now time.Time) plan {
 		p.withdrawn = true
 		return p // one thing at a time: what a deletion leaves room for, the next pass fills
 	}
+	p.track = t.bare
 	var wait time.Duration
 	p.creates, wait = missing(job, t, p, records, now)
 	p.again = podcontrol.Sooner(p.again, wait)

@@ -120,15 +120,24 @@ func ours(job batchJob) bool {
 // act creates and deletes what the plan says.
 func (r *Reconciler) act(ctx context.Context, job batchJob, p plan) (created, deleted int32, err error) {
 	if len(p.deletes) > 0 {
+		var moved atomic.Int32
 		n, err := podcontrol.Together(len(p.deletes), func(i int) error {
 			if p.withdrawn {
-				if err := r.untrack(ctx, job, p.deletes[i]); err != nil {
+				err := r.untrack(ctx, job, p.deletes[i], p.deletes[i].ResourceVersion)
+				if apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+					moved.Add(1) // it may have succeeded just now; the newer object queues its own pass
+					return nil
+				}
+				if err != nil {
 					return err
 				}
 			}
 			return r.pods.Delete(ctx, job.Job, p.deletes[i])
 		})
-		return 0, int32(n), err
+		return 0, int32(n) - moved.Load(), err
+	}
+	if _, err := podcontrol.Together(len(p.track), func(i int) error { return addFinalizer(ctx, r.client, p.track[i]) }); err != nil {
+		return 0, 0, err
 	}
 	n, err := podcontrol.SlowStart(len(p.creates), func(i int) error { return r.pods.Create(ctx, job.Job, newPod(job, p.creates[i])) })
 	if podcontrol.Pointless(err) {
@@ -169,7 +178,7 @@ func (r *Reconciler) account(ctx context.Context, job batchJob, t tally, p plan,
 func (r *Reconciler) release(ctx context.Context, job batchJob, tracked map[types.UID]bool, free []*corev1.Pod) (map[types.UID]bool, error) {
 	released := make([]atomic.Bool, len(free))
 	_, err := podcontrol.Together(len(free), func(i int) error {
-		err := r.untrack(ctx, job, free[i])
+		err := r.untrack(ctx, job, free[i], "")
 		released[i].Store(err == nil)
 		return err
 	})
@@ -182,12 +191,12 @@ func (r *Reconciler) release(ctx context.Context, job batchJob, tracked map[type
 	return left, err
 }
 
-// untrack takes our finalizer from a pod; that the pod is gone is no error.
-func (r *Reconciler) untrack(ctx context.Context, job batchJob, pod *corev1.Pod) error {
+// untrack takes our finalizer from a pod, in exactly this version unless that is empty; that the pod is gone is no error.
+func (r *Reconciler) untrack(ctx context.Context, job batchJob, pod *corev1.Pod, version string) error {
 	if !hasFinalizer(pod) {
 		return nil
 	}
-	if err := removeFinalizer(ctx, r.client, pod, ""); err != nil {
+	if err := removeFinalizer(ctx, r.client, pod, version); err != nil {
 		return err
 	}
 	r.memory.untracked(job.UID, pod.UID)

@@ -253,6 +253,52 @@ func TestSuspendingIsNoFailure(t *testing.T) {
 	}
 }
 
+// TestAWithdrawalCutShortCostsNoSuccess: a pod is taken off the books before it is deleted. If the deletion fails and the pod
+// may stay after all, it has to come back on them, or what it achieves is lost.
+func TestAWithdrawalCutShortCostsNoSuccess(t *testing.T) {
+	cut := false
+	w := newWorld(t, interceptor.Funcs{Create: withUIDs.Create, Delete: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.DeleteOption) error {
+		if cut {
+			return errors.New("cut")
+		}
+		return c.Delete(ctx, o, options...)
+	}}, pi(parallelism(1), completions(1), indexed).Job)
+	w.settle()
+	w.update(suspended)
+	cut = true
+	if _, err := w.pass(); err == nil {
+		t.Fatal("a deletion that failed is no error")
+	}
+	cut = false
+	w.memory.forget("job") // nor does the next process know
+	w.update(func(job *batchv1.Job) { job.Spec.Suspend = ptr.To(false) })
+	w.settle()
+	if n := w.end(corev1.PodSucceeded); n != 1 {
+		t.Fatalf("%d pods run, want the first one", n)
+	}
+	if job := w.settle(); job.Status.CompletedIndexes != "0" || len(w.all()) != 1 {
+		t.Errorf("%d pods, status %+v", len(w.all()), job.Status)
+	}
+}
+
+func TestAPodThatHasJustSucceededIsNotWithdrawn(t *testing.T) {
+	var w *world
+	ends := false
+	w = newWorld(t, interceptor.Funcs{Create: withUIDs.Create, Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, options ...client.PatchOption) error {
+		if ends {
+			ends = false
+			w.end(corev1.PodSucceeded)
+		}
+		return c.Patch(ctx, o, patch, options...)
+	}}, pi(parallelism(1), completions(1)).Job)
+	w.settle()
+	w.update(suspended)
+	ends = true
+	if job := w.settle(); ends || job.Status.Succeeded != 1 || len(w.all()) != 1 {
+		t.Errorf("%d pods, status %+v", len(w.all()), job.Status)
+	}
+}
+
 func TestAnotherControllersJobIsLeftAlone(t *testing.T) {
 	w := newWorld(t, withUIDs, pi(func(job *batchv1.Job) { job.Spec.ManagedBy = ptr.To("example.com/queue") }).Job)
 	if job := w.settle(); len(w.all()) != 0 || job.Status.StartTime != nil {

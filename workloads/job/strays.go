@@ -108,6 +108,18 @@ func (s *strays) podsOf(ctx context.Context, job client.Object) []reconcile.Requ
 	return requests
 }
 
+// addFinalizer puts our finalizer on a pod that is as it was seen. That it is gone or changed is no error: the newer
+// object queues its own pass.
+func addFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod) error {
+	err := patchMetadata(ctx, c, pod, map[string]any{
+		"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "finalizers": []string{batchv1.JobTrackingFinalizer},
+	})
+	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+		return nil
+	}
+	return fmt.Errorf("track pod %s/%s: %w", pod.Namespace, pod.Name, err)
+}
+
 // removeFinalizer takes our finalizer from exactly this pod, and in exactly this version unless that is empty. That
 // the pod is gone is no error.
 func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, version string) error {
@@ -118,12 +130,7 @@ func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, vers
 	if version != "" {
 		metadata["resourceVersion"] = version
 	}
-	body, err := json.Marshal(map[string]any{"metadata": metadata})
-	if err != nil {
-		return fmt.Errorf("encode a patch: %w", err)
-	}
-	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-	err = c.Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, body))
+	err := patchMetadata(ctx, c, pod, metadata)
 	if apierrors.IsNotFound(err) || (version == "" && (apierrors.IsConflict(err) || apierrors.IsInvalid(err))) {
 		return nil // gone, or another of the same name
 	}
@@ -131,4 +138,13 @@ func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, vers
 		return fmt.Errorf("release pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
+}
+
+func patchMetadata(ctx context.Context, c client.Client, pod *corev1.Pod, metadata map[string]any) error {
+	body, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		return fmt.Errorf("encode a patch: %w", err)
+	}
+	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
+	return c.Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, body))
 }

@@ -6,6 +6,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/ptr"
@@ -70,6 +71,7 @@ type tally struct {
 	ready     int32
 	ending    int32 // told to go and not gone
 	tracked   map[types.UID]bool
+	bare      []*corev1.Pod // run without our finalizer: their end would not be counted
 	done      []*corev1.Pod // tracked and over, whether in the status or not
 	succeeded []*corev1.Pod // those the status does not show yet
 	failed    []*corev1.Pod
@@ -88,6 +90,10 @@ func count(job batchJob, pods []*corev1.Pod, untracked map[types.UID]bool) tally
 			t.active = append(t.active, pod)
 			if podcontrol.Ready(pod) {
 				t.ready++
+			}
+			// One that was adopted just now has it, and is shown as it was before.
+			if !hasFinalizer(pod) && metav1.IsControlledBy(pod, job) {
+				t.bare = append(t.bare, pod)
 			}
 		case !podcontrol.Terminal(pod):
 			t.ending++
