@@ -38,6 +38,7 @@ import (
 	"knarr.dev/knarr/workloads/dormant"
 	"knarr.dev/knarr/workloads/endpointslice"
 	"knarr.dev/knarr/workloads/endpointslicemirroring"
+	"knarr.dev/knarr/workloads/ephemeralvolume"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/job"
@@ -178,6 +179,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },
 		"jobs":            func() error { return job.Register(mgr, b.steady) },
 		"cron jobs":       func() error { return cronjob.Register(mgr, b.steady) },
+		"pods' volumes":   func() error { return ephemeralvolume.Register(mgr) },
 		"disruption":      func() error { return disruption.Register(mgr, b.steady) },
 		"finished jobs":   func() error { return ttlafterfinished.Register(mgr, b.steady) },
 		"autoscalers":     func() error { return horizontalpodautoscaler.Register(mgr, b.steady) },

@@ -45,6 +45,7 @@ import (
 	"knarr.dev/knarr/workloads/disruption"
 	"knarr.dev/knarr/workloads/dormant"
 	"knarr.dev/knarr/workloads/endpointslice"
+	"knarr.dev/knarr/workloads/ephemeralvolume"
 	"knarr.dev/knarr/workloads/garbagecollector"
 	"knarr.dev/knarr/workloads/horizontalpodautoscaler"
 	"knarr.dev/knarr/workloads/indexes"
@@ -238,6 +239,7 @@ func (p *process) register(ctx context.Context, mgr manager.Manager, clock *stea
 		ttlafterfinished.Register(mgr, clock),
 		horizontalpodautoscaler.Register(mgr, clock),
 		protection.Register(mgr),
+		ephemeralvolume.Register(mgr),
 		mgr.Add(&standIn{client: api}),
 	)
 }

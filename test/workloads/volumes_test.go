@@ -103,3 +103,24 @@ func TestAVolumeIsMadeWhereItsPodGoes(t *testing.T) {
 		t.Errorf("the folder of a volume that is gone: %v", err)
 	}
 }
+
+// TestAVolumeLivesAsLongAsItsPod is the life of a generic ephemeral volume.
+func TestAVolumeLivesAsLongAsItsPod(t *testing.T) {
+	addNode(t, "attic")
+	ns := newNamespace(t, "scratch")
+	eventually(t, &corev1.ServiceAccount{}, ns, "default", "there", func(*corev1.ServiceAccount) bool { return true })
+	pod := withClaim(ns, "builder", "")
+	pod.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+		VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: newClaim(ns, "", nil, "1Gi").Spec},
+	}}
+	create(t, pod)
+	eventually(t, &corev1.Pod{}, ns, "builder", "running", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	claim := eventually(t, &corev1.PersistentVolumeClaim{}, ns, "builder-data", "bound to the pod", func(c *corev1.PersistentVolumeClaim) bool {
+		return c.Status.Phase == corev1.ClaimBound && metav1.IsControlledBy(c, pod)
+	})
+	if err := api.Delete(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	eventuallyGone(t, &corev1.PersistentVolumeClaim{}, ns, claim.Name)
+	eventuallyGone(t, &corev1.PersistentVolume{}, "", claim.Spec.VolumeName)
+}
