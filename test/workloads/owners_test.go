@@ -201,20 +201,85 @@ func TestAReplicationControllerAdoptsReleasesAndScales(t *testing.T) {
 		},
 	}
 	create(t, orphan, rc)
-	available := func(n int32) func(*corev1.ReplicationController) bool {
-		return func(rc *corev1.ReplicationController) bool {
-			s := rc.Status
-			return s.ObservedGeneration == rc.Generation && s.Replicas == n && s.AvailableReplicas == n && s.FullyLabeledReplicas == n
-		}
-	}
 	eventually(t, &corev1.Pod{}, ns, "orphan", "adopted", func(p *corev1.Pod) bool { return metav1.IsControlledBy(p, rc) })
-	eventually(t, &corev1.ReplicationController{}, ns, "web", "of one pod", available(1))
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "of one pod", inControl(1))
 	patch(t, orphan, `{"metadata":{"labels":{"app":"other"}}}`)
 	eventually(t, &corev1.Pod{}, ns, "orphan", "released", func(p *corev1.Pod) bool { return len(p.OwnerReferences) == 0 })
 	patch(t, rc, `{"spec":{"replicas":3}}`)
-	eventually(t, &corev1.ReplicationController{}, ns, "web", "of three pods", available(3))
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "of three pods", inControl(3))
 	patch(t, rc, `{"spec":{"replicas":0}}`)
-	eventually(t, &corev1.ReplicationController{}, ns, "web", "of none", available(0))
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "of none", inControl(0))
+}
+
+// TestAReplicationControllerGivesWayToTheNextOne is an update as kubectl rolling-update made it, which users' scripts still do:
+// two controllers, one label more to tell their pods apart, a pod at a time, and the name of the first for the second.
+func TestAReplicationControllerGivesWayToTheNextOne(t *testing.T) {
+	const size = 3
+	addNode(t, "two-schools")
+	ns := newNamespace(t, "two-schools")
+	eventually(t, &corev1.ServiceAccount{}, ns, "default", "there", func(*corev1.ServiceAccount) bool { return true })
+	controller := func(name, image string, replicas int32, labels map[string]string) *corev1.ReplicationController {
+		return &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.ReplicationControllerSpec{
+			Replicas: &replicas, Selector: labels, Template: &corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: image}}},
+			},
+		}}
+	}
+	first := controller("web", "app:1", size, map[string]string{"app": "web"})
+	create(t, first)
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "complete", inControl(size))
+	before := uids(podsOf(t, ns, "web"))
+
+	patch(t, first, `{"spec":{"template":{"metadata":{"labels":{"version":"1"}}}}}`)
+	for _, pod := range podsOf(t, ns, "web") {
+		patch(t, &pod, `{"metadata":{"labels":{"version":"1"}}}`)
+	}
+	patch(t, first, `{"spec":{"selector":{"version":"1"}}}`)
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "complete under its new label", inControl(size))
+	if got := uids(podsOf(t, ns, "web")); !slices.Equal(got, before) {
+		t.Errorf("pods %v, want those from before the label, %v", got, before)
+	}
+
+	labels := map[string]string{"app": "web", "version": "2"}
+	second := controller("web-next", "app:2", 0, labels)
+	create(t, second)
+	for n := int32(1); n <= size; n++ {
+		patch(t, second, fmt.Sprintf(`{"spec":{"replicas":%d}}`, n))
+		eventually(t, &corev1.ReplicationController{}, ns, "web-next", "larger", inControl(n))
+		patch(t, first, fmt.Sprintf(`{"spec":{"replicas":%d}}`, size-n))
+		eventually(t, &corev1.ReplicationController{}, ns, "web", "smaller", inControl(size-n))
+	}
+	updated := uids(podsOf(t, ns, "web"))
+
+	orphaned := client.PropagationPolicy(metav1.DeletePropagationOrphan)
+	for _, rc := range []*corev1.ReplicationController{first, second} {
+		if err := api.Delete(t.Context(), rc, orphaned); err != nil {
+			t.Fatal(err)
+		}
+		eventuallyGone(t, &corev1.ReplicationController{}, ns, rc.Name)
+	}
+	create(t, controller("web", "app:2", size, labels))
+	eventually(t, &corev1.ReplicationController{}, ns, "web", "complete again", inControl(size))
+	if got := uids(podsOf(t, ns, "web")); len(got) != size || !slices.Equal(got, updated) {
+		t.Errorf("pods %v, want those of the second controller, %v", got, updated)
+	}
+}
+
+func uids(pods []corev1.Pod) []types.UID {
+	var all []types.UID
+	for _, pod := range pods {
+		all = append(all, pod.UID)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// inControl is a ReplicationController of that many pods with nothing left to do.
+func inControl(n int32) func(*corev1.ReplicationController) bool {
+	return func(rc *corev1.ReplicationController) bool {
+		s := rc.Status
+		return s.ObservedGeneration == rc.Generation && s.Replicas == n && s.AvailableReplicas == n && s.FullyLabeledReplicas == n
+	}
 }
 
 func newStatefulSet(ns, name string, replicas int32) *appsv1.StatefulSet {
