@@ -100,8 +100,9 @@ func chaosOf(t *testing.T, seed uint64, operations int) {
 		c.settle()
 	}
 	c.history.stop()
-	if found := judge(c.history.history()); len(found) > 0 {
-		t.Errorf("what no controller may do:\n%s", strings.Join(found, "\n"))
+	history := c.history.history()
+	for _, a := range judge(history) {
+		t.Errorf("what no controller may do: %v, after\n\t%s", a, strings.Join(excerpt(history, a), "\n\t"))
 	}
 }
 

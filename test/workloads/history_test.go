@@ -2,8 +2,10 @@ package workloads_test
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"knarr.dev/knarr/workloads/podcontrol"
 )
 
 // moment is one change of the cluster. Versions put the changes of all kinds in the order of the datastore.
@@ -152,4 +156,30 @@ func (r *recorder) history() []moment {
 	all := slices.Clone(r.moments)
 	slices.SortStableFunc(all, func(a, b moment) int { return cmp.Compare(a.version, b.version) })
 	return all
+}
+
+// excerpt is what happened to the accused and its pods before.
+func excerpt(history []moment, a accusation) []string {
+	const lines = 40
+	accused, _, _ := strings.Cut(a.what, ":")
+	var told []string
+	for _, m := range history {
+		if m.version > a.version {
+			break
+		}
+		switch o := m.object.(type) {
+		case nil:
+			told = append(told, fmt.Sprintf("%d calm", m.version))
+		case *corev1.Pod:
+			if o.Labels["app"] == accused {
+				told = append(told, fmt.Sprintf("%d pod %s (%s) on %q: %s, ready %v, told to go %v, gone %v, %v, finalizers %v",
+					m.version, o.Name, o.UID, nodeOf(o), o.Status.Phase, podcontrol.Ready(o), o.DeletionTimestamp != nil, m.gone, o.Annotations, o.Finalizers))
+			}
+		default:
+			if o.GetName() == accused {
+				told = append(told, fmt.Sprintf("%d %T %s of generation %d, size %d, gone %v", m.version, o, o.GetName(), o.GetGeneration(), sizeOf(o), m.gone))
+			}
+		}
+	}
+	return told[max(0, len(told)-lines):]
 }

@@ -52,12 +52,20 @@ type chronicle struct {
 	succeeded map[types.UID]map[string]int // of a job, by index
 	due       map[types.UID]map[string]bool
 
-	found []string
+	found []accusation
 }
+
+// accusation is what an owner did that it may not.
+type accusation struct {
+	version uint64
+	what    string
+}
+
+func (a accusation) String() string { return fmt.Sprintf("at %d: %s", a.version, a.what) }
 
 // judge says where in a history an owner did what the rules of its kind forbid. What others do (hurt a pod, change a node,
 // tell a new size) is no owner's fault, and until everything is calm again an owner may not know of it.
-func judge(history []moment) []string {
+func judge(history []moment) []accusation {
 	c := &chronicle{
 		pods: map[types.UID]*corev1.Pod{}, owners: map[types.UID]client.Object{}, nodes: map[string]*corev1.Node{},
 		sizes: map[types.UID]span{}, asked: map[types.UID]span{}, succeeded: map[types.UID]map[string]int{}, due: map[types.UID]map[string]bool{},
@@ -79,7 +87,7 @@ func judge(history []moment) []string {
 }
 
 func (c *chronicle) accuse(m moment, format string, args ...any) {
-	c.found = append(c.found, fmt.Sprintf("at %d: ", m.version)+fmt.Sprintf(format, args...))
+	c.found = append(c.found, accusation{m.version, fmt.Sprintf(format, args...)})
 }
 
 func (c *chronicle) calm() {
