@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,12 +37,23 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	plugins.Plugins.Register(rbac.PluginName, rbac.NewEscalation(access.roles, access.authorizer, c.client.RbacV1()).Factory())
 	plugins.Plugins.Register(noderestriction.PluginName, noderestriction.New(node.Client{Interface: c.client}, access.audiences).Factory())
 	var names []string
+	fixed := []string{rbac.PluginName}
 	for _, plugin := range admission.Plugins(env) {
 		plugins.Plugins.Register(plugin.Name, plugin.New)
 		names = append(names, plugin.Name)
+		switch plugin.Use {
+		case admission.Always:
+			fixed = append(fixed, plugin.Name)
+		case admission.Off:
+			plugins.DefaultOffPlugins.Insert(plugin.Name)
+		}
 	}
 	resourcequota.Register(plugins.Plugins)
 	plugins.RecommendedPluginOrder = pluginOrder(plugins.RecommendedPluginOrder, names)
+	plugins.EnablePlugins, plugins.DisablePlugins = s.config.EnablePlugins, s.config.DisablePlugins
+	if err := checkSwitches(plugins.RecommendedPluginOrder, fixed, plugins.EnablePlugins, plugins.DisablePlugins); err != nil {
+		return err
+	}
 	if plugins.ConfigFile = s.config.AdmissionConfig; plugins.ConfigFile != "" {
 		if err := checkAdmission(plugins.RecommendedPluginOrder, plugins.ConfigFile); err != nil {
 			return err
@@ -49,9 +61,33 @@ func (s *Server) admission(c *chain, config *genericapiserver.Config, access *ac
 	}
 	if err := plugins.ApplyTo(config, shared, c.client, dynamicClient, utilfeature.DefaultFeatureGate, config.EffectiveVersion,
 		webhookinit.NewPluginInitializer(wrapper, resolver), quotaRules{}); err != nil {
+		if plugins.ConfigFile != "" {
+			return fmt.Errorf("make admission plugins by %s: %w", plugins.ConfigFile, err)
+		}
 		return fmt.Errorf("make admission plugins: %w", err)
 	}
 	return nil
+}
+
+// checkSwitches refuses what an operator cannot mean. Who turns on what is on anyway is right.
+func checkSwitches(known, fixed, enable, disable []string) error {
+	var errs []error
+	for key, names := range map[string][]string{"enable-admission-plugins": enable, "disable-admission-plugins": disable} {
+		for _, name := range names {
+			if !slices.Contains(known, name) {
+				errs = append(errs, fmt.Errorf("%s: there is no plugin %q; there are %s", key, name, strings.Join(known, ", ")))
+			}
+		}
+	}
+	for _, name := range disable {
+		if slices.Contains(fixed, name) {
+			errs = append(errs, fmt.Errorf("disable-admission-plugins: %s is a part of storing objects and stays on; remove it from the list", name))
+		}
+		if slices.Contains(enable, name) {
+			errs = append(errs, fmt.Errorf("%s is in enable-admission-plugins and in disable-admission-plugins; remove it from one of them", name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkAdmission refuses a configuration of plugins there are not, which the library would ignore without a word, and files

@@ -38,6 +38,8 @@ type Config struct {
 	AuthorizationConfig   string // AuthorizationConfiguration: webhooks beside Node and RBAC
 	AdmissionConfig       string // AdmissionConfiguration: of PodSecurity, ResourceQuota and webhooks
 
+	EnablePlugins, DisablePlugins []string // of admission, other than usual
+
 	Audit        audit.Config
 	Encryption   atrest.Files // of what is in the datastore
 	Datastore    persistence.Endpoints

@@ -48,6 +48,8 @@ func TestAnotherConfiguration(t *testing.T) {
 	}
 	own, err := servertest.Start(dir, func(c *apiserver.Config) {
 		c.AdmissionConfig = file
+		c.EnablePlugins = []string{"AlwaysPullImages", "DenyServiceExternalIPs"}
+		c.DisablePlugins = []string{"DefaultTolerationSeconds"}
 		c.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd43::/112")}
 	})
 	if err != nil {
@@ -66,6 +68,7 @@ func TestAnotherConfiguration(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("plugins turned on and off", func(t *testing.T) { pluginsTurnedOnAndOff(t, clientFor(t, own.Admin())) })
 	t.Run("two address families", func(t *testing.T) { servicesOfTwoFamilies(t, clientFor(t, own.Admin())) })
 }
 
@@ -120,6 +123,30 @@ func podSecurityByFile(t *testing.T, own *servertest.Server) {
 		})
 	}
 	if err := heard.about(`would violate PodSecurity "restricted:latest"`); err != nil {
+		t.Error(err)
+	}
+}
+
+func pluginsTurnedOnAndOff(t *testing.T, client *kubernetes.Clientset) {
+	ctx := within(t)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	if _, err := client.CoreV1().ServiceAccounts("default").Create(ctx, account, forReal); err != nil {
+		t.Fatal(err)
+	}
+	web := pod("web")
+	web.Spec.Containers[0].ImagePullPolicy = corev1.PullNever
+	switch got, err := client.CoreV1().Pods("default").Create(ctx, web, try); {
+	case err != nil:
+		t.Error(err)
+	case got.Spec.Containers[0].ImagePullPolicy != corev1.PullAlways:
+		t.Errorf("AlwaysPullImages left %q", got.Spec.Containers[0].ImagePullPolicy)
+	case len(got.Spec.Tolerations) > 0:
+		t.Errorf("DefaultTolerationSeconds is off, and the pod tolerates %v", got.Spec.Tolerations)
+	}
+	svc := service("external")
+	svc.Spec.ExternalIPs = []string{"192.0.2.1"}
+	_, err := client.CoreV1().Services("default").Create(ctx, svc, forReal)
+	if err := refused(err, "Use of external IPs is denied by admission control"); err != nil {
 		t.Error(err)
 	}
 }

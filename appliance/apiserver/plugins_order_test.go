@@ -21,10 +21,10 @@ func TestPluginsComeInTheOrderOfKubernetes(t *testing.T) {
 		names = append(names, plugin.Name)
 	}
 	want := []string{
-		"NamespaceLifecycle", "RBACEscalation", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "PodSecurity", "Priority",
+		"NamespaceLifecycle", "RBACEscalation", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "AlwaysPullImages", "PodSecurity", "Priority",
 		"DefaultTolerationSeconds", "DefaultStorageClass", "StorageObjectInUseProtection", "PersistentVolumeClaimResize", "RuntimeClass",
 		"CertificateApproval", "CertificateSigning", "PodCertificateSigning", "ClusterTrustBundleAttest", "CertificateSubjectRestriction",
-		"DefaultIngressClass", "PodTopologyLabels", "DeviceAdminAccess",
+		"DefaultIngressClass", "PodTopologyLabels", "DenyServiceExternalIPs", "DeviceAdminAccess",
 		"MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook", "ResourceQuota",
 	}
 	got := pluginOrder(options.NewAdmissionOptions().RecommendedPluginOrder, names)
@@ -80,6 +80,31 @@ func TestConfigurationsOfAdmissionThatAreRefused(t *testing.T) {
 			err := checkAdmission([]string{"PodSecurity", "ResourceQuota"}, file)
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("checkAdmission() = %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestCheckSwitches(t *testing.T) {
+	known, fixed := []string{"NamespaceLifecycle", "RBACEscalation", "PodSecurity", "AlwaysPullImages"}, []string{"RBACEscalation"}
+	tests := map[string]struct {
+		enable, disable []string
+		want            string
+	}{
+		"nothing is fine":              {},
+		"one that is off is turned on": {enable: []string{"AlwaysPullImages"}},
+		"one that is on may be named":  {enable: []string{"PodSecurity"}},
+		"one that is on is turned off": {disable: []string{"PodSecurity"}},
+		"one there is not":             {enable: []string{"PodSecurityPolicy"}, want: `enable-admission-plugins: there is no plugin "PodSecurityPolicy"; there are NamespaceLifecycle, RBACEscalation, PodSecurity, AlwaysPullImages`},
+		"one there is not, to be off":  {disable: []string{"podsecurity"}, want: `disable-admission-plugins: there is no plugin "podsecurity"`},
+		"one that has to be there":     {disable: []string{"RBACEscalation"}, want: "RBACEscalation is a part of storing objects"},
+		"one that is to be both":       {enable: []string{"PodSecurity"}, disable: []string{"PodSecurity"}, want: "remove it from one of them"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := checkSwitches(known, fixed, tc.enable, tc.disable)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("checkSwitches() = %v, want %q", err, tc.want)
 			}
 		})
 	}

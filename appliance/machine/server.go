@@ -24,6 +24,7 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/persistence"
 	"knarr.dev/knarr/appliance/datastore"
 	"knarr.dev/knarr/bootstrap/addresspool"
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/storage/localpath"
@@ -108,6 +109,8 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		AuthenticationWebhook: b.cfg.AuthenticationWebhook,
 		AuthorizationConfig:   b.cfg.AuthorizationConfig,
 		AdmissionConfig:       b.cfg.AdmissionConfig,
+		EnablePlugins:         config.Names(b.cfg.EnableAdmissionPlugins),
+		DisablePlugins:        config.Names(b.cfg.DisableAdmissionPlugins),
 	})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ package config
 import (
 	"log/slog"
 	"path/filepath"
+	"strings"
+	"unicode"
 )
 
 // Role is what a machine does in its cluster.
@@ -64,10 +66,18 @@ type Config struct {
 	AuthorizationConfig   string `mapstructure:"authorization-config"`   // webhooks beside Node and RBAC; AuthorizationConfiguration
 	AdmissionConfig       string `mapstructure:"admission-config"`       // levels of PodSecurity, limits of ResourceQuota, webhooks; AdmissionConfiguration
 
+	EnableAdmissionPlugins  string `mapstructure:"enable-admission-plugins"` // Names that are off usually
+	DisableAdmissionPlugins string `mapstructure:"disable-admission-plugins"`
+
 	Join  string `mapstructure:"join"`  // https://HOST:6443 of a running server
 	Token Secret `mapstructure:"token"` // from `knarr token create`
 
 	nodeIPFound bool // not said, so what the cluster's families are may change it
+}
+
+// Names between commas.
+func Names(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 }
 
 // Secret is text that prints as a placeholder, so that a configuration can be logged; string(s) has the text.

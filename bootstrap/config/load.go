@@ -62,6 +62,8 @@ var settings = []setting{
 	{"authentication-webhook", "kubeconfig of a service that is asked about tokens nobody here knows", "", false},
 	{"authorization-config", "file (AuthorizationConfiguration) with webhooks that are asked beside Node and RBAC", "", false},
 	{"admission-config", "file (AdmissionConfiguration) for PodSecurity, ResourceQuota and webhooks", "", false},
+	{"enable-admission-plugins", "admission plugins that are off usually, between commas: AlwaysPullImages, DenyServiceExternalIPs", "", false},
+	{"disable-admission-plugins", "admission plugins to turn off, between commas", "", false},
 	{"disable-node", "run the control plane only, no pods", false, false},
 	{"scheduler-config", "KubeSchedulerConfiguration file (kubescheduler.config.k8s.io/v1) with profiles, plugins, extenders", "", false},
 }

@@ -31,7 +31,17 @@ import (
 type Plugin struct {
 	Name string
 	New  admission.Factory
+	Use  Use
 }
+
+// Use is whether the operator decides about a plugin.
+type Use int
+
+const (
+	On     Use = iota // unless it is turned off
+	Always            // it is a part of storing in Kubernetes, with no switch
+	Off               // unless it is turned on
+)
 
 // plain makes a plugin of a rule that has nothing to configure.
 func plain(r *rule) admission.Factory {
@@ -46,24 +56,26 @@ func plain(r *rule) admission.Factory {
 // Plugins in the order requests pass them: after the namespace was looked at, before webhooks and policies.
 func Plugins(env *resource.Env) []Plugin {
 	return []Plugin{
-		{"LimitRanger", plain(limitRanger(env))},
-		{"ServiceAccount", plain(serviceAccount(env))},
-		{"TaintNodesByCondition", plain(taintNewNodes())},
-		{"PodSecurity", podSecurity(env)},
-		{"Priority", plain(priority(env))},
-		{"DefaultTolerationSeconds", plain(defaultTolerations())},
-		{"DefaultStorageClass", plain(defaultStorageClass(env))},
-		{"StorageObjectInUseProtection", plain(protectUsedStorage())},
-		{"PersistentVolumeClaimResize", plain(resizeClaims(env))},
-		{"RuntimeClass", plain(runtimeClass(env))},
-		{"CertificateApproval", plain(certificateApproval(env))},
-		{"CertificateSigning", plain(certificateSigning(env))},
-		{"PodCertificateSigning", plain(podCertificateSigning(env))},
-		{"ClusterTrustBundleAttest", plain(trustBundleAttest(env))},
-		{"CertificateSubjectRestriction", plain(certificateSubjects())},
-		{"DefaultIngressClass", plain(defaultIngressClass(env))},
-		{"PodTopologyLabels", plain(podTopology(env))},
-		{"DeviceAdminAccess", plain(deviceAdminAccess(env))},
+		{"LimitRanger", plain(limitRanger(env)), On},
+		{"ServiceAccount", plain(serviceAccount(env)), On},
+		{"TaintNodesByCondition", plain(taintNewNodes()), On},
+		{"AlwaysPullImages", plain(alwaysPullImages()), Off},
+		{"PodSecurity", podSecurity(env), On},
+		{"Priority", plain(priority(env)), On},
+		{"DefaultTolerationSeconds", plain(defaultTolerations()), On},
+		{"DefaultStorageClass", plain(defaultStorageClass(env)), On},
+		{"StorageObjectInUseProtection", plain(protectUsedStorage()), On},
+		{"PersistentVolumeClaimResize", plain(resizeClaims(env)), On},
+		{"RuntimeClass", plain(runtimeClass(env)), On},
+		{"CertificateApproval", plain(certificateApproval(env)), On},
+		{"CertificateSigning", plain(certificateSigning(env)), On},
+		{"PodCertificateSigning", plain(podCertificateSigning(env)), Always},
+		{"ClusterTrustBundleAttest", plain(trustBundleAttest(env)), On},
+		{"CertificateSubjectRestriction", plain(certificateSubjects()), On},
+		{"DefaultIngressClass", plain(defaultIngressClass(env)), On},
+		{"PodTopologyLabels", plain(podTopology(env)), On},
+		{"DenyServiceExternalIPs", plain(denyExternalIPs()), Off},
+		{"DeviceAdminAccess", plain(deviceAdminAccess(env)), Always},
 	}
 }
 

@@ -8,8 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/utils/ptr"
 
 	apiresource "knarr.dev/knarr/appliance/apiserver/resource"
@@ -193,6 +196,46 @@ func TestNewestDefault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := newestDefault(tc.classes, meta, defaultStorageAnnotation); got != tc.want {
 				t.Errorf("newestDefault() = %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestPullPolicies(t *testing.T) {
+	containers := []corev1.Container{{ImagePullPolicy: corev1.PullNever}, {ImagePullPolicy: corev1.PullIfNotPresent}}
+	spec := corev1.PodSpec{Containers: containers, InitContainers: containers[:1], Volumes: []corev1.Volume{{}, {VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{}}}}}
+	var got []string
+	for _, p := range pullPolicies(&spec) {
+		got = append(got, p.path)
+	}
+	want := []string{"spec.initContainers[0].imagePullPolicy", "spec.containers[0].imagePullPolicy", "spec.containers[1].imagePullPolicy", "spec.volumes[1].image.pullPolicy"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pullPolicies() (-want +got):\n%s", diff)
+	}
+}
+
+func TestExternalIPs(t *testing.T) {
+	with := func(ips ...string) *corev1.Service {
+		return &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: ips}}
+	}
+	tests := map[string]struct {
+		old, new *corev1.Service
+		refused  bool
+	}{
+		"a service without is fine":    {new: with()},
+		"a new one may have none":      {new: with("192.0.2.1"), refused: true},
+		"those it has may stay and go": {old: with("192.0.2.1", "192.0.2.2"), new: with("192.0.2.2")},
+		"none may come":                {old: with("192.0.2.1"), new: with("192.0.2.1", "192.0.2.2"), refused: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			var old runtime.Object
+			if tc.old != nil {
+				old = tc.old
+			}
+			a := admission.NewAttributesRecord(tc.new, old, corev1.SchemeGroupVersion.WithKind("Service"), "default", "web", corev1.SchemeGroupVersion.WithResource("services"), "", admission.Update, nil, false, nil)
+			if err := denyExternalIPs().Validate(t.Context(), a, nil); apierrors.IsForbidden(err) != tc.refused {
+				t.Errorf("Validate() = %v, refused %v", err, tc.refused)
 			}
 		})
 	}
