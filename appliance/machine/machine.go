@@ -19,7 +19,8 @@ const (
 	etcdPort    = 2380
 )
 
-// Run this machine in the role its configuration says until ctx ends.
+// Run this machine in the role its configuration says until ctx ends, or, with the error *Moved, until its address is
+// another one: then it has to begin anew.
 func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) error {
 	begin := time.Now()
 	manager, err := newNotifier()
@@ -95,6 +96,18 @@ func (b *builder) stages(ctx context.Context) ([]Stage, error) {
 		}
 		b.helpers = helpers
 	}
+	stages, err := b.role(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if b.cfg.NodeIPFound() {
+		last := len(stages) - 1 // what fails there finds all others started, and stops them in order
+		stages[last] = append(stages[last], address{b.cfg})
+	}
+	return stages, nil
+}
+
+func (b *builder) role(ctx context.Context) ([]Stage, error) {
 	if b.cfg.Role == config.Server {
 		return b.server(ctx)
 	}

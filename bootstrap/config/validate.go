@@ -226,19 +226,14 @@ func (c *Config) FindNodeIP() error {
 	return nil
 }
 
+// NodeIPFound tells that nobody set the addresses: they follow the machine's.
+func (c *Config) NodeIPFound() bool { return c.nodeIPFound }
+
 // machineAddress finds the address other machines reach this one at in a family: the one the default route leaves from,
 // else the first that is neither local nor within one of the cluster's own ranges, which our bridge has.
 func machineAddress(v6 bool, own []string) (netip.Addr, error) {
-	anywhere := "192.0.2.1:9"
-	if v6 {
-		anywhere = "[2001:db8::1]:9"
-	}
-	if conn, err := net.Dial("udp", anywhere); err == nil { // routes, sends nothing
-		ip := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-		conn.Close()
-		if ip.IsGlobalUnicast() && !within(ip, own) {
-			return ip, nil
-		}
+	if ip := RoutedAddress(v6); ip.IsValid() && !within(ip, own) {
+		return ip, nil
 	}
 	all, err := net.InterfaceAddrs()
 	if err != nil {
@@ -251,6 +246,24 @@ func machineAddress(v6 bool, own []string) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, errors.New("this machine has no such address")
+}
+
+// RoutedAddress is the address of a family that the default route leaves from, if there is one.
+func RoutedAddress(v6 bool) netip.Addr {
+	anywhere := "192.0.2.1:9"
+	if v6 {
+		anywhere = "[2001:db8::1]:9"
+	}
+	conn, err := net.Dial("udp", anywhere) // routes, sends nothing
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer conn.Close()
+	ip := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	if !ip.IsGlobalUnicast() {
+		return netip.Addr{}
+	}
+	return ip
 }
 
 func within(addr netip.Addr, ranges []string) bool {

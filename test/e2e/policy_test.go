@@ -110,8 +110,8 @@ func (c *cluster) joined(name string) *lab.Machine {
 	return m
 }
 
-// join makes a machine of the lab a node.
-func (c *cluster) join(m *lab.Machine, more ...string) {
+// join makes a machine of the lab a node, and returns what runs on it.
+func (c *cluster) join(m *lab.Machine, more ...string) *lab.Knarr {
 	c.t.Helper()
 	token, err := c.onMachine(c.server, "token", "create")
 	if err != nil {
@@ -119,8 +119,9 @@ func (c *cluster) join(m *lab.Machine, more ...string) {
 	}
 	giveImages(c.t, m)
 	args := []string{"--join", fmt.Sprintf("https://%s:6443", c.server.IP()), "--token", strings.TrimSpace(token)}
-	m.StartKnarr("agent", append(args, more...)...)
+	knarr := m.StartKnarr("agent", append(args, more...)...)
 	c.awaitNode(m.Name(), corev1.ConditionTrue)
+	return knarr
 }
 
 func (c *cluster) policy(text string) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type path struct {
 	Tried  int64  // when the last try that has ended began
 	Since  int64  // when the first answer came after which no try failed; 0 when the last try failed
 	Error  string // why it failed
+	Never  bool   // nobody may come through here
+	Opened int64  // when the first try was made that came through all the same
 }
 
 // paths tries what it was told to, each path on its own, until the program ends.
@@ -32,10 +35,10 @@ type paths struct {
 	all []*path
 }
 
-// ServeHTTP takes more paths by POST, and tells how all fare.
+// ServeHTTP takes more paths by POST, all there are by PUT, and tells how all fare.
 func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var more []*path
-	if r.Method == http.MethodPost {
+	if r.Method != http.MethodGet {
 		if err := json.NewDecoder(r.Body).Decode(&more); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -43,6 +46,9 @@ func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if r.Method == http.MethodPut {
+		p.all = nil
+	}
 	for _, one := range more {
 		p.all = append(p.all, one)
 		go p.follow(one)
@@ -54,14 +60,23 @@ func (p *paths) follow(one *path) {
 	for {
 		began := time.Now()
 		err := try(one.Target, one.Want)
-		p.note(one, began, time.Now(), err)
+		if !p.note(one, began, time.Now(), err) {
+			return
+		}
 		time.Sleep(pathPause)
 	}
 }
 
-func (p *paths) note(one *path, began, ended time.Time, err error) {
+// note takes down how a try ended, if it is still wanted to know.
+func (p *paths) note(one *path, began, ended time.Time, err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !slices.Contains(p.all, one) {
+		return false
+	}
+	if err == nil && one.Never && one.Opened == 0 {
+		one.Opened = began.UnixMilli()
+	}
 	one.Tried = began.UnixMilli()
 	switch {
 	case err != nil:
@@ -69,6 +84,7 @@ func (p *paths) note(one *path, began, ended time.Time, err error) {
 	case one.Since == 0:
 		one.Since, one.Error = ended.UnixMilli(), ""
 	}
+	return true
 }
 
 // try opens a connection of its own, and asks for the name each time.

@@ -23,7 +23,8 @@ type Machine struct {
 // machine is what is remembered of it.
 type machine struct {
 	Hostname string  `json:"hostname"`
-	Place    int     `json:"place"` // last part of its address
+	Place    int     `json:"place"`           // its port on the switch, and last part of its first address
+	Moved    int     `json:"moved,omitempty"` // how often it got another address
 	Holder   process `json:"holder"`
 }
 
@@ -54,11 +55,10 @@ func (l *Lab) Add(name string) (*Machine, error) {
 	if place >= hostPlace {
 		return nil, fmt.Errorf("lab %q is full", l.Name())
 	}
-	holder, err := hold(l.Name()+"-"+name, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS)
-	if err != nil {
+	m := &Machine{lab: l, machine: machine{Hostname: name, Place: place}}
+	if err := m.hold(); err != nil {
 		return nil, err
 	}
-	m := &Machine{lab: l, machine: machine{Hostname: name, Place: place, Holder: holder}}
 	l.Machines = append(l.Machines, m)
 	if err := errors.Join(l.save(), m.furnish()); err != nil {
 		return nil, fmt.Errorf("add machine %q: %w", name, err) // Down removes what there is of it
@@ -66,11 +66,19 @@ func (l *Lab) Add(name string) (*Machine, error) {
 	return m, nil
 }
 
+func (m *Machine) hold() (err error) {
+	m.Holder, err = hold(m.lab.Name()+"-"+m.Hostname, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS)
+	return err
+}
+
 // Name of the machine; it is its hostname too.
 func (m *Machine) Name() string { return m.Hostname }
 
 // IP is the machine's address on the switch.
-func (m *Machine) IP() netip.Addr { return m.lab.address(m.Place) }
+func (m *Machine) IP() netip.Addr { return m.lab.address(m.Place + m.Moved*movedPlaces) }
+
+// movedPlaces is how far on a machine's next address is.
+const movedPlaces = 50
 
 // AddIPv6 gives the machine an address of IPv6 on the switch as well; there is no way from there to anywhere else.
 func (m *Machine) AddIPv6() netip.Addr {
@@ -244,6 +252,46 @@ func (m *Machine) setPort(up bool) error {
 		}
 		return nil
 	})
+}
+
+// Readdress gives the machine another address, in place of the one it has, as a DHCP server may.
+func (m *Machine) Readdress() error {
+	before := m.IP()
+	m.Moved++
+	if m.IP().As4()[3] < before.As4()[3] || m.IP() == m.lab.HostIP() {
+		return fmt.Errorf("machine %q had every address there is", m.Hostname)
+	}
+	return errors.Join(m.lab.save(), m.writeEtc(), m.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return fmt.Errorf("find eth0: %w", err)
+		}
+		old := &netlink.Addr{IPNet: &net.IPNet{IP: before.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		if err := netlink.AddrDel(link, old); err != nil { // and the routes by it
+			return fmt.Errorf("take address %s: %w", before, err)
+		}
+		return m.connect()
+	}))
+}
+
+// PowerOff is the power cut: every process is gone between two instructions, and what the kernel knew with them. Files
+// that were written stay.
+func (m *Machine) PowerOff() error {
+	if err := m.Cut(); err != nil { // first, so that nobody hears how it dies
+		return err
+	}
+	return errors.Join(m.destroy(), os.RemoveAll(m.RunDir()))
+}
+
+// PowerOn gives back what a machine has before anything was started on it.
+func (m *Machine) PowerOn() error {
+	if err := m.lab.unplugged(m.port()); err != nil {
+		return err
+	}
+	if err := m.hold(); err != nil {
+		return err
+	}
+	return errors.Join(m.lab.save(), m.furnish())
 }
 
 // destroy ends every process of the machine, and removes its cgroups. Its namespaces, with all links and mounts in

@@ -116,6 +116,24 @@ func (l *Lab) plugged(port string) error {
 	return l.inSwitch(func() error { return errors.Join(carrying(port), carrying("switch")) })
 }
 
+// unplugged removes the cable from a port of the switch. A machine's end goes some time after its last process, and
+// takes this one along.
+func (l *Lab) unplugged(port string) error {
+	return l.inSwitch(func() error {
+		link, err := netlink.LinkByName(port)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("find cable %s: %w", port, err)
+		}
+		if err := netlink.LinkDel(link); err != nil && !errors.Is(err, syscall.ENODEV) {
+			return fmt.Errorf("remove cable %s: %w", port, err)
+		}
+		return nil
+	})
+}
+
 // raise gives a link of this namespace an address and brings it up.
 func raise(name string, address netip.Prefix) error {
 	link, err := netlink.LinkByName(name)
