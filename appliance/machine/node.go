@@ -16,6 +16,7 @@ import (
 	"knarr.dev/knarr/netstack/announce"
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/netstack/endpoints"
+	"knarr.dev/knarr/netstack/firewall"
 	"knarr.dev/knarr/netstack/healthcheck"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
@@ -163,6 +164,7 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 	parts := []Component{
 		rules,
 		pods,
+		firewall.New(b.log),
 		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
 		view,
 		proxy.New(proxy.Config{

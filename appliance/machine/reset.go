@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/firewall"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/policy"
@@ -50,6 +51,7 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		{"unmount", func() error { return unmountBelow(cfg.DataDir, cfg.RunDir) }, true},
 		{"remove service rules", proxy.Remove, false},
 		{"remove network policies", policy.Remove, false},
+		{"remove rules from other firewalls", firewall.Remove, false},
 		{"remove overlay", overlay.Remove, false},
 		{"remove pod network", func() error { return podnet.Remove(paths) }, false},
 		{"remove cgroups", func() error { return removeCgroups(cfg.CgroupRoot, pods) }, false},

@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,14 +15,23 @@ type Event struct {
 	Takes bool   // a table, a chain or a rule went
 }
 
-// Events tells what happens to a table from the moment it is opened.
+// Events tells what happens to tables from the moment it is opened.
 type Events struct {
-	conn  *netlink.Conn
-	table string
+	conn *netlink.Conn
+	of   func(table string) bool
 }
 
-// OpenEvents begins to listen. Run must follow, and closes it.
+// OpenEvents begins to listen to what happens to one table. Run must follow, and closes it.
 func OpenEvents(table string) (*Events, error) {
+	return openEvents(func(name string) bool { return name == table })
+}
+
+// OpenOthersEvents is OpenEvents for all tables that are not ours.
+func OpenOthersEvents() (*Events, error) {
+	return openEvents(func(name string) bool { return !Ours(name) })
+}
+
+func openEvents(of func(table string) bool) (*Events, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open nftables events: %w", err)
@@ -32,10 +40,10 @@ func OpenEvents(table string) (*Events, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("follow nftables events: %w", err)
 	}
-	return &Events{conn, table}, nil
+	return &Events{conn, of}, nil
 }
 
-// Run calls seen for every change of the table, and lost when there were more than could be kept. It ends with ctx.
+// Run calls seen for every change of the tables, and lost when there were more than could be kept. It ends with ctx.
 func (e *Events) Run(ctx context.Context, seen func(Event), lost func()) error {
 	defer e.conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = e.conn.Close() })
@@ -52,7 +60,7 @@ func (e *Events) Run(ctx context.Context, seen func(Event), lost func()) error {
 			return fmt.Errorf("read nftables events: %w", err)
 		}
 		for _, m := range messages {
-			if about(m, e.table) {
+			if name, is := about(m); is && e.of(name) {
 				seen(Event{By: m.Header.PID, Takes: takes(m)})
 			}
 		}
@@ -67,20 +75,21 @@ func takes(m netlink.Message) bool {
 	return false
 }
 
-// about relies on the table's name being attribute 1 in every kind of nftables object.
-func about(m netlink.Message, table string) bool {
+// about is the table that a message is about. It relies on the table's name being attribute 1 in every kind of nftables
+// object.
+func about(m netlink.Message) (table string, is bool) {
 	const header = 4 // family, version, resource
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Header.Type&0xff == unix.NFT_MSG_NEWGEN || len(m.Data) < header {
-		return false
+		return "", false
 	}
 	attributes, err := netlink.NewAttributeDecoder(m.Data[header:])
 	if err != nil {
-		return false
+		return "", false
 	}
 	for attributes.Next() {
 		if attributes.Type() == unix.NFTA_TABLE_NAME {
-			return bytes.Equal(bytes.TrimRight(attributes.Bytes(), "\x00"), []byte(table))
+			return attributes.String(), true
 		}
 	}
-	return false
+	return "", false
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
@@ -49,6 +50,9 @@ func portOf(c *netlink.Conn) (port uint32, err error) {
 	})
 	return port, errors.Join(control, err)
 }
+
+// Ours tells our tables from other people's by their names.
+func Ours(table string) bool { return strings.HasPrefix(table, "knarr-") }
 
 // Remove deletes a table; one that is not there is as good.
 func Remove(family nftables.TableFamily, name string) error {
