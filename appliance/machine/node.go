@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/workloads/agent/registries"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/settings"
+	"knarr.dev/knarr/workloads/agent/shutdown"
 )
 
 // nodeInput is what a node is made from, on servers and agents alike.
@@ -69,11 +70,12 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 		return nil, err
 	}
 	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd(), tuned.Eviction)
-	self, err := b.self(ctx, in, client, containers, told, gauge, tuned)
+	down := &shutdown.Notice{}
+	self, err := b.self(ctx, in, client, containers, told, gauge, tuned, down)
 	if err != nil {
 		return nil, err
 	}
-	pods, err := b.pods(in, client, containers, told, self, gauge, tuned)
+	pods, err := b.pods(in, client, containers, told, self, gauge, tuned, down)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 }
 
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice) ([]Component, error) {
 	paths := b.cfg.Paths()
 	volumes := volume.New(volume.Config{
 		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
@@ -101,7 +103,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Volumes: volumes, CompletePod: completeStatic,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: volumes, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
 	})
@@ -118,11 +120,15 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	if err != nil {
 		return nil, err
 	}
-	return []Component{volumes, pods, server}, nil
+	parts := []Component{volumes, pods, server}
+	if len(tuned.Shutdown) > 0 {
+		parts = append(parts, shutdown.New(shutdown.Config{Steps: tuned.Shutdown, Notice: down, Pods: pods.Manager(), Changed: self.Wake, Log: b.log}))
+	}
+	return parts, nil
 }
 
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings) (*node.Node, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -131,6 +137,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return in.ranges.nodes },
 		Settings:  tuned,
+		Stopping:  down.Underway,
 		Pressure:  gauge.Conditions,
 		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,

@@ -56,15 +56,16 @@ type Config struct {
 	Settings      settings.Settings
 	ResolvConf    string // the machine's resolver configuration; "" means /etc/resolv.conf
 
-	Runtime *runtime.Runtime
-	Cache   pod.Source                   // pods, services
-	Client  corev1client.CoreV1Interface // with the node's identity
-	Gauge   *pressure.Gauge              // of this machine; the node's status shows the same one
-	Pressed func()                       // the node has other conditions now
-	Volumes pod.Volumes
-	Prober  pod.Prober
-	Logins  *credentials.Providers // for images; nil: none but those of pull secrets
-	Pulls   int                    // images fetched at a time; 0: the usual
+	Runtime  *runtime.Runtime
+	Cache    pod.Source                   // pods, services
+	Client   corev1client.CoreV1Interface // with the node's identity
+	Gauge    *pressure.Gauge              // of this machine; the node's status shows the same one
+	Stopping func() bool                  // the machine is going down; nil: never
+	Pressed  func()                       // the node has other conditions now
+	Volumes  pod.Volumes
+	Prober   pod.Prober
+	Logins   *credentials.Providers // for images; nil: none but those of pull secrets
+	Pulls    int                    // images fetched at a time; 0: the usual
 	// CompletePod gives a pod from a file what the API server gives one that says nothing about it, and says what is wrong
 	// with it.
 	CompletePod func(*corev1.Pod) error
@@ -133,6 +134,7 @@ func New(conf Config) (*Agent, error) {
 		Objects:   objects{reader: conf.Cache, client: conf.Client},
 		Client:    conf.Client,
 		Cache:     conf.Cache,
+		Stopping:  conf.Stopping,
 		Pods:      cgroup.Sharing(capacity(node), conf.Settings.Reserved),
 		Able:      pod.Able{UnsafeSysctls: conf.Settings.UnsafeSysctls, AppArmor: hasAppArmor()},
 		Pressure:  conf.Gauge.Conditions,
@@ -229,6 +231,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	})
 	return group.Wait()
 }
+
+// Manager is who has this node's pods, for those who end them.
+func (a *Agent) Manager() *pod.Manager { return a.pods }
 
 // Pods are this node's pods with their newest status. They must not be modified.
 func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }

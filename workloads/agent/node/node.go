@@ -65,6 +65,7 @@ type Config struct {
 
 	Settings  settings.Settings          // what of the machine is for pods
 	DataDir   string                     // its filesystem is the node's ephemeral storage
+	Stopping  func() bool                // the machine is going down; nil: never
 	Pressure  func() pressure.Conditions // what the machine is short of; nil: nothing
 	Addresses func() []netip.Addr        // of this machine now, the one others should use first
 	External  bool                       // a cloud controller manager makes the node ready for pods, and knows its addresses
@@ -113,6 +114,9 @@ func New(config Config) (*Node, error) {
 	}
 	if config.Log == nil {
 		config.Log = slog.Default()
+	}
+	if config.Stopping == nil {
+		config.Stopping = func() bool { return false }
 	}
 	if config.Pressure == nil {
 		config.Pressure = func() pressure.Conditions { return pressure.Conditions{} }

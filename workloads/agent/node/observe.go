@@ -24,6 +24,7 @@ func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) fa
 		storage:   readDisk(n.config.DataDir),
 		settings:  n.config.Settings,
 		pressure:  n.config.Pressure(),
+		stopping:  n.config.Stopping(),
 		podRange:  node != nil && node.Spec.PodCIDR != "",
 	}
 	n.askRuntime(ctx, &f)

@@ -37,6 +37,7 @@ type facts struct {
 	storage  uint64 // bytes
 	settings settings.Settings
 	pressure pressure.Conditions
+	stopping bool // the machine is going down
 }
 
 // judge computes the status this machine should have, keeping what others wrote and all times that did not change.
@@ -103,6 +104,9 @@ func conditions(f facts) []corev1.NodeCondition {
 // problems that keep the node from being Ready.
 func problems(f facts) []string {
 	var out []string
+	if f.stopping {
+		out = append(out, "node is shutting down")
+	}
 	if f.runtimeProblem != "" {
 		out = append(out, "container runtime is not ready: "+f.runtimeProblem)
 	}

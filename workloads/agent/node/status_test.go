@@ -45,6 +45,10 @@ func TestJudgeReady(t *testing.T) {
 			change: func(f *facts) { f.runtimeProblem = "connection refused" },
 			status: corev1.ConditionFalse, message: "container runtime is not ready: connection refused",
 		},
+		"the machine is going down": {
+			change: func(f *facts) { f.stopping = true },
+			status: corev1.ConditionFalse, message: "node is shutting down",
+		},
 		"the network is not there": {
 			change: func(f *facts) {
 				f.networkProblem = "NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"

@@ -82,6 +82,9 @@ func (m *Manager) arrived(pod *corev1.Pod) {
 }
 
 func (m *Manager) refusal(pod *corev1.Pod) *Ending {
+	if m.conf.Stopping() {
+		return &Ending{Reason: "NodeShutdown", Message: "Pod was rejected as the node is shutting down."}
+	}
 	if e := m.conf.Able.refuse(pod); e != nil {
 		return e
 	}

@@ -56,6 +56,7 @@ type Config struct {
 	Static    Static                     // nil: no static pods
 	Pods      cgroup.Whole               // what all pods together may have
 	Able      Able                       // what pods may ask of this machine
+	Stopping  func() bool                // the machine is going down; nil: never
 	Pressure  func() pressure.Conditions // what the node is short of; nil: nothing
 	Recorder  record.EventRecorder
 	Clock     clock.PassiveClock // the time of day; a step of the machine's clock alone ends and starts nothing
@@ -94,6 +95,9 @@ const (
 
 // NewManager makes a manager that Run will start.
 func NewManager(conf Config) *Manager {
+	if conf.Stopping == nil {
+		conf.Stopping = func() bool { return false }
+	}
 	if conf.Pressure == nil {
 		conf.Pressure = func() pressure.Conditions { return pressure.Conditions{} }
 	}

@@ -107,6 +107,17 @@ func (m *Manager) Evict(uid types.UID, e pressure.Eviction) bool {
 	return fresh
 }
 
+// Told: has the pod ended, and does the API know?
+func (m *Manager) Told(uid types.UID) bool {
+	a := m.lookup(uid)
+	if a == nil {
+		return true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reported || a.over
+}
+
 // Holding are the pods that hold something of this node.
 func (m *Manager) Holding() []pressure.Pod {
 	var pods []pressure.Pod

@@ -75,7 +75,7 @@ func (m *Manager) settleStatic() {
 			a.pod, a.mirrored = pod, &mirroring{}
 			if mirror := m.mirrors[key(pod)]; mirror != nil {
 				a.setMirror(mirror)
-				if mirrors(pod, mirror) {
+				if mirrors(pod, mirror) && (!ended(mirror) || mirror.Status.Reason == "") { // one the node ended begins anew
 					a.pod = withStatus(a.pod, &mirror.Status) // as a process before this one told it
 				}
 			}

@@ -19,6 +19,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"knarr.dev/knarr/workloads/agent/pressure"
+	"knarr.dev/knarr/workloads/agent/shutdown"
 )
 
 // Settings of one node agent.
@@ -34,6 +36,7 @@ type Settings struct {
 	MaxPods       int64               // how many pods the scheduler may put here
 	Reserved      corev1.ResourceList // of the machine, for others than pods: kubeReserved and systemReserved together
 	Eviction      pressure.Thresholds // below which pods have to go
+	Shutdown      []shutdown.Step     // what pods get when the machine goes down; empty: nothing
 	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
 }
 
@@ -60,7 +63,8 @@ func Read(path string) (Settings, error) {
 
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
-	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "mergeDefaultEvictionSettings", "staticPodPath", "systemReserved",
+	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "mergeDefaultEvictionSettings",
+	"shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
 }
 
 // Parse reads a KubeletConfiguration, YAML or JSON. All mistakes are reported at once.
@@ -93,6 +97,8 @@ func Parse(data []byte) (Settings, error) {
 		s.Eviction, err = pressure.ParseThresholds(from.EvictionHard, from.MergeDefaultEvictionSettings != nil && *from.MergeDefaultEvictionSettings)
 		note("evictionHard", err)
 	}
+	s.Shutdown, err = shutdownSteps(from)
+	note("shutdownGracePeriod", err)
 	s.UnsafeSysctls = from.AllowedUnsafeSysctls
 	return s, errors.Join(errs...)
 }
@@ -108,6 +114,31 @@ func unheeded(from kubeletv1beta1.KubeletConfiguration) []error {
 		}
 	}
 	return errs
+}
+
+// systemCritical is the lowest priority of the system's own pods.
+const systemCritical = 2000000000
+
+func shutdownSteps(from kubeletv1beta1.KubeletConfiguration) ([]shutdown.Step, error) {
+	all, critical := from.ShutdownGracePeriod.Duration, from.ShutdownGracePeriodCriticalPods.Duration
+	switch {
+	case len(from.ShutdownGracePeriodByPodPriority) > 0 && (all != 0 || critical != 0):
+		return nil, errors.New("it goes together with shutdownGracePeriodCriticalPods only: remove these two, or shutdownGracePeriodByPodPriority")
+	case all < 0 || critical < 0 || critical > all:
+		return nil, fmt.Errorf("of %s for all pods, critical ones cannot have %s: give them 0s to %s", all, critical, all)
+	case all%time.Second != 0 || critical%time.Second != 0:
+		return nil, errors.New("it has to be whole seconds")
+	case all > 0:
+		return []shutdown.Step{{Priority: 0, Grace: all - critical}, {Priority: systemCritical, Grace: critical}}, nil
+	}
+	var steps []shutdown.Step
+	for _, step := range from.ShutdownGracePeriodByPodPriority {
+		if step.ShutdownGracePeriodSeconds < 0 || slices.ContainsFunc(steps, func(s shutdown.Step) bool { return s.Priority == step.Priority }) {
+			return nil, fmt.Errorf("shutdownGracePeriodByPodPriority names priority %d twice, or gives it less than 0 s", step.Priority)
+		}
+		steps = append(steps, shutdown.Step{Priority: step.Priority, Grace: time.Duration(step.ShutdownGracePeriodSeconds) * time.Second})
+	}
+	return steps, nil
 }
 
 // reservable is what a machine can keep from its pods.

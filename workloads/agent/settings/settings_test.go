@@ -3,12 +3,14 @@ package settings
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"knarr.dev/knarr/workloads/agent/pressure"
+	"knarr.dev/knarr/workloads/agent/shutdown"
 )
 
 const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
@@ -40,14 +42,30 @@ func TestParse(t *testing.T) {
 				s.StaticPods, s.UnsafeSysctls = "/etc/knarr/pods", []string{"net.core.*"}
 			}),
 		},
-		"another kind":                 {text: "apiVersion: v1\nkind: Pod\n", err: "it is v1 Pod: begin it with apiVersion: kubelet.config.k8s.io/v1beta1"},
-		"a field that does not exist":  {text: head + "maxPod: 3\n", err: `unknown field "maxPod"`},
-		"a field nobody here heeds":    {text: head + "hairpinMode: none\n", err: "hairpinMode is not heeded here: remove it"},
-		"a folder relative to what":    {text: head + "staticPodPath: pods\n", err: `staticPodPath: "pods" is not absolute`},
-		"a reservation of what is not": {text: head + "kubeReserved: {gpu: '1'}\n", err: `"gpu" cannot be reserved`},
-		"a reservation below nothing":  {text: head + "kubeReserved: {cpu: '-1'}\n", err: `cpu: "-1" is not an amount`},
-		"a bad threshold":              {text: head + "evictionHard: {memory.available: x}\n", err: "evictionHard: memory.available"},
-		"every mistake is reported":    {text: head + "maxPods: -1\nhairpinMode: none\n", err: "maxPods: -1 is less than 0"},
+		"critical pods get the end of the time there is": {
+			text: head + "shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s\n",
+			want: with(func(s *Settings) {
+				s.Reserved = corev1.ResourceList{}
+				s.Shutdown = []shutdown.Step{{Priority: 0, Grace: 20 * time.Second}, {Priority: 2000000000, Grace: 10 * time.Second}}
+			}),
+		},
+		"each priority has its own": {
+			text: head + "shutdownGracePeriodByPodPriority: [{priority: 100, shutdownGracePeriodSeconds: 5}]\n",
+			want: with(func(s *Settings) {
+				s.Reserved, s.Shutdown = corev1.ResourceList{}, []shutdown.Step{{Priority: 100, Grace: 5 * time.Second}}
+			}),
+		},
+		"more for critical pods than for all": {text: head + "shutdownGracePeriod: 5s\nshutdownGracePeriodCriticalPods: 10s\n", err: "critical ones cannot have 10s"},
+		"two ways to say it":                  {text: head + "shutdownGracePeriod: 5s\nshutdownGracePeriodByPodPriority: [{priority: 1, shutdownGracePeriodSeconds: 5}]\n", err: "remove these two"},
+		"a priority twice":                    {text: head + "shutdownGracePeriodByPodPriority: [{priority: 1}, {priority: 1}]\n", err: "priority 1 twice"},
+		"another kind":                        {text: "apiVersion: v1\nkind: Pod\n", err: "it is v1 Pod: begin it with apiVersion: kubelet.config.k8s.io/v1beta1"},
+		"a field that does not exist":         {text: head + "maxPod: 3\n", err: `unknown field "maxPod"`},
+		"a field nobody here heeds":           {text: head + "hairpinMode: none\n", err: "hairpinMode is not heeded here: remove it"},
+		"a folder relative to what":           {text: head + "staticPodPath: pods\n", err: `staticPodPath: "pods" is not absolute`},
+		"a reservation of what is not":        {text: head + "kubeReserved: {gpu: '1'}\n", err: `"gpu" cannot be reserved`},
+		"a reservation below nothing":         {text: head + "kubeReserved: {cpu: '-1'}\n", err: `cpu: "-1" is not an amount`},
+		"a bad threshold":                     {text: head + "evictionHard: {memory.available: x}\n", err: "evictionHard: memory.available"},
+		"every mistake is reported":           {text: head + "maxPods: -1\nhairpinMode: none\n", err: "maxPods: -1 is less than 0"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
