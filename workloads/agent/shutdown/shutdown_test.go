@@ -98,7 +98,13 @@ func (p *pods) Told(uid types.UID) bool {
 // logindOn is as much of systemd-logind as the component talks to, on a bus of its own.
 type logindOn struct {
 	conn *dbus.Conn
-	held chan *os.File // our end of each inhibitor: it reads the end of the file when that is released
+	held chan lock
+}
+
+// lock is one inhibitor: a pipe that reads its end when nobody holds the other one.
+type lock struct {
+	ours *os.File
+	sent int // what the component got a copy of
 }
 
 func (l *logindOn) Inhibit(what, _, _, mode string) (dbus.UnixFD, *dbus.Error) {
@@ -114,8 +120,7 @@ func (l *logindOn) Inhibit(what, _, _, mode string) (dbus.UnixFD, *dbus.Error) {
 		return 0, dbus.MakeFailedError(err)
 	}
 	_ = w.Close()
-	time.AfterFunc(time.Second, func() { _ = syscall.Close(fd) }) // the message took a copy along
-	l.held <- r
+	l.held <- lock{r, fd}
 	return dbus.UnixFD(fd), nil
 }
 
@@ -135,7 +140,7 @@ func bus(t *testing.T) string {
 	}
 	conf := filepath.Join(t.TempDir(), "bus.conf")
 	text := `<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow own="*"/><allow user="*"/></policy></busconfig>`
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +167,7 @@ func TestTheMachineWaitsForItsPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	login := &logindOn{conn: conn, held: make(chan *os.File, 10)}
+	login := &logindOn{conn: conn, held: make(chan lock, 10)}
 	if err := conn.Export(login, place, manager); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +190,7 @@ func TestTheMachineWaitsForItsPods(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, func() {}) }()
 
-	lock := receive(t, login.held, "an inhibitor")
+	first := receive(t, login.held, "an inhibitor")
 	login.going(t, true)
 	if !receive(t, changed, "the notice") {
 		t.Error("the notice says that the machine stays")
@@ -195,7 +200,7 @@ func TestTheMachineWaitsForItsPods(t *testing.T) {
 			t.Errorf("pod %s was ended when it was %s's turn", got, want)
 		}
 	}
-	released(t, lock)
+	released(t, first)
 	if e := node.told["plain"]; e.Reason != "Terminated" || !e.Disrupted {
 		t.Errorf("the pod was told %+v", e)
 	}
@@ -205,11 +210,13 @@ func TestTheMachineWaitsForItsPods(t *testing.T) {
 		t.Error("the notice says that the machine goes")
 	}
 	again := receive(t, login.held, "another inhibitor")
+	login.going(t, true) // it has this one too, or it would not hear
+	receive(t, changed, "the notice")
 	stop()
-	released(t, again) // who is stopped holds nobody up
-	if err := <-done; err != nil {
+	if err := receive(t, done, "the end"); err != nil {
 		t.Errorf("Run() = %v", err)
 	}
+	released(t, again) // who is stopped holds nobody up
 }
 
 func TestAMachineWithoutABus(t *testing.T) {
@@ -242,16 +249,17 @@ func receive[T any](t *testing.T, from <-chan T, what string) T {
 	}
 }
 
-// released waits until nobody holds the other end.
-func released(t *testing.T, lock *os.File) {
+// released waits until nobody holds the other end, once the component has its own.
+func released(t *testing.T, l lock) {
 	t.Helper()
+	_ = syscall.Close(l.sent)
 	end := make(chan error, 1)
 	go func() {
-		_, err := lock.Read(make([]byte, 1))
+		_, err := l.ours.Read(make([]byte, 1))
 		end <- err
 	}()
 	if err := receive(t, end, "the release of the inhibitor"); err == nil {
 		t.Error("somebody wrote into an inhibitor")
 	}
-	_ = lock.Close()
+	_ = l.ours.Close()
 }
