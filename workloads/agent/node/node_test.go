@@ -174,8 +174,15 @@ func TestAnAdoptedNodeKeepsItsLabelsAndGetsOurs(t *testing.T) {
 }
 
 func TestTheLeaseBelongsToTheNodeAndIsRenewed(t *testing.T) {
-	engine := &engine{}
-	node, client := start(t, engine, Config{})
+	client := fake.NewClientset()
+	node, err := New(Config{ // that does not run, and so renews nothing by itself
+		Name: "n1", Client: client, Nodes: informers.NewSharedInformerFactory(client, 0).Core().V1().Nodes().Informer(), Runtime: &engine{},
+		Addresses: func() []netip.Addr { return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.remember(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node"}}, time.Time{})
 	first, err := node.renew(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
