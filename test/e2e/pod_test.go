@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,7 @@ func TestPods(t *testing.T) {
 		"a namespace takes its pods with it":     namespaceTakesItsPods,
 		"its resources are limits in the kernel": limitsInTheKernel,
 		"its claim outlives it":                  claimOutlivesPods,
+		"its users are not the machine's":        usersOfItsOwn,
 		"knarr why explains it":                  whyExplains,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,6 +61,49 @@ func TestPods(t *testing.T) {
 			story(&own)
 		})
 	}
+}
+
+// usersOfItsOwn: root in such a pod is nobody outside of it, and what it writes and reads is none the wiser.
+func usersOfItsOwn(c *cluster) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "for-others"}, StringData: map[string]string{"password": "hunter3"}}
+	if _, err := c.client.CoreV1().Secrets("default").Create(c.t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	container := app("serve")
+	container.VolumeMounts = []corev1.VolumeMount{{Name: "secret", MountPath: "/secret"}, {Name: "scratch", MountPath: "/scratch"}}
+	container.SecurityContext = &corev1.SecurityContext{ProcMount: new(corev1.UnmaskedProcMount)}
+	p := pod("other-users", container)
+	p.Spec.HostUsers = new(false)
+	p.Spec.Volumes = []corev1.Volume{
+		{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "for-others"}}},
+		{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+	}
+	c.create(p)
+	c.awaitPod(p.Name, "to be ready", podReady)
+	if id := c.exec(p.Name, "id"); !strings.HasPrefix(id, "0 0 ") {
+		c.t.Errorf("in the pod its user is %q, want root", id)
+	}
+	if ids := strings.Fields(c.exec(p.Name, "read", "/proc/self/uid_map")); len(ids) != 3 || ids[0] != "0" || ids[1] == "0" || ids[2] != "65536" {
+		c.t.Errorf("the pod's users from 0 on are the machine's %v, want 65536 of its own", ids)
+	}
+	if got := c.exec(p.Name, "read", "/secret/password"); got != "hunter3" {
+		c.t.Errorf("the secret holds %q", got)
+	}
+	c.exec(p.Name, "write", "/scratch/note", "kept")
+	if got := c.exec(p.Name, "read", "/scratch/note", "/etc/hosts"); !strings.HasPrefix(got, "kept") || !strings.Contains(got, p.Name) {
+		c.t.Errorf("emptyDir and hosts file hold %q", got)
+	}
+	if c.exec(p.Name, "read", "/proc/interrupts") == "" {
+		c.t.Error("an unmasked /proc is masked")
+	}
+	c.kubectl("delete", "pod", p.Name)
+	c.eventually("its user ids are given back", func() error {
+		notes, err := filepath.Glob(filepath.Join(c.server.DataDir(), "agent", "pods", "*", "userns"))
+		if err == nil && len(notes) > 0 {
+			err = fmt.Errorf("%v are left", notes)
+		}
+		return err
+	})
 }
 
 func readsItsConfiguration(c *cluster) {

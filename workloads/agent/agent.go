@@ -121,6 +121,7 @@ func New(conf Config) (*Agent, error) {
 	}
 	groups := cgroup.New(conf.CgroupRoot)
 	node.Unified = groups.Unified()
+	node.Swap.Bounded, node.Swap.Limited = groups.BoundsSwap(), conf.Settings.LimitedSwap
 	a := &Agent{conf: conf}
 	pods := pod.Config{
 		Node:      node,
@@ -181,7 +182,7 @@ func describe(conf Config) (translate.Node, error) {
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return node, fmt.Errorf("open %s: %w", conf.ResolvConf, err)
 	}
-	if node.MemoryBytes, err = machineMemory(); err != nil {
+	if node.MemoryBytes, node.Swap.Bytes, err = machineMemory(); err != nil {
 		return node, err
 	}
 	node.Allocatable = conf.Settings.Allocatable(capacity(node))
@@ -201,19 +202,29 @@ func hasAppArmor() bool {
 	return err == nil && strings.HasPrefix(string(enabled), "Y")
 }
 
-func machineMemory() (int64, error) {
+// machineMemory is the memory and the swap there are, in bytes.
+func machineMemory() (memory, swap int64, err error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return 0, fmt.Errorf("ask for the machine's memory: %w", err)
+		return 0, 0, fmt.Errorf("ask for the machine's memory: %w", err)
 	}
 	defer f.Close()
+	wanted := map[string]*int64{"MemTotal:": &memory, "SwapTotal:": &swap}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) >= 2 && fields[0] == "MemTotal:" {
-			kib, err := strconv.ParseInt(fields[1], 10, 64)
-			return kib << 10, err
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || wanted[fields[0]] == nil {
+			continue
 		}
+		kib, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("ask for the machine's memory: %w", err)
+		}
+		*wanted[fields[0]] = kib << 10
 	}
-	return 0, errors.New("ask for the machine's memory: /proc/meminfo does not say")
+	if memory == 0 {
+		return 0, 0, errors.New("ask for the machine's memory: /proc/meminfo does not say")
+	}
+	return memory, swap, nil
 }
 
 // Name is the component's name.

@@ -36,15 +36,28 @@ const mountpoint = "/sys/fs/cgroup"
 type Tree struct {
 	root    string
 	unified bool
+	mount   string // where the kernel shows the groups
 }
 
 // New returns the tree below root, "/" for the machine's own.
 func New(root string) *Tree {
-	return &Tree{root: path.Join("/", root), unified: cgroups.Mode() == cgroups.Unified}
+	return &Tree{root: path.Join("/", root), unified: cgroups.Mode() == cgroups.Unified, mount: mountpoint}
 }
 
 // Unified says whether this machine has cgroup v2 only.
 func (t *Tree) Unified() bool { return t.unified }
+
+// BoundsSwap says whether groups can be held to a part of the swap: only v2 can, and only where the kernel counts it. The
+// root group has no such file, so a process that lies there does not know, and the answer is no.
+func (t *Tree) BoundsSwap() bool {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if !t.unified || err != nil {
+		return false
+	}
+	_, group, _ := strings.Cut(strings.TrimSpace(string(own)), "0::")
+	_, err = os.Stat(filepath.Join(t.mount, group, "memory.swap.max"))
+	return err == nil
+}
 
 // Pods is the group of all pods.
 func (t *Tree) Pods() string { return path.Join(t.root, "kubepods") }
@@ -148,9 +161,9 @@ func machinePids() int64 {
 
 // Thaw lets a pod's processes go on that something has frozen: they hear no signal, and under v1 do not even die.
 func (t *Tree) Thaw(pod *corev1.Pod) error {
-	root, name, value := filepath.Join(mountpoint, "freezer"), "freezer.state", "THAWED"
+	root, name, value := filepath.Join(t.mount, "freezer"), "freezer.state", "THAWED"
 	if t.unified {
-		root, name, value = mountpoint, "cgroup.freeze", "0"
+		root, name, value = t.mount, "cgroup.freeze", "0"
 	}
 	return filepath.WalkDir(filepath.Join(root, t.Pod(QOS(pod), pod.UID)), func(dir string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() {
@@ -169,7 +182,7 @@ func (t *Tree) Fits(pod *corev1.Pod, container string, memory int64) error {
 	if !t.unified || memory <= 0 {
 		return nil
 	}
-	file := filepath.Join(mountpoint, t.Pod(QOS(pod), pod.UID), container, "memory.current")
+	file := filepath.Join(t.mount, t.Pod(QOS(pod), pod.UID), container, "memory.current")
 	text, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -198,9 +211,9 @@ func (t *Tree) Remove(uid types.UID) error {
 
 // Uids lists the pods that have a group here.
 func (t *Tree) Uids() []types.UID {
-	base := filepath.Join(mountpoint, "memory")
+	base := filepath.Join(t.mount, "memory")
 	if t.unified {
-		base = mountpoint
+		base = t.mount
 	}
 	var uids []types.UID
 	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
@@ -214,7 +227,7 @@ func (t *Tree) Uids() []types.UID {
 
 func (t *Tree) ensure(group string, res *specs.LinuxResources) error {
 	if t.unified {
-		if _, err := cgroup2.NewManager(mountpoint, group, cgroup2.ToResources(res)); err != nil {
+		if _, err := cgroup2.NewManager(t.mount, group, cgroup2.ToResources(res)); err != nil {
 			return fmt.Errorf("make cgroup %s: %w", group, err)
 		}
 		return nil
@@ -229,15 +242,15 @@ func (t *Tree) ensure(group string, res *specs.LinuxResources) error {
 // after sleeping when a dying container still holds the folder, and the caller tries again anyway.
 func (t *Tree) remove(group string) error {
 	if t.unified {
-		return removeTree(filepath.Join(mountpoint, group))
+		return removeTree(filepath.Join(t.mount, group))
 	}
-	hierarchies, err := os.ReadDir(mountpoint)
+	hierarchies, err := os.ReadDir(t.mount)
 	if err != nil {
 		return fmt.Errorf("list cgroup hierarchies: %w", err)
 	}
 	var errs []error
 	for _, h := range hierarchies {
-		errs = append(errs, removeTree(filepath.Join(mountpoint, h.Name(), group)))
+		errs = append(errs, removeTree(filepath.Join(t.mount, h.Name(), group)))
 	}
 	return errors.Join(errs...)
 }
@@ -272,6 +285,11 @@ func removeTree(dir string) error {
 
 // killAll ends the processes of one group; they are gone a moment later, not on return.
 func killAll(dir string) error {
+	// v2 kills them all at once (5.14), however fast they multiply.
+	if kill, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0); err == nil {
+		_, err = kill.WriteString("1")
+		return errors.Join(err, kill.Close())
+	}
 	// Under v1 a frozen process does not even die. Other hierarchies and v2, where it does, have no such file.
 	err := os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {

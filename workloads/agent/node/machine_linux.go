@@ -23,7 +23,7 @@ type machine struct {
 }
 
 func readMachine() (machine, error) {
-	memory, err := readMemory()
+	memory, swap, err := readMemory()
 	if err != nil {
 		return machine{}, err
 	}
@@ -48,23 +48,33 @@ func readMachine() (machine, error) {
 			OSImage:         osImage("/etc/os-release", "/usr/lib/os-release"),
 			OperatingSystem: goruntime.GOOS,
 			Architecture:    goruntime.GOARCH,
+			Swap:            &corev1.NodeSwapStatus{Capacity: new(int64(swap))},
 		},
 	}, nil
 }
 
-// readMemory is all there is, in bytes.
-func readMemory() (uint64, error) {
+// readMemory is all the memory and all the swap there are, in bytes.
+func readMemory() (memory, swap uint64, err error) {
 	data, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, fmt.Errorf("read the machine's memory: %w; is /proc mounted?", err)
+		return 0, 0, fmt.Errorf("read the machine's memory: %w; is /proc mounted?", err)
 	}
+	wanted := map[string]*uint64{"MemTotal:": &memory, "SwapTotal:": &swap}
 	for line := range strings.Lines(string(data)) {
-		if fields := strings.Fields(line); len(fields) >= 2 && fields[0] == "MemTotal:" {
-			kib, err := strconv.ParseUint(fields[1], 10, 64)
-			return kib << 10, err
+		fields := strings.Fields(line)
+		if len(fields) < 2 || wanted[fields[0]] == nil {
+			continue
 		}
+		kib, err := strconv.ParseUint(fields[1], 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("read the machine's memory: %w", err)
+		}
+		*wanted[fields[0]] = kib << 10
 	}
-	return 0, errors.New("read the machine's memory: /proc/meminfo has no MemTotal")
+	if memory == 0 {
+		return 0, 0, errors.New("read the machine's memory: /proc/meminfo has no MemTotal")
+	}
+	return memory, swap, nil
 }
 
 func readHugePages(folder string) map[int64]int64 {

@@ -83,7 +83,7 @@ func (m *Manager) pull(ctx context.Context, pod *corev1.Pod, name string, ref re
 	defer m.pulls.Release(1)
 	m.event(pod, corev1.EventTypeNormal, "Pulling", "Pulling image %q", name)
 	began := m.now()
-	conf, err := translate.Sandbox(pod, m.conf.Node, 0, "")
+	conf, err := translate.Sandbox(pod, m.conf.Node, 0, "", nil)
 	if err != nil {
 		return err
 	}

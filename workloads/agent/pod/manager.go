@@ -31,6 +31,7 @@ import (
 	"knarr.dev/knarr/workloads/agent/pulled"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/translate"
+	"knarr.dev/knarr/workloads/agent/userns"
 )
 
 // Objects answers what containers' environments and image pulls refer to.
@@ -69,6 +70,7 @@ type Manager struct {
 	log    *slog.Logger
 	store  store
 	writer *writer
+	users  *userns.Ranges
 	slots  *semaphore.Weighted // sandboxes and containers being made
 	pulls  *semaphore.Weighted
 	pulled *pulled.Records
@@ -103,6 +105,7 @@ func NewManager(conf Config) *Manager {
 	}
 	m := &Manager{
 		conf: conf, log: conf.Log.With("component", "pods"), store: store{dir: filepath.Join(conf.Dir, "desired")},
+		users: userns.In(filepath.Join(conf.Dir, "pods")),
 		// Making a container is part waiting for the kernel, part work of runc: some more than there are cores keep
 		// them busy, many more only make each one late.
 		slots:  semaphore.NewWeighted(int64(2*goruntime.NumCPU() + 2)),

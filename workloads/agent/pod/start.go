@@ -153,11 +153,14 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 			return "", err
 		}
 	}
+	if in.Users, err = m.usersOf(pod); err != nil {
+		return "", err
+	}
 	conf, err := translate.Container(pod, c, m.conf.Node, in)
 	if err != nil {
 		return "", err
 	}
-	sandboxConf, err := translate.Sandbox(pod, m.conf.Node, sandbox.Attempt, m.conf.Cgroups.Pod(cgroup.QOS(pod), pod.UID))
+	sandboxConf, err := translate.Sandbox(pod, m.conf.Node, sandbox.Attempt, m.conf.Cgroups.Pod(cgroup.QOS(pod), pod.UID), in.Users)
 	if err != nil {
 		return "", err
 	}

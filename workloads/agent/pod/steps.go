@@ -118,7 +118,11 @@ func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err != nil {
 		return err
 	}
-	conf, err := translate.Sandbox(pod, m.conf.Node, attempt, parent)
+	users, err := m.usersOf(pod)
+	if err != nil {
+		return err
+	}
+	conf, err := translate.Sandbox(pod, m.conf.Node, attempt, parent, users)
 	if err != nil {
 		return err
 	}
@@ -209,6 +213,9 @@ func (m *Manager) clean(ctx context.Context, a *actor, pod *corev1.Pod) error {
 		return err
 	}
 	if err := m.removeShared(pod); err != nil {
+		return err
+	}
+	if err := m.users.Release(pod.UID); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -18,6 +18,7 @@ type config struct {
 	network      mode
 	pid          mode
 	ipc          mode
+	users        bool // its users are not the machine's
 }
 
 // mode is CRI's NamespaceMode.
@@ -72,7 +73,7 @@ func (c *config) linux(n protowire.Number, b []byte, _ uint64) error {
 	return nil
 }
 
-func (c *config) namespaces(n protowire.Number, _ []byte, v uint64) error {
+func (c *config) namespaces(n protowire.Number, b []byte, v uint64) error {
 	switch n {
 	case 1:
 		c.network = mode(v)
@@ -80,6 +81,14 @@ func (c *config) namespaces(n protowire.Number, _ []byte, v uint64) error {
 		c.pid = mode(v)
 	case 3:
 		c.ipc = mode(v)
+	case 5: // of a pod that says nothing of its users there is no such field
+		c.users = true
+		return fields(b, func(n protowire.Number, _ []byte, v uint64) error {
+			if n == 1 {
+				c.users = mode(v) != node
+			}
+			return nil
+		})
 	}
 	return nil
 }
@@ -119,12 +128,19 @@ func (c config) arguments(netns string) []string {
 	sysctls := maps.Clone(c.sysctls)
 	var args []string
 	if c.network != node {
-		for name, value := range map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"} {
+		groups := "0 2147483647"
+		if c.users {
+			groups = "0 65535" // all it has; the kernel takes no others
+		}
+		for name, value := range map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": groups} {
 			if _, set := sysctls[name]; !set {
 				sysctls[name] = value
 			}
 		}
 		args = append(args, "-n", netns, "-u", c.hostname)
+		if c.users {
+			args = append(args, "-U")
+		}
 	}
 	if c.ipc != node {
 		args = append(args, "-i")

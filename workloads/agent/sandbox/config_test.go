@@ -34,6 +34,22 @@ func TestThePauseProgramIsToldWhatThePodWants(t *testing.T) {
 			}},
 			want: []string{"-n", "/netns", "-u", "x", "-i", "-s", "kernel/shm_rmid_forced=1", "-s", "net/ipv4/ip_unprivileged_port_start=1024", "-s", "net/ipv4/ping_group_range=0 2147483647"},
 		},
+		"a pod with users of its own lives in the user namespace its network belongs to": {
+			conf: &runtimeapi.PodSandboxConfig{Hostname: "z", Linux: &runtimeapi.LinuxPodSandboxConfig{
+				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: &runtimeapi.UserNamespace{
+					Mode: runtimeapi.NamespaceMode_POD, Uids: []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}}, Gids: []*runtimeapi.IDMapping{{HostId: 65536, Length: 65536}},
+				}}},
+			}},
+			want: []string{"-n", "/netns", "-u", "z", "-U", "-i", "-s", "net/ipv4/ip_unprivileged_port_start=0", "-s", "net/ipv4/ping_group_range=0 65535"},
+		},
+		"a pod that asks for the machine's users has them": {
+			conf: &runtimeapi.PodSandboxConfig{Hostname: "z", Linux: &runtimeapi.LinuxPodSandboxConfig{
+				SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{NamespaceOptions: &runtimeapi.NamespaceOption{
+					UsernsOptions: &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}, Ipc: runtimeapi.NamespaceMode_NODE,
+				}},
+			}},
+			want: []string{"-n", "/netns", "-u", "z", "-s", "net/ipv4/ip_unprivileged_port_start=0", "-s", "net/ipv4/ping_group_range=0 2147483647"},
+		},
 		"a pod on the machine's network keeps the machine's name and settings": {
 			conf: &runtimeapi.PodSandboxConfig{Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtimeapi.NamespaceOption{Network: runtimeapi.NamespaceMode_NODE},

@@ -37,6 +37,7 @@ type Settings struct {
 	Reserved      corev1.ResourceList // of the machine, for others than pods: kubeReserved and systemReserved together
 	Eviction      pressure.Thresholds // below which pods have to go
 	Shutdown      []shutdown.Step     // what pods get when the machine goes down; empty: nothing
+	LimitedSwap   bool                // burstable pods may swap, in proportion to their requests
 	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
 }
 
@@ -63,7 +64,7 @@ func Read(path string) (Settings, error) {
 
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
-	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "mergeDefaultEvictionSettings",
+	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "memorySwap", "mergeDefaultEvictionSettings",
 	"shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
 }
 
@@ -99,6 +100,11 @@ func Parse(data []byte) (Settings, error) {
 	}
 	s.Shutdown, err = shutdownSteps(from)
 	note("shutdownGracePeriod", err)
+	switch s.LimitedSwap = from.MemorySwap.SwapBehavior == "LimitedSwap"; from.MemorySwap.SwapBehavior {
+	case "", "NoSwap", "LimitedSwap":
+	default:
+		note("memorySwap.swapBehavior", fmt.Errorf("%q is not known: use NoSwap or LimitedSwap", from.MemorySwap.SwapBehavior))
+	}
 	s.UnsafeSysctls = from.AllowedUnsafeSysctls
 	return s, errors.Join(errs...)
 }

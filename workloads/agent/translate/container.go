@@ -25,6 +25,7 @@ type ContainerInput struct {
 	ImageVolumes map[string]*runtimeapi.ImageSpec
 	Shared       map[string]string // what all containers of the pod have in common: path in the container to path here
 	MessageFile  string            // receives the termination message
+	Users        *Users            // of the pod, as of its sandbox
 	TargetID     string            // container whose processes an ephemeral container sees
 }
 
@@ -37,6 +38,7 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 	if err != nil {
 		return nil, err
 	}
+	security.NamespaceOptions.UsernsOptions = in.Users.namespace()
 	if in.TargetID != "" {
 		security.NamespaceOptions.Pid = runtimeapi.NamespaceMode_TARGET
 		security.NamespaceOptions.TargetId = in.TargetID
@@ -45,6 +47,7 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 	if err != nil {
 		return nil, err
 	}
+	in.Users.shift(mounts)
 	env := make(map[string]string, len(in.Env))
 	for _, kv := range in.Env {
 		env[kv.Key] = string(kv.Value)
@@ -162,8 +165,25 @@ func Resources(pod *corev1.Pod, c *corev1.Container, node Node) *runtimeapi.Linu
 		// One process killed for memory leaves a container half-alive; kill it whole.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
+	if node.Unified && node.Swap.Bounded {
+		r.Unified["memory.swap.max"] = strconv.FormatInt(swapOf(pod, c, node), 10)
+	}
 	return r
 }
+
+// swapOf is how much a container may swap, in bytes (KEP-2400): where pods may at all, a burstable one has the part of the
+// machine's swap that its request is of the machine's memory. Who has all that it may use reserved, or nothing, has none, and
+// so has what the node cannot do without.
+func swapOf(pod *corev1.Pod, c *corev1.Container, node Node) int64 {
+	request, limit := c.Resources.Requests[corev1.ResourceMemory], c.Resources.Limits[corev1.ResourceMemory]
+	critical := ptr.Deref(pod.Spec.Priority, 0) >= systemCritical
+	if !node.Swap.Limited || critical || cgroup.QOS(pod) != corev1.PodQOSBurstable || request.IsZero() || request.Cmp(limit) == 0 || node.MemoryBytes <= 0 {
+		return 0
+	}
+	return int64(float64(request.Value()) / float64(node.MemoryBytes) * float64(node.Swap.Bytes))
+}
+
+const systemCritical = 2000000000 // the lowest priority of the system's own pods
 
 // cutHugepages turns hugepages-2Mi into the kernel's 2MB.
 func cutHugepages(name corev1.ResourceName) (string, bool) {

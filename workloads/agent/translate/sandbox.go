@@ -11,10 +11,7 @@ import (
 )
 
 // Sandbox is the pod's network, its namespaces and what its containers share.
-func Sandbox(pod *corev1.Pod, node Node, attempt uint32, cgroupParent string) (*runtimeapi.PodSandboxConfig, error) {
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return nil, badConfig("hostUsers: false asks for a user namespace, which this node does not offer")
-	}
+func Sandbox(pod *corev1.Pod, node Node, attempt uint32, cgroupParent string, users *Users) (*runtimeapi.PodSandboxConfig, error) {
 	dns, err := podDNS(pod, node)
 	if err != nil {
 		return nil, err
@@ -23,6 +20,7 @@ func Sandbox(pod *corev1.Pod, node Node, attempt uint32, cgroupParent string) (*
 	if err != nil {
 		return nil, err
 	}
+	security.NamespaceOptions.UsernsOptions = users.namespace()
 	labels := podLabels(pod)
 	for k, v := range pod.Labels {
 		if _, ours := labels[k]; !ours {

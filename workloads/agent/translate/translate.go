@@ -41,9 +41,17 @@ type Node struct {
 	DNS           DNS // the node's own resolver
 	Unified       bool
 	MemoryBytes   int64 // of the machine
+	Swap          Swap
 	Allocatable   corev1.ResourceList
 	LogRoot       string // pod log folders lie in it
 	SeccompRoot   string // Localhost profiles lie in it
+}
+
+// Swap of a machine.
+type Swap struct {
+	Bytes   int64
+	Bounded bool // the kernel can hold a group to a part of it, which it does under cgroup v2 only
+	Limited bool // burstable pods have their part of it; otherwise pods have none
 }
 
 // LogFolder is a pod's folder inside LogRoot.

@@ -1,0 +1,99 @@
+package cgroup
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// unified is a tree of cgroup v2 in a folder of ours: what is written is there to read, and means nothing.
+func unified(t *testing.T) *Tree {
+	t.Helper()
+	tree := &Tree{root: "/", unified: true, mount: t.TempDir()}
+	for _, group := range []string{"", "kubepods", "kubepods/burstable", "kubepods/besteffort"} { // the kernel makes these files
+		dir := filepath.Join(tree.mount, group)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tree
+}
+
+func (t *Tree) written(group string) map[string]string {
+	out := map[string]string{}
+	files, _ := filepath.Glob(filepath.Join(t.mount, group, "*.*"))
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && filepath.Base(file) != "cgroup.subtree_control" {
+			out[filepath.Base(file)] = string(text)
+		}
+	}
+	return out
+}
+
+func TestWhatIsToldToCgroupV2(t *testing.T) {
+	tree := unified(t)
+	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi")}
+	reserved := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}
+	if err := tree.Init(Sharing(capacity, reserved)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"cpu.weight": "240", "memory.max": "7516192768"}, tree.written("kubepods")); diff != "" {
+		t.Errorf("for all pods (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{"cpu.weight": "1"}, tree.written("kubepods/besteffort")); diff != "" {
+		t.Errorf("for best-effort pods (-want +got):\n%s", diff)
+	}
+	group, err := tree.EnsurePod(pod(corev1.ResourceRequirements{Limits: list("250m", "32Mi"), Requests: list("100m", "16Mi")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := tree.written(group)
+	delete(got, "pids.max") // of this machine
+	delete(got, "cpu.weight")
+	if diff := cmp.Diff(map[string]string{"cpu.max": "25000 100000", "memory.max": "33554432"}, got); diff != "" {
+		t.Errorf("for a pod (-want +got):\n%s", diff)
+	}
+	if uids := tree.Uids(); len(uids) != 1 || uids[0] != "1" {
+		t.Errorf("pods with groups = %v, want 1", uids)
+	}
+}
+
+func TestSharing(t *testing.T) {
+	capacity := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi")}
+	tests := map[string]struct {
+		reserved corev1.ResourceList
+		want     Whole
+	}{
+		"of what nothing is reserved there is no bound": {},
+		"what is left is for pods":                      {corev1.ResourceList{"cpu": resource.MustParse("500m")}, Whole{MilliCPU: 3500}},
+		"more than there is leaves a bound":             {corev1.ResourceList{"memory": resource.MustParse("16Gi")}, Whole{Memory: 1}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(tc.want, Sharing(capacity, tc.reserved)); diff != "" {
+				t.Errorf("Sharing() (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Under v2 the kernel kills a whole group: who forks faster than its processes are listed does not get away.
+func TestAGroupIsKilledAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := killAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "cgroup.kill")); err != nil || string(text) != "1" {
+		t.Errorf("cgroup.kill = %q, %v; want 1", text, err)
+	}
+}
