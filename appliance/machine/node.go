@@ -185,7 +185,7 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 		}, view),
 	}
 	if b.cfg.CloudProvider != config.External { // a cloud's load balancers have their addresses themselves
-		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIP: in.ranges.nodes[0], Nodes: in.cache, Log: b.log}, view))
+		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, Log: b.log}, view))
 	}
 	return parts, nil
 }

@@ -1,7 +1,8 @@
 // Package announce tells the machines on this node's network where the addresses of load balancers are.
 //
 // In:       Services of type LoadBalancer whose addresses this cluster gave, their endpoints, the nodes.
-// Out:      ARP on the link that has the node's address: announcements (RFC 5227) and answers.
+// Out:      on the links that have the node's addresses, announcements and answers: ARP for IPv4 (RFC 5227), neighbour
+// advertisements for IPv6 (RFC 4861).
 // Promise:  of nodes that see the same, one speaks for an address; it falls silent with this process.
 // Not here: who gets which address (workloads/loadbalancer), where its packets go (netstack/proxy).
 package announce
@@ -39,10 +40,10 @@ type Nodes interface {
 
 // Config of an Announcer.
 type Config struct {
-	Node   string
-	NodeIP netip.Addr // the link that has it is announced on
-	Nodes  Nodes
-	Log    *slog.Logger
+	Node    string
+	NodeIPs []netip.Addr // one of each family at most: the link that has it is announced on
+	Nodes   Nodes
+	Log     *slog.Logger
 }
 
 // Announcer is the component.
@@ -92,7 +93,7 @@ func (a *Announcer) Run(ctx context.Context, ready func()) error {
 	}
 	defer a.view.Subscribe(a.mark)()
 
-	v := &voice{announcer: a, claimed: map[types.NamespacedName]bool{}}
+	v := &voice{announcer: a, claimed: map[types.NamespacedName]bool{}, speakers: map[bool]*speaker{}, untold: map[netip.Addr]int{}}
 	defer v.silence()
 	for {
 		var again <-chan time.Time

@@ -3,50 +3,14 @@ package announce
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"sync"
-	"sync/atomic"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"knarr.dev/knarr/netstack/dump"
 )
 
-// segment is the network a node's address is on.
-type segment struct {
-	name   string // of the link
-	index  int
-	mac    net.HardwareAddr
-	prefix netip.Prefix
-}
-
-func (s segment) same(o segment) bool { return s.index == o.index && bytes.Equal(s.mac, o.mac) }
-
-// segmentOf looks up the link that has an address.
-func segmentOf(ip netip.Addr) (segment, error) {
-	all, err := dump.Addresses(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return segment{}, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range all {
-		if addr, ok := netip.AddrFromSlice(a.IP.To4()); !ok || addr != ip {
-			continue
-		}
-		link, err := netlink.LinkByIndex(a.LinkIndex)
-		if err != nil {
-			return segment{}, fmt.Errorf("find the link of %s: %w", ip, err)
-		}
-		ones, _ := a.Mask.Size()
-		attrs := link.Attrs()
-		return segment{attrs.Name, attrs.Index, attrs.HardwareAddr, netip.PrefixFrom(ip, ones).Masked()}, nil
-	}
-	return segment{}, fmt.Errorf("no link has the node's address %s", ip)
-}
+// arp is how neighbours of IPv4 find each other.
+var arp = tongue{name: "ARP", protocol: unix.ETH_P_ARP, answer: answerARP, announcement: announcementARP}
 
 // The parts of an ARP packet in an Ethernet frame (RFC 826).
 const (
@@ -88,94 +52,17 @@ func (p packet) frame(to net.HardwareAddr) []byte {
 	return bytes.Join([][]byte{to, p.senderMAC, etherType, kinds, operation, p.senderMAC, sender[:], p.targetMAC, target[:]}, nil)
 }
 
-// speaker answers questions for addresses on a segment, and announces them.
-type speaker struct {
-	at   segment
-	file *os.File
-	mine atomic.Pointer[map[netip.Addr]bool]
-
-	answering sync.WaitGroup
-	failure   atomic.Pointer[error]
-}
-
-// openSpeaker opens a packet socket for ARP on a link. It has to be answered and closed.
-func openSpeaker(at segment) (*speaker, error) {
-	if len(at.mac) != len(nobody) {
-		return nil, fmt.Errorf("announce on link %s: it is no Ethernet link; route the load balancers' addresses to the nodes instead", at.name)
-	}
-	protocol := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ARP >> 8, unix.ETH_P_ARP & 0xff})
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0) // 0: nothing arrives before it is bound
-	if err != nil {
-		return nil, fmt.Errorf("open a socket for ARP: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: at.index}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("listen for ARP on link %s: %w", at.name, err)
-	}
-	s := &speaker{at: at, file: os.NewFile(uintptr(fd), "arp on "+at.name)}
-	s.answering.Add(1)
-	s.speakFor(map[netip.Addr]bool{})
-	return s, nil
-}
-
-// speakFor replaces the addresses that are answered for, and returns those before. The map is not changed afterwards.
-func (s *speaker) speakFor(mine map[netip.Addr]bool) (before map[netip.Addr]bool) {
-	if old := s.mine.Swap(&mine); old != nil {
-		return *old
-	}
-	return nil
-}
-
-// answer until close; lost is called if it ends before.
-func (s *speaker) answer(lost func()) {
-	defer s.answering.Done()
-	buffer := make([]byte, 128) // the rest of a longer frame is of no interest
-	for {
-		n, err := s.file.Read(buffer)
-		if err == nil {
-			err = s.reply(buffer[:n])
-		}
-		if errors.Is(err, os.ErrClosed) {
-			return
-		}
-		if err != nil {
-			err = fmt.Errorf("answer ARP on link %s: %w", s.at.name, err)
-			s.failure.Store(&err)
-			lost()
-			return
-		}
-	}
-}
-
-// reply to a frame that asks for one of ours. Who only checks that an address is free is told that it is not.
-func (s *speaker) reply(frame []byte) error {
+// answerARP is what to say to a frame that asks for one of ours. Who only checks that an address is free is told that it is not.
+func answerARP(frame []byte, at segment, mine map[netip.Addr]bool) []byte {
 	p, ok := parse(frame)
-	if !ok || p.operation != request || !(*s.mine.Load())[p.targetAddr] || p.senderAddr == p.targetAddr {
+	if !ok || p.operation != request || !mine[p.targetAddr] || p.senderAddr == p.targetAddr {
 		return nil
 	}
-	answer := packet{reply, s.at.mac, p.senderMAC, p.targetAddr, p.senderAddr}
-	_, err := s.file.Write(answer.frame(p.senderMAC))
-	return err
+	answer := packet{reply, at.mac, p.senderMAC, p.targetAddr, p.senderAddr}
+	return answer.frame(p.senderMAC)
 }
 
-// announce an address to everybody: who knew it elsewhere learns better.
-func (s *speaker) announce(addr netip.Addr) error {
-	p := packet{request, s.at.mac, nobody, addr, addr}
-	if _, err := s.file.Write(p.frame(broadcast)); err != nil {
-		return fmt.Errorf("announce %s on link %s: %w", addr, s.at.name, err)
-	}
-	return nil
-}
-
-// ended is why answering ended too early, or nil.
-func (s *speaker) ended() error {
-	if err := s.failure.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-func (s *speaker) close() {
-	_ = s.file.Close()
-	s.answering.Wait()
+// announcementARP is for everybody: who knew an address elsewhere learns better.
+func announcementARP(at segment, addr netip.Addr) []byte {
+	return packet{request, at.mac, nobody, addr, addr}.frame(broadcast)
 }

@@ -15,7 +15,7 @@ import (
 // to announce. See https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer.
 const givenHere = "service.kubernetes.io/load-balancer-cleanup"
 
-// addressesOf are the IPv4 addresses a Service wants to have announced. Those of mode Proxy belong to a machine
+// addressesOf are the addresses a Service wants to have announced. Those of mode Proxy belong to a machine
 // in front of the cluster (KEP-1860).
 func addressesOf(service *corev1.Service) []netip.Addr {
 	if service == nil || service.Spec.Type != corev1.ServiceTypeLoadBalancer || service.Spec.LoadBalancerClass != nil ||
@@ -25,7 +25,7 @@ func addressesOf(service *corev1.Service) []netip.Addr {
 	var all []netip.Addr
 	for _, ingress := range service.Status.LoadBalancer.Ingress {
 		addr, err := netip.ParseAddr(ingress.IP)
-		if err == nil && addr.Is4() && (ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP) {
+		if err == nil && (ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP) {
 			all = append(all, addr)
 		}
 	}

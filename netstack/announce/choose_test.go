@@ -48,7 +48,7 @@ func TestAddressesOf(t *testing.T) {
 			mode := corev1.LoadBalancerIPModeProxy
 			s.Status.LoadBalancer.Ingress[0].IPMode = &mode
 		}, "[]"},
-		"IPv6 has no ARP": {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IP = "2001:db8::1" }, "[]"},
+		"so is an address of IPv6":                                {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IP = "2001:db8::1" }, "[2001:db8::1]"},
 		"a load balancer with a name instead of an address":       {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IP = "" }, "[]"},
 		"a Service that has been deleted is announced until gone": {func(s *corev1.Service) { now := metav1.Now(); s.DeletionTimestamp = &now }, "[192.0.2.9]"},
 	} {

@@ -20,21 +20,35 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
 
-var virtual = netip.MustParseAddr("192.0.2.100")
+// wires is a network, a load balancer's address in it, and those of a router, a client and two nodes.
+type wires struct {
+	network                           netip.Prefix
+	virtual, router, client, one, two string
+}
 
-// TestAnotherNodeTakesOver has a client and two nodes on one switch. The client asks ARP who has the address, and keeps
-// what it learnt until somebody tells it better.
+// TestAnotherNodeTakesOver has a client and two nodes on one switch. The client asks who has the address, and keeps what it
+// learnt until somebody tells it better.
 func TestAnotherNodeTakesOver(t *testing.T) {
+	for name, w := range map[string]wires{
+		"IPv4": {network, "192.0.2.100", "192.0.2.254", "192.0.2.50", "192.0.2.1", "192.0.2.2"},
+		"IPv6": {netip.MustParsePrefix("2001:db8::/64"), "2001:db8::100", "2001:db8::fe", "2001:db8::50", "2001:db8::1", "2001:db8::2"},
+	} {
+		t.Run(name, w.takeOver)
+	}
+}
+
+func (w wires) takeOver(t *testing.T) {
 	netlab.NeedKernel(t)
+	virtual := netip.MustParseAddr(w.virtual)
 	sw := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}
 	netlab.Check(t, netlink.LinkAdd(sw))
 	t.Cleanup(func() { netlab.Check(t, netlink.LinkDel(sw)) })
 	netlab.Check(t, netlink.LinkSetUp(sw))
-	hosts := map[string]*netlab.Host{"client": onSwitch(t, sw, "client", "192.0.2.50"), "a": onSwitch(t, sw, "a", "192.0.2.1"), "b": onSwitch(t, sw, "b", "192.0.2.2")}
+	hosts := map[string]*netlab.Host{"client": w.onSwitch(t, sw, "client", w.client), "a": w.onSwitch(t, sw, "a", w.one), "b": w.onSwitch(t, sw, "b", w.two)}
 	client := hosts["client"]
 
 	service := balanced(virtual.String())
-	cluster, view := endpointstest.Running(t, service, node("a", "192.0.2.1", corev1.ConditionTrue), node("b", "192.0.2.2", corev1.ConditionTrue))
+	cluster, view := endpointstest.Running(t, service, node("a", w.one, corev1.ConditionTrue), node("b", w.two, corev1.ConditionTrue))
 	announcers := map[string]func(){}
 	macs := map[string]string{}
 	for _, name := range []string{"a", "b"} {
@@ -44,10 +58,10 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 			netlab.Check(t, err)
 			macs[at.mac.String()] = name
 		})
-		a := New(Config{Node: name, NodeIP: host.Addr, Nodes: cluster.Cache(), Log: slog.New(slog.DiscardHandler)}, view)
+		a := New(Config{Node: name, NodeIPs: []netip.Addr{host.Addr}, Nodes: cluster.Cache(), Log: slog.New(slog.DiscardHandler)}, view)
 		a.find = func(ip netip.Addr) (at segment, err error) {
 			host.Do(func() { at, err = segmentOf(ip) })
-			at.prefix = network // netlab gives hosts their address alone
+			at.prefix = w.network // netlab gives hosts their address alone
 			return at, err
 		}
 		a.open = func(at segment) (s *speaker, err error) {
@@ -61,7 +75,7 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 		client.Do(func() {
 			eth, err := netlink.LinkByName("eth0")
 			netlab.Check(t, err)
-			all, err := dump.Neighbours(eth.Attrs().Index, netlink.FAMILY_V4)
+			all, err := dump.Neighbours(eth.Attrs().Index, netlink.FAMILY_ALL)
 			netlab.Check(t, err)
 			for _, n := range all {
 				if n.IP.Equal(virtual.AsSlice()) {
@@ -133,9 +147,9 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 }
 
 // onSwitch is a host whose link is plugged into a switch, and which looks for the whole network there.
-func onSwitch(t *testing.T, sw netlink.Link, name, addr string) *netlab.Host {
+func (w wires) onSwitch(t *testing.T, sw netlink.Link, name, addr string) *netlab.Host {
 	t.Helper()
-	host := netlab.Wire(t, name, addr, netip.MustParseAddr("192.0.2.254"))
+	host := netlab.Wire(t, name, addr, netip.MustParseAddr(w.router))
 	port, err := netlink.LinkByName(name)
 	netlab.Check(t, err)
 	netlab.Check(t, netlink.LinkSetMaster(port, sw))
@@ -144,7 +158,7 @@ func onSwitch(t *testing.T, sw netlink.Link, name, addr string) *netlab.Host {
 		netlab.Check(t, err)
 		netlab.Check(t, netlink.RouteAdd(&netlink.Route{
 			LinkIndex: eth.Attrs().Index, Scope: netlink.SCOPE_LINK,
-			Dst: &net.IPNet{IP: network.Addr().AsSlice(), Mask: net.CIDRMask(network.Bits(), 32)},
+			Dst: &net.IPNet{IP: w.network.Addr().AsSlice(), Mask: net.CIDRMask(w.network.Bits(), w.network.Addr().BitLen())},
 		}))
 	})
 	return host

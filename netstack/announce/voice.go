@@ -3,6 +3,7 @@ package announce
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +15,7 @@ import (
 type voice struct {
 	announcer *Announcer
 	claimed   map[types.NamespacedName]bool // Services with addresses to announce
-	speaker   *speaker                      // nil while there is nothing to say
+	speakers  map[bool]*speaker             // by family (IPv6: true), while there is something to say in it
 	untold    map[netip.Addr]int            // announcements that are due
 	unsettled bool                          // the last pass failed
 }
@@ -29,8 +30,10 @@ func (v *voice) pass(ctx context.Context) error {
 		}
 		decide = decide || was || v.claimed[key]
 	}
-	if v.speaker != nil && v.speaker.ended() != nil {
-		return v.speaker.ended()
+	for _, s := range v.speakers {
+		if err := s.ended(); err != nil {
+			return err
+		}
 	}
 	if decide || v.unsettled {
 		if err := v.decide(ctx); err != nil {
@@ -39,7 +42,7 @@ func (v *voice) pass(ctx context.Context) error {
 		v.unsettled = false
 	}
 	for addr := range v.untold {
-		if err := v.speaker.announce(addr); err != nil {
+		if err := v.speakers[addr.Is6()].announce(addr); err != nil {
 			return err
 		}
 		if v.untold[addr]--; v.untold[addr] == 0 {
@@ -51,43 +54,79 @@ func (v *voice) pass(ctx context.Context) error {
 
 // decide which addresses are spoken for from here.
 func (v *voice) decide(ctx context.Context) error {
-	a := v.announcer
 	if len(v.claimed) == 0 {
 		v.silence()
 		return nil
 	}
-	here, err := a.find(a.cfg.NodeIP)
+	var nodes corev1.NodeList
+	if err := v.announcer.cfg.Nodes.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, ip := range v.announcer.cfg.NodeIPs {
+		if err := v.decideOn(ip, nodes.Items); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decideOn decides on the network where this node has an address.
+func (v *voice) decideOn(ip netip.Addr, nodes []corev1.Node) error {
+	a, v6 := v.announcer, ip.Is6()
+	wanted := map[types.NamespacedName][]netip.Addr{}
+	for key := range v.claimed {
+		for _, addr := range addressesOf(a.view.Get(key).Service) {
+			if addr.Is6() == v6 {
+				wanted[key] = append(wanted[key], addr)
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		v.hush(v6)
+		return nil
+	}
+	here, err := a.find(ip)
 	if err != nil {
 		return err
 	}
-	var nodes corev1.NodeList
-	if err := a.cfg.Nodes.List(ctx, &nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("list nodes: %w", err)
-	}
-	able, taken := candidates(nodes.Items, here.prefix), nodeAddresses(nodes.Items)
+	able, taken := candidates(nodes, here.prefix), nodeAddresses(nodes)
 	mine := map[netip.Addr]bool{}
-	for key := range v.claimed {
+	for key, addrs := range wanted {
 		entry := a.view.Get(key)
-		for _, addr := range addressesOf(entry.Service) {
+		if entry.Service == nil {
+			continue // gone since it was looked at: its own news is on the way
+		}
+		for _, addr := range addrs {
 			if here.prefix.Contains(addr) && !taken[addr] && chosen(addr, serving(entry, able)) == a.cfg.Node {
 				mine[addr] = true
 			}
 		}
 	}
 	if len(mine) == 0 {
-		v.silence()
+		v.hush(v6)
 		return nil
 	}
-	if v.speaker != nil && !v.speaker.at.same(here) {
-		v.silence()
+	return v.say(v6, here, mine)
+}
+
+// say that these addresses of a family are here.
+func (v *voice) say(v6 bool, here segment, mine map[netip.Addr]bool) (err error) {
+	a, s := v.announcer, v.speakers[v6]
+	if s != nil && !s.at.same(here) {
+		v.hush(v6)
+		s = nil
 	}
-	if v.speaker == nil {
-		if v.speaker, err = a.open(here); err != nil {
+	if s == nil {
+		if s, err = a.open(here); err != nil {
 			return err
 		}
-		go v.speaker.answer(a.markNodes)
+		v.speakers[v6] = s
+		go s.talk(a.markNodes)
 	}
-	before := v.speaker.speakFor(mine)
+	before, err := s.speakFor(mine)
+	if err != nil {
+		return err
+	}
 	for addr := range before {
 		if !mine[addr] {
 			delete(v.untold, addr)
@@ -98,18 +137,22 @@ func (v *voice) decide(ctx context.Context) error {
 		if before[addr] {
 			continue
 		}
-		if v.untold == nil {
-			v.untold = map[netip.Addr]int{}
-		}
 		v.untold[addr] = announcements
 		a.cfg.Log.Info("a load balancer's address is announced from here", "component", a.Name(), "address", addr, "link", here.name)
 	}
 	return nil
 }
 
-func (v *voice) silence() {
-	if v.speaker != nil {
-		v.speaker.close()
+// hush ends what is said in a family.
+func (v *voice) hush(v6 bool) {
+	if s := v.speakers[v6]; s != nil {
+		s.close()
+		delete(v.speakers, v6)
 	}
-	v.speaker, v.untold = nil, nil
+	maps.DeleteFunc(v.untold, func(addr netip.Addr, _ int) bool { return addr.Is6() == v6 })
+}
+
+func (v *voice) silence() {
+	v.hush(false)
+	v.hush(true)
 }
