@@ -35,6 +35,9 @@ import (
 // patience is how long all of joining may take. Servers answer within a second; this is for one that is starting.
 const patience = time.Minute
 
+// briefly is how long a machine that is a member waits at its start for news of its cluster.
+const briefly = 2 * time.Second
+
 // starting is how long a server may refuse what it will grant once it has started.
 const starting = 10 * time.Second
 
@@ -88,7 +91,38 @@ func join(ctx context.Context, c *config.Config, now func() time.Time) (*Member,
 	if err := m.connect(); err != nil {
 		return nil, fmt.Errorf("make a client of %s: %w", m.Server, err)
 	}
+	if stored {
+		m.refresh(ctx)
+	}
 	return m, nil
+}
+
+// refresh takes over what the cluster says of itself now. A machine that starts while no server answers goes on with what
+// it was told last.
+func (m *Member) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, briefly)
+	defer cancel()
+	found, err := m.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, ConfigMapName, metav1.GetOptions{})
+	if err != nil {
+		m.log.Debug("the cluster's settings of last time are used", "error", err)
+		return
+	}
+	settings, err := readSettings(found.Data)
+	if err != nil {
+		m.log.Warn("the cluster's settings are damaged; those of last time are used", "config map", metav1.NamespaceSystem+"/"+ConfigMapName, "error", err)
+		return
+	}
+	if settings == m.Settings {
+		return
+	}
+	before := m.Settings
+	m.Settings = settings
+	if err := errors.Join(durable.Write(m.ClientCAFile(), []byte(settings.ClientCA), 0o600), m.storeState()); err != nil {
+		m.Settings = before
+		m.log.Warn("the cluster's settings have changed and could not be kept; those of last time are used", "error", err)
+		return
+	}
+	m.log.Info("the cluster's settings have changed", "server", m.Server)
 }
 
 // connect makes the one transport that everything on this node shares: client-go would make another connection for

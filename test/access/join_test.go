@@ -107,6 +107,19 @@ func TestMachineJoinsAndStays(t *testing.T) {
 		}
 	}
 
+	// What the cluster says of itself now counts from the next start.
+	changed := settings
+	changed.ClusterCIDR += ",fd42::/48"
+	must(t, join.Publish(t.Context(), admin.CoreV1(), changed))
+	t.Cleanup(func() { must(t, join.Publish(context.Background(), admin.CoreV1(), settings)) })
+	for range 2 {
+		again, err := join.Join(t.Context(), &restarted)
+		must(t, err)
+		if again.Settings != changed {
+			t.Errorf("after the cluster changed %+v", again.Settings)
+		}
+	}
+
 	renamed := restarted
 	renamed.NodeName = "other"
 	if _, err := join.Join(t.Context(), &renamed); err == nil || !strings.Contains(err.Error(), "set node-name to the old name") {
