@@ -81,7 +81,7 @@ func addressesOf(present []string, own netip.Addr) []string {
 // serviceRange is there and ready to be used. Of others a controller says whether they are.
 func (k *Keeper) serviceRange() step {
 	client := k.client.NetworkingV1().ServiceCIDRs()
-	create := keep("service CIDR", client, k.serviceCIDR(), nil)
+	create := keep("service CIDR", client, k.serviceCIDR(), healServiceCIDR)
 	return func(ctx context.Context) error {
 		if err := create(ctx); err != nil {
 			return err
@@ -113,6 +113,15 @@ func (k *Keeper) serviceCIDR() *networkingv1.ServiceCIDR {
 		cidr.Spec.CIDRs = append(cidr.Spec.CIDRs, c.String())
 	}
 	return cidr
+}
+
+// healServiceCIDR gives it the family the cluster has gained; one that is there stays as it is.
+func healServiceCIDR(have, want *networkingv1.ServiceCIDR) bool {
+	if len(have.Spec.CIDRs) != 1 || len(want.Spec.CIDRs) != 2 || have.Spec.CIDRs[0] != want.Spec.CIDRs[0] {
+		return false
+	}
+	have.Spec.CIDRs = want.Spec.CIDRs
+	return true
 }
 
 // service has the first address of the service network, which is in the serving certificate.
