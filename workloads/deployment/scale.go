@@ -46,9 +46,13 @@ func (r *rollout) nextSize() int32 {
 		return want
 	}
 	surge, _ := bounds(r.d)
-	room := want + surge - total(r.all(), size)
+	room := want + surge - total(r.all(), standing)
 	return have + max(min(room, want-have), 0)
 }
+
+// standing is how many pods a ReplicaSet may have now: those it is to have, and those it has not let go yet. Another one
+// that starts its own is not waiting for that.
+func standing(rs *appsv1.ReplicaSet) int32 { return max(size(rs), rs.Status.Replicas) }
 
 // shrinkOlds scales old ReplicaSets down as far as enough pods stay available: first what never became healthy,
 // then the oldest. It says whether anything changed.
@@ -66,7 +70,7 @@ func (r *rollout) shrinkOlds() bool {
 			budget -= broken
 		}
 	}
-	spare := total(r.all(), available) - needed
+	spare := total(r.all(), staying) - needed
 	for _, rs := range r.olds {
 		if drop := min(spare, size(rs)); drop > 0 {
 			changed = r.scale(rs, size(rs)-drop) || changed
@@ -75,6 +79,9 @@ func (r *rollout) shrinkOlds() bool {
 	}
 	return changed
 }
+
+// staying is how many available pods of a ReplicaSet are meant to stay: those it has not let go yet serve nobody for long.
+func staying(rs *appsv1.ReplicaSet) int32 { return min(size(rs), available(rs)) }
 
 // resized says whether the user changed the number of replicas since the ReplicaSets were last scaled.
 func (r *rollout) resized() bool {

@@ -77,11 +77,15 @@ func (w *world) pass() bool {
 	return changed
 }
 
-// live lets every ReplicaSet reach its size and some pods of it become available.
+// live lets every ReplicaSet reach its size and some pods of it become available. One that is to shrink may take its time.
 func (w *world) live() bool {
 	changed := false
 	for _, rs := range w.sets {
 		before := rs.Status
+		if before.Replicas > size(rs) && w.random.IntN(2) == 0 {
+			changed = true
+			continue
+		}
 		rs.Status.ObservedGeneration = rs.Generation
 		rs.Status.Replicas = size(rs)
 		rs.Status.AvailableReplicas = min(rs.Status.AvailableReplicas, size(rs))
@@ -117,6 +121,9 @@ func (w *world) checkBounds() {
 	surge, unavailable := bounds(w.d)
 	if pods := total(w.sets, size); pods > desired(w.d)+surge {
 		w.t.Fatalf("%d pods wanted for %d replicas and a surge of %d; steps %v", pods, desired(w.d), surge, w.events)
+	}
+	if pods := total(w.sets, func(rs *appsv1.ReplicaSet) int32 { return rs.Status.Replicas }); pods > desired(w.d)+surge {
+		w.t.Fatalf("%d pods for %d replicas and a surge of %d; steps %v", pods, desired(w.d), surge, w.events)
 	}
 	// Once enough are available, enough of them have to be kept.
 	needed := desired(w.d) - unavailable
