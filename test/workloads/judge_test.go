@@ -114,6 +114,11 @@ func TestJudge(t *testing.T) {
 		d.Annotations = map[string]string{askedBy: asked}
 		return d
 	}
+	scaledSet := func(size int32) *appsv1.ReplicaSet {
+		set := setOfSize(size)
+		set.Annotations = map[string]string{askedBy: "1"}
+		return set
+	}
 	forbid, replace, allow := timed(batchv1.ForbidConcurrent), timed(batchv1.ReplaceConcurrent), timed(batchv1.AllowConcurrent)
 
 	tests := map[string]struct {
@@ -166,6 +171,7 @@ func TestJudge(t *testing.T) {
 		"a size an autoscaler was told":                       {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(3, "3")}},
 		"a size an autoscaler was told before":                {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(1, "0"), scaled(3, "0")}},
 		"a size an autoscaler was not told":                   {story: []client.Object{scaled(1, "1"), scaled(1, "3"), scaled(4, "3")}, want: "scaled to 4, for 1 to 3 asked for"},
+		"a size of a set of what an autoscaler was told":      {story: []client.Object{scaledSet(1), scaledSet(0)}},
 		"a size an autoscaler was told long ago":              {story: []client.Object{scaled(3, "3"), scaled(3, "1"), scaled(1, "1"), calm, scaled(3, "1")}, want: "scaled to 3, for 1 to 1 asked for"},
 		"an eviction a budget of one allows":                  {story: []client.Object{setOfSize(2), set("a"), set("b"), calm, set("a", thrownOut), set("a", thrownOut, ending)}},
 		"an eviction that leaves fewer than the budget wants": {story: []client.Object{setOfSize(2), set("a"), set("b", sick), calm, set("a", thrownOut)}, want: "a is evicted and leaves 0 serving of at least 1"},

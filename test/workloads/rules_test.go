@@ -135,10 +135,10 @@ func (c *chronicle) owner(o client.Object, m moment) {
 	}
 }
 
-// ask notes which size an autoscaler is told for an owner.
+// ask notes which size an autoscaler is told for a Deployment, whose ReplicaSets have the same annotation.
 func (c *chronicle) ask(o client.Object) {
 	asked, err := strconv.Atoi(o.GetAnnotations()[askedBy])
-	if err != nil {
+	if _, deployment := o.(*appsv1.Deployment); !deployment || err != nil {
 		return // it has none
 	}
 	known, found := c.asked[o.GetUID()]
