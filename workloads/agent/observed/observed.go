@@ -35,6 +35,7 @@ const (
 	Created State = "created" // made, never started
 	Running State = "running"
 	Exited  State = "exited"
+	Lost    State = "lost" // it ran, or was about to; the runtime finds nothing of it and does not know whether it runs
 )
 
 // Pod is everything the runtime has of one pod.
@@ -88,11 +89,16 @@ func (p Pod) Latest(name string) *Container {
 }
 
 // Running lists what runs, in no order.
-func (p Pod) Running() []Container {
+func (p Pod) Running() []Container { return p.in(Running) }
+
+// Alive lists what runs and what may, in no order.
+func (p Pod) Alive() []Container { return p.in(Running, Lost) }
+
+func (p Pod) in(states ...State) []Container {
 	var out []Container
 	for _, runs := range p.Containers {
 		for _, c := range runs {
-			if c.State == Running {
+			if slices.Contains(states, c.State) {
 				out = append(out, c)
 			}
 		}
@@ -230,12 +236,11 @@ func seen(c Container, before Pod, now time.Time) Container {
 // killed is the exit code after SIGKILL. That it was for want of memory may become known after the end.
 const killed = 137
 
-// states: an unknown container is one whose shim died with it. It is not running, which is all that matters.
 var states = map[runtimeapi.ContainerState]State{
 	runtimeapi.ContainerState_CONTAINER_CREATED: Created,
 	runtimeapi.ContainerState_CONTAINER_RUNNING: Running,
 	runtimeapi.ContainerState_CONTAINER_EXITED:  Exited,
-	runtimeapi.ContainerState_CONTAINER_UNKNOWN: Exited,
+	runtimeapi.ContainerState_CONTAINER_UNKNOWN: Lost,
 }
 
 func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
@@ -262,17 +267,12 @@ func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
 		out.Attempt = uint32(n)
 	}
-	if out.State = states[s.State]; out.State != Exited {
-		return out
-	}
-	if neverStarted(s) {
+	switch out.State = states[s.State]; {
+	case neverStarted(s):
 		out.State, out.ExitCode, out.Reason = Created, 0, ""
-		return out
+	case out.State == Exited:
+		out.Message = lastWords(out, notes)
 	}
-	if s.State == runtimeapi.ContainerState_CONTAINER_UNKNOWN && out.Finished.IsZero() {
-		out.Finished, out.ExitCode, out.Reason = out.Created, 255, "Unknown"
-	}
-	out.Message = lastWords(out, notes)
 	return out
 }
 

@@ -14,8 +14,8 @@ func TestStateOfAContainerCutShort(t *testing.T) {
 		want   State
 	}{
 		"nothing was noted of it":                  {&runtimeapi.ContainerStatus{State: unknown}, Created},
-		"it ran, and its shim is gone":             {&runtimeapi.ContainerStatus{State: unknown, CreatedAt: 1, StartedAt: 2}, Exited},
-		"it was made, and its shim is gone":        {&runtimeapi.ContainerStatus{State: unknown, CreatedAt: 1}, Exited},
+		"it ran, and its shim is gone":             {&runtimeapi.ContainerStatus{State: unknown, CreatedAt: 1, StartedAt: 2}, Lost},
+		"it was made, and its shim is gone":        {&runtimeapi.ContainerStatus{State: unknown, CreatedAt: 1}, Lost},
 		"it was killed before it began":            {&runtimeapi.ContainerStatus{State: exited, CreatedAt: 1, ExitCode: 137, Reason: "Error"}, Created},
 		"it ran and was killed":                    {&runtimeapi.ContainerStatus{State: exited, CreatedAt: 1, StartedAt: 2, ExitCode: 137, Reason: "Error"}, Exited},
 		"it ended well before its start was noted": {&runtimeapi.ContainerStatus{State: exited, CreatedAt: 1, Reason: "Completed"}, Exited},

@@ -192,8 +192,8 @@ func (p *planner) run() {
 // renewSandbox makes the pod's first sandbox, or a new one where the old one died. What still runs in the old one
 // has lost its network and namespaces, and ends first.
 func (p *planner) renewSandbox(old *observed.Sandbox) {
-	if running := p.Runtime.Running(); len(running) > 0 {
-		for _, c := range running {
+	if alive := p.Runtime.Alive(); len(alive) > 0 {
+		for _, c := range alive {
 			p.do(Step{Do: KillContainer, ID: c.ID, Container: c.Name, Grace: translate.Grace(p.Pod), Message: "Pod sandbox changed, it will be killed and re-created."})
 		}
 		return
@@ -296,6 +296,9 @@ func (p *planner) start(c *corev1.Container, latest *observed.Container) {
 		p.do(s)
 		return
 	}
+	if latest.State == observed.Lost {
+		return // collect stops it first: it must not run twice
+	}
 	s.Attempt = latest.Attempt + 1
 	if latest.State == observed.Created {
 		s.ID, s.Attempt = latest.ID, latest.Attempt // made anew under the same number
@@ -383,8 +386,9 @@ func restartsFor(c *corev1.Container, from, to translate.Bounds) bool {
 	})
 }
 
-// collect removes what only takes space: all but the newest ended run of each container, and sandboxes that were
-// replaced and hold no container any more. On a full disk only the runs stay that say what to do next.
+// collect stops what nobody knows to run, and removes what only takes space: all but the newest ended run of each
+// container, older ones that never started, and sandboxes that were replaced and hold no container any more. On a full
+// disk only the runs stay that say what to do next.
 func (p *planner) collect() {
 	used := map[string]bool{}
 	for name, runs := range p.Runtime.Containers {
@@ -394,11 +398,22 @@ func (p *planner) collect() {
 		}
 		for i := range runs {
 			used[runs[i].Sandbox] = true
-			if runs[i].State != observed.Exited || p.Busy[startKey(name)] {
+			if p.Busy[startKey(name)] {
 				continue
 			}
-			if dead++; dead > keep {
-				p.do(Step{Do: RemoveContainer, ID: runs[i].ID, Container: name, Attempt: runs[i].Attempt})
+			remove := Step{Do: RemoveContainer, ID: runs[i].ID, Container: name, Attempt: runs[i].Attempt}
+			switch runs[i].State {
+			case observed.Exited:
+				if dead++; dead > keep {
+					p.do(remove)
+				}
+			case observed.Created: // the newest is made anew by its start
+				if i > 0 {
+					p.do(remove)
+				}
+			case observed.Lost:
+				p.do(Step{Do: KillContainer, ID: runs[i].ID, Container: name, Grace: translate.Grace(p.Pod),
+					Message: fmt.Sprintf("Container %s is in an unknown state, it will be stopped", name)})
 			}
 		}
 	}
@@ -481,9 +496,9 @@ func (p *planner) killAll(e Ending) bool {
 	}
 	var last *observed.Container
 	mains := 0
-	running := p.Runtime.Running()
-	for i := range running {
-		c := &running[i]
+	alive := p.Runtime.Alive()
+	for i := range alive {
+		c := &alive[i]
 		rank := order[c.Name]
 		if rank == 0 {
 			mains++
@@ -495,7 +510,7 @@ func (p *planner) killAll(e Ending) bool {
 	if mains == 0 && last != nil {
 		p.kill(last, e)
 	}
-	return len(running) == 0
+	return len(alive) == 0
 }
 
 func (p *planner) kill(c *observed.Container, e Ending) {

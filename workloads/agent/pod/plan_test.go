@@ -105,6 +105,10 @@ func attempt(n uint32) func(*observed.Container) {
 	return func(c *observed.Container) { c.Attempt = n; c.ID = c.Name + string(rune('0'+n)) }
 }
 
+func neverStarted(c *observed.Container) { c.State = observed.Created }
+
+func lost(c *observed.Container) { c.State = observed.Lost }
+
 func inSandbox(id string) func(*observed.Container) {
 	return func(c *observed.Container) { c.Sandbox = id }
 }
@@ -204,8 +208,25 @@ func TestPlan(t *testing.T) {
 			steps: []Step{start("a", 1)},
 		},
 		"a container made but never started is made anew under its number": {
-			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", func(c *observed.Container) { c.State = observed.Created }))},
+			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", neverStarted))},
 			steps: []Step{{Do: StartContainer, Container: "a", ID: "a0"}},
+		},
+		"of runs that never started only the newest is one to start": {
+			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", attempt(1)), run("a", neverStarted))},
+			steps: []Step{{Do: RemoveContainer, Container: "a", ID: "a0"}},
+		},
+		"what may still run is stopped before it is started again": {
+			view:  View{Pod: wantedPod(one), Mounted: true, Runtime: seen(run("a", lost))},
+			steps: []Step{kill("a", 30, "Container a is in an unknown state, it will be stopped")},
+		},
+		"and stopped with its pod": {
+			view:  View{Pod: wantedPod(one), Ending: deleted, Mounted: true, Runtime: seen(run("a", lost))},
+			steps: []Step{kill("a", 30, "Stopping container a")},
+		},
+		"and when its sandbox died": {
+			view: View{Pod: wantedPod(one), Mounted: true, Runtime: observed.Pod{
+				Sandboxes: []observed.Sandbox{{ID: "s0"}}, Containers: map[string][]observed.Container{"a": {run("a", lost)}}}},
+			steps: []Step{kill("a", 30, "Pod sandbox changed, it will be killed and re-created.")},
 		},
 		"a new image replaces the container": {
 			view:  View{Pod: wantedPod(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "other" }), Mounted: true, Runtime: seen(run("a"), run("b"))},

@@ -25,7 +25,7 @@ func (r *Runtime) clearStrays(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list sandboxes: %w", err)
 	}
-	return errors.Join(r.clearShims(), r.clearNamespaces(stored), r.clearLeases(ctx, stored))
+	return errors.Join(r.clearShims(), r.clearFolders(), r.clearNamespaces(stored), r.clearLeases(ctx, stored))
 }
 
 // shimName is the program's, as containerd derives it from the runtime's type.
@@ -129,6 +129,27 @@ func processes() ([]process, error) {
 	return all, nil
 }
 
+// clearFolders removes bundles and their work folders that were on their way out: containerd hides them, then takes away
+// what is in them, and passes by what it finds hidden.
+func (r *Runtime) clearFolders() error {
+	for _, root := range []string{r.conf.Paths.ContainerdState(), r.conf.Paths.Containerd()} {
+		found, err := filepath.Glob(filepath.Join(root, "*", Namespace, ".*"))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			if !criID.MatchString(filepath.Base(path)[1:]) {
+				continue
+			}
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("remove what is left of a bundle: %w", err)
+			}
+			r.log.Info("bundle removed whose removal was interrupted", "path", path)
+		}
+	}
+	return nil
+}
+
 // clearNamespaces removes network namespaces that no sandbox has.
 func (r *Runtime) clearNamespaces(stored []sandbox.Sandbox) error {
 	found, err := filepath.Glob(filepath.Join(r.conf.Paths.ContainerdState(), "io.containerd.grpc.v1.cri", "netns", "*"))
@@ -163,8 +184,8 @@ func mentioned(stored []sandbox.Sandbox, path string) bool {
 	})
 }
 
-// sandboxID is what CRI names sandboxes and their leases.
-var sandboxID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+// criID is what CRI names sandboxes, their leases and containers.
+var criID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // clearLeases drops the leases of sandboxes that were never noted.
 func (r *Runtime) clearLeases(ctx context.Context, stored []sandbox.Sandbox) error {
@@ -174,7 +195,7 @@ func (r *Runtime) clearLeases(ctx context.Context, stored []sandbox.Sandbox) err
 		return fmt.Errorf("list leases: %w", err)
 	}
 	for _, lease := range all {
-		if !sandboxID.MatchString(lease.ID) || slices.ContainsFunc(stored, func(s sandbox.Sandbox) bool { return s.ID == lease.ID }) {
+		if !criID.MatchString(lease.ID) || slices.ContainsFunc(stored, func(s sandbox.Sandbox) bool { return s.ID == lease.ID }) {
 			continue
 		}
 		if err := service.Delete(ctx, lease); err != nil {

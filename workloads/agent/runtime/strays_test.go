@@ -1,9 +1,50 @@
 package runtime
 
 import (
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"knarr.dev/knarr/bootstrap/config"
 )
+
+func TestFoldersOnTheirWayOutGo(t *testing.T) {
+	dir := t.TempDir()
+	paths := config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}
+	id := strings.Repeat("5a", 32)
+	tasks, work := filepath.Join(paths.ContainerdState(), "tasks", Namespace), filepath.Join(paths.Containerd(), "tasks", Namespace)
+	kept := []string{filepath.Join(tasks, id), filepath.Join(tasks, ".other"), filepath.Join(tasks, "."+id+"0"), filepath.Join(work, id)}
+	for _, path := range append(kept, filepath.Join(tasks, "."+id, "full"), filepath.Join(work, "."+id)) {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := New(Config{Paths: paths, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err := r.clearFolders(); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, root := range []string{tasks, work} {
+		found, err := fs.Glob(os.DirFS(root), "*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range found {
+			left = append(left, filepath.Join(root, name))
+		}
+	}
+	slices.Sort(kept)
+	slices.Sort(left)
+	if diff := cmp.Diff(kept, left); diff != "" {
+		t.Errorf("folders left (-want +got):\n%s", diff)
+	}
+}
 
 func TestStrayShim(t *testing.T) {
 	const socket = "/run/knarr/containerd.sock"

@@ -55,6 +55,9 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: second(latest.Started)}
 		s.Started = ptr.To(in.Started[latest.ID])
 		s.Ready = in.Started[latest.ID] && in.Ready[latest.ID] && (!init || Restartable(c))
+	case latest.State == observed.Lost && before != nil: // until it is known
+		s.State, s.LastTerminationState = before.State, before.LastTerminationState
+		return s
 	case latest.State == observed.Exited && (!isWaiting || in.Stopped):
 		s.State.Terminated = terminated(latest)
 		s.Ready = init && !Restartable(c) && latest.ExitCode == 0

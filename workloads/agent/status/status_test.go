@@ -203,6 +203,10 @@ func TestContainerStatus(t *testing.T) {
 	crashed.Attempt, crashed.Message = 2, "last words"
 	created := running("a")
 	created.State = observed.Created
+	lost := running("a")
+	lost.State = observed.Lost
+	told := pod("Always", "a")
+	told.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}}}
 	first := exited("a", 1)
 	restarted := running("a")
 	restarted.Attempt, restarted.ID = 1, "a2-id"
@@ -234,6 +238,11 @@ func TestContainerStatus(t *testing.T) {
 			want: corev1.ContainerStatus{Name: "a", Image: "i", Started: ptr.To(false), RestartCount: 2, ContainerID: "containerd://a-id", Resources: &corev1.ResourceRequirements{},
 				State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 				LastTerminationState: corev1.ContainerState{Terminated: ended}},
+		},
+		"one that may or may not run is what it was": {
+			in: Input{Pod: told, Runtime: seen(lost)},
+			want: corev1.ContainerStatus{Name: "a", Image: "i", Started: ptr.To(false), ContainerID: "containerd://a-id", Resources: &corev1.ResourceRequirements{},
+				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}},
 		},
 		"one that was restarted counts it": {
 			in: Input{Pod: pod("Always", "a"), Runtime: seen(restarted, first), Started: map[string]bool{"a2-id": true}, Ready: map[string]bool{"a2-id": true}},
