@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
+	runc "github.com/containerd/go-runc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
@@ -53,6 +54,7 @@ func tasks(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	runc.Monitor = sandbox.Direct{ProcessMonitor: runc.Monitor} // containerd's, which the call before has set
 	kept, err := ic.GetByID(sandboxPlugin, "sandbox")
 	if err != nil {
 		return nil, err

@@ -115,20 +115,26 @@ func forgotten(bundle string) error {
 	return nil
 }
 
-// startTime is field 22 of /proc/PID/stat, in clock ticks since the machine's start. The second field is a name, which
-// may hold anything, in brackets.
 func startTime(pid int) (string, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	s, err := statOf(pid)
+	return s.began, err
+}
+
+// stat is what the kernel says of a process: a letter, and when it began, in clock ticks since the machine's start.
+type stat struct{ state, began string }
+
+// statOf reads fields 3 and 22 of /proc/PID/stat. The second one is a name, which may hold anything, in brackets.
+func statOf(pid int) (stat, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return "", err
+		return stat{}, err
 	}
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	list := strings.Fields(rest)
-	const wanted = 22 - 3 // the third field is the first of these
-	if len(list) <= wanted {
-		return "", fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(list))
+	list := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	const state, began = 3 - 3, 22 - 3 // the third field is the first of these
+	if len(list) <= began {
+		return stat{}, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(list))
 	}
-	return list[wanted], nil
+	return stat{list[state], list[began]}, nil
 }
 
 // Tasks serves containers. Their last one's end does not end the shim, as it does without a sandbox: the pod may get
