@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/platforms"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/workloads/agent/translate"
 )
 
 const (
@@ -97,6 +98,7 @@ func containerdConfig(s settings) *srvconfig.Config {
 							// The shim keeps the sandbox as a process (workloads/agent/sandbox), not as a container:
 							// no image, snapshot and runc run for it.
 							"sandboxer":                "shim",
+							"container_annotations":    []string{translate.NoteSeccomp},
 							"disable_pause_image_pull": true,
 							"options": map[string]any{
 								"BinaryName":    runc,

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
@@ -151,6 +152,9 @@ func (t Tasks) RegisterTTRPC(server *ttrpc.Server) error {
 }
 
 func (t Tasks) Create(ctx context.Context, q *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if err := trimSeccomp(q.GetBundle()); err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("trim the seccomp profile: %w", err))
+	}
 	t.Sandbox.count(1) // first, so that the shim does not end meanwhile
 	answer, err := t.TTRPCTaskService.Create(ctx, q)
 	if err != nil {

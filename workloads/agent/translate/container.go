@@ -54,29 +54,33 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 	}
 	labels := podLabels(pod)
 	labels[LabelContainer] = c.Name
+	notes := map[string]string{
+		NoteHash:          Hash(c),
+		NoteRestarts:      strconv.Itoa(int(in.Attempt)),
+		NoteMessagePath:   c.TerminationMessagePath,
+		NoteMessagePolicy: string(c.TerminationMessagePolicy),
+		NoteMessageFile:   in.MessageFile,
+		NoteGrace:         strconv.FormatInt(Grace(pod), 10),
+	}
+	if security.Seccomp.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
+		notes[NoteSeccomp] = string(corev1.SeccompProfileTypeRuntimeDefault)
+	}
 	return &runtimeapi.ContainerConfig{
-		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: in.Attempt},
-		Image:      &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
-		Command:    expandAll(c.Command, env),
-		Args:       expandAll(c.Args, env),
-		WorkingDir: c.WorkingDir,
-		Envs:       in.Env,
-		Mounts:     mounts,
-		Devices:    devices,
-		Labels:     labels,
-		Annotations: map[string]string{
-			NoteHash:          Hash(c),
-			NoteRestarts:      strconv.Itoa(int(in.Attempt)),
-			NoteMessagePath:   c.TerminationMessagePath,
-			NoteMessagePolicy: string(c.TerminationMessagePolicy),
-			NoteMessageFile:   in.MessageFile,
-			NoteGrace:         strconv.FormatInt(Grace(pod), 10),
-		},
-		LogPath:    LogFile(c.Name, in.Attempt),
-		Stdin:      c.Stdin,
-		StdinOnce:  c.StdinOnce,
-		Tty:        c.TTY,
-		StopSignal: signal(c.Lifecycle),
+		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: in.Attempt},
+		Image:       &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
+		Command:     expandAll(c.Command, env),
+		Args:        expandAll(c.Args, env),
+		WorkingDir:  c.WorkingDir,
+		Envs:        in.Env,
+		Mounts:      mounts,
+		Devices:     devices,
+		Labels:      labels,
+		Annotations: notes,
+		LogPath:     LogFile(c.Name, in.Attempt),
+		Stdin:       c.Stdin,
+		StdinOnce:   c.StdinOnce,
+		Tty:         c.TTY,
+		StopSignal:  signal(c.Lifecycle),
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources:       Resources(pod, c, node),
 			SecurityContext: security,

@@ -29,6 +29,8 @@ const (
 	NoteMessagePolicy = "io.kubernetes.container.terminationMessagePolicy"
 	NoteMessageFile   = "knarr.dev/termination-message-file"
 	NoteGrace         = "io.kubernetes.pod.terminationGracePeriod"
+	// NoteSeccomp reaches the shim: the profile is the runtime's own.
+	NoteSeccomp = "knarr.dev/seccomp"
 )
 
 // Node is what pods learn about the machine they run on.
