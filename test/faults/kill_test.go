@@ -170,7 +170,7 @@ func unharmed(before, after []corev1.Pod, touched map[string]bool) []finding {
 	}
 	for i := range before {
 		p := &before[i]
-		if touched[p.Name] || p.DeletionTimestamp != nil {
+		if touched[p.Name] || p.DeletionTimestamp != nil || ends[p.Labels["kind"]] != "" {
 			continue
 		}
 		if now[p.UID] == nil {
@@ -183,7 +183,8 @@ func unharmed(before, after []corev1.Pod, touched map[string]bool) []finding {
 			}
 			is := now[p.UID].Status.ContainerStatuses[k]
 			if is.ContainerID != was.ContainerID || is.State.Running == nil || !is.State.Running.StartedAt.Equal(&was.State.Running.StartedAt) {
-				found = append(found, finding{"healthy container restarted", p.Name + "/" + was.Name + " " + is.ContainerID})
+				found = append(found, finding{"healthy container restarted", fmt.Sprintf("%s of kind %s: %s was %s %v, is %s %v",
+					p.Name, p.Labels["kind"], was.Name, was.ContainerID, was.State.Running, is.ContainerID, is.State)})
 			}
 		}
 	}
@@ -198,6 +199,9 @@ func mostRestarts(p *corev1.Pod) (most int32) {
 	return most
 }
 
+// ends are the kinds that end by themselves, and how. They may be seen running before.
+var ends = map[string]corev1.PodPhase{"8": corev1.PodSucceeded, "9": corev1.PodFailed}
+
 // restarted: no more often than was asked for. None of these containers ends before its time.
 func restarted(p *corev1.Pod, asked int32) []finding {
 	var found []finding
@@ -206,7 +210,7 @@ func restarted(p *corev1.Pod, asked int32) []finding {
 			found = append(found, finding{"container counted as restarted", fmt.Sprintf("%s/%s %d times, asked for %d", p.Name, s.Name, s.RestartCount, asked)})
 		}
 	}
-	if want := map[string]corev1.PodPhase{"8": corev1.PodSucceeded, "9": corev1.PodFailed}[p.Labels["kind"]]; ended(p) && p.Status.Phase != want {
+	if want := ends[p.Labels["kind"]]; ended(p) && p.Status.Phase != want {
 		found = append(found, finding{"pod ended otherwise", fmt.Sprintf("%s %s, want %s", p.Name, p.Status.Phase, cmp.Or(want, corev1.PodRunning))})
 	}
 	return found
