@@ -119,7 +119,7 @@ func New(conf Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	groups := cgroup.New(conf.CgroupRoot)
+	groups := cgroup.New(conf.CgroupRoot).BoundPids(conf.Settings.PodPids)
 	node.Unified = groups.Unified()
 	node.Swap.Bounded, node.Swap.Limited = groups.BoundsSwap(), conf.Settings.LimitedSwap
 	a := &Agent{conf: conf}

@@ -37,6 +37,7 @@ type Tree struct {
 	root    string
 	unified bool
 	mount   string // where the kernel shows the groups
+	pids    int64  // of a pod, as BoundPids has it
 }
 
 // New returns the tree below root, "/" for the machine's own.
@@ -135,14 +136,28 @@ func (t *Tree) Init(all Whole) error {
 func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
 	group := t.Pod(QOS(pod), pod.UID)
 	res := PodResources(pod)
-	res.Pids = &specs.LinuxPids{Limit: new(podPids(machinePids()))}
+	res.Pids = &specs.LinuxPids{Limit: new(podPids(t.pids, machinePids()))}
 	return group, t.ensure(group, res)
 }
 
-// podPids is how many processes and threads one pod may have on a machine that can have so many: a quarter, and never
-// more than any program was seen to need. Nothing in a pod's specification bounds them, and a fork bomb would leave none
-// for the node itself; the agent's own measure against that (pid.available) comes too late for it.
-func podPids(machine int64) int64 { return max(min(machine/4, 16384), 256) }
+// BoundPids says how many processes and threads one pod may have: 0 for what suits the machine, -1 for as many as it has.
+func (t *Tree) BoundPids(limit int64) *Tree {
+	t.pids = limit
+	return t
+}
+
+// podPids is how many processes and threads one pod may have on a machine that can have so many. Where nobody said, a
+// quarter, and never more than any program was seen to need: nothing in a pod's specification bounds them, and a fork bomb
+// would leave none for the node itself; the agent's own measure against that (pid.available) comes too late for it.
+func podPids(limit, machine int64) int64 {
+	switch {
+	case limit < 0:
+		return machine // written all the same: a group that has a bound keeps it otherwise
+	case limit > 0:
+		return min(limit, machine)
+	}
+	return max(min(machine/4, 16384), 256)
+}
 
 // machinePids is the least of the kernel's own limits.
 func machinePids() int64 {

@@ -73,15 +73,18 @@ func TestQOSAndBounds(t *testing.T) {
 }
 
 func TestPodPids(t *testing.T) {
-	tests := map[string]struct{ machine, want int64 }{
-		"a quarter of the machine's":        {32768, 8192},
-		"no more than programs need":        {4 << 20, 16384},
-		"a tiny machine's pods still start": {500, 256},
+	tests := map[string]struct{ limit, machine, want int64 }{
+		"a quarter of the machine's":        {0, 32768, 8192},
+		"no more than programs need":        {0, 4 << 20, 16384},
+		"a tiny machine's pods still start": {0, 500, 256},
+		"what the operator says":            {100, 32768, 100},
+		"no more than there are":            {1 << 40, 32768, 32768},
+		"no bound is all there are":         {-1, 32768, 32768},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := podPids(tc.machine); got != tc.want {
-				t.Errorf("podPids(%d) = %d, want %d", tc.machine, got, tc.want)
+			if got := podPids(tc.limit, tc.machine); got != tc.want {
+				t.Errorf("podPids(%d, %d) = %d, want %d", tc.limit, tc.machine, got, tc.want)
 			}
 		})
 	}
@@ -121,11 +124,13 @@ func TestTree(t *testing.T) {
 	if tree.Unified() {
 		file = filepath.Join(mountpoint, group, "pids.max")
 	}
-	if limit, err := os.ReadFile(file); err != nil || string(limit) != fmt.Sprintln(podPids(machinePids())) {
-		t.Errorf("limit of processes = %q, %v, want %d", limit, err, podPids(machinePids()))
-	}
-	if _, err := tree.EnsurePod(p); err != nil {
-		t.Errorf("a second time: %v", err)
+	for said, want := range map[int64]int64{0: podPids(0, machinePids()), 100: 100, -1: machinePids()} {
+		if _, err := tree.BoundPids(said).EnsurePod(p); err != nil {
+			t.Errorf("once more: %v", err)
+		}
+		if limit, err := os.ReadFile(file); err != nil || string(limit) != fmt.Sprintln(want) {
+			t.Errorf("limit of processes = %q, %v, want %d", limit, err, want)
+		}
 	}
 	if uids := tree.Uids(); len(uids) != 1 || uids[0] != "1" {
 		t.Errorf("pods with groups = %v, want 1", uids)

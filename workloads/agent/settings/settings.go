@@ -34,6 +34,7 @@ import (
 type Settings struct {
 	StaticPods    string              // folder of pods that run here whatever the API says; "" for none
 	MaxPods       int64               // how many pods the scheduler may put here
+	PodPids       int64               // how many processes and threads a pod may have: 0 for what suits the machine, -1 for no bound
 	Reserved      corev1.ResourceList // of the machine, for others than pods: kubeReserved and systemReserved together
 	Eviction      pressure.Thresholds // below which pods have to go
 	Shutdown      []shutdown.Step     // what pods get when the machine goes down; empty: nothing
@@ -65,7 +66,7 @@ func Read(path string) (Settings, error) {
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
 	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "memorySwap", "mergeDefaultEvictionSettings",
-	"shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
+	"podPidsLimit", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
 }
 
 // Parse reads a KubeletConfiguration, YAML or JSON. All mistakes are reported at once.
@@ -90,6 +91,14 @@ func Parse(data []byte) (Settings, error) {
 	}
 	if s.MaxPods = cmp.Or(int64(from.MaxPods), s.MaxPods); s.MaxPods < 0 {
 		note("maxPods", fmt.Errorf("%d is less than 0: give how many pods this machine may have", s.MaxPods))
+	}
+	if limit := from.PodPidsLimit; limit != nil {
+		if s.PodPids = *limit; s.PodPids == 0 {
+			s.PodPids = -1 // as upstream's agent takes it
+		}
+		if s.PodPids < -1 {
+			note("podPidsLimit", fmt.Errorf("%d is less than -1: give how many processes a pod may have, or -1 for no bound", s.PodPids))
+		}
 	}
 	var err error
 	s.Reserved, err = reserved(from.KubeReserved, from.SystemReserved)
