@@ -150,7 +150,8 @@ func start(dir string) bool {
 		}
 		var word [1]byte
 		if n, err := unix.Read(fd, word[:]); err == nil && n > 0 {
-			return os.Remove(path) == nil
+			err := os.Remove(path) // it is by this that runc tells what has begun
+			return err == nil || errors.Is(err, os.ErrNotExist)
 		}
 		if !alive {
 			return false

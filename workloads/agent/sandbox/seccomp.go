@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,6 +22,9 @@ var needless = []string{"SCMP_ARCH_X32"}
 func trimSeccomp(bundle string) error {
 	path := filepath.Join(bundle, configFile)
 	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // runc says what that means
+	}
 	if err != nil {
 		return err
 	}
