@@ -131,7 +131,7 @@ func statOf(pid int) (stat, error) {
 		return stat{}, err
 	}
 	list := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	const state, began = 3 - 3, 22 - 3 // the third field is the first of these
+	const state, began = 0, 22 - 3 // the third field is the first of these
 	if len(list) <= began {
 		return stat{}, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(list))
 	}
