@@ -79,7 +79,7 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	network, err := b.network(in)
+	network, err := b.network(in, client)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 }
 
 // network is what lets pods, services and names be reached from this machine.
-func (b *builder) network(in nodeInput) ([]Component, error) {
+func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Component, error) {
 	paths := b.cfg.Paths()
 	rules, err := policy.New(policy.Config{
 		Paths: paths, Node: b.cfg.NodeName, PodRanges: in.ranges.pods, DNS: in.ranges.dns, Log: b.log,
@@ -168,6 +168,10 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 		return nil, err
 	}
 	view := endpoints.New(in.cache)
+	names := dns.New(dns.Config{
+		Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
+		Ranges: slices.Concat(in.ranges.pods, in.ranges.services), Log: b.log,
+	}, view)
 	parts := []Component{
 		rules,
 		pods,
@@ -179,10 +183,8 @@ func (b *builder) network(in nodeInput) ([]Component, error) {
 			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
-		dns.New(dns.Config{
-			Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
-			Ranges: slices.Concat(in.ranges.pods, in.ranges.services), Log: b.log,
-		}, view),
+		names,
+		dnsSettings{client, names.Follow},
 	}
 	if b.cfg.CloudProvider != config.External { // a cloud's load balancers have their addresses themselves
 		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, Log: b.log}, view))

@@ -1,6 +1,6 @@
 // Package dns answers the names of the cluster, on every node, inside the one process.
 //
-// In:       Services with their EndpointSlices (netstack/endpoints); the host's resolv.conf.
+// In:       Services with their EndpointSlices (netstack/endpoints); the host's resolv.conf; the ConfigMap kube-dns (settings.go).
 // Out:      DNS over UDP and TCP at the cluster DNS address of this node.
 // Promise:  no name that exists is denied: until the view is complete the answer is a failure, and while the API server
 // is away the last known one. A name outside the cluster fails at once when nobody could answer it. Queries never come
@@ -14,7 +14,7 @@
 //
 //	cluster    names under the cluster domain and of the cluster's addresses, from memory
 //	cache      answers of the upstreams, CoreDNS's own
-//	upstream   the resolvers of the host's resolv.conf, over CoreDNS's connections
+//	upstream   the resolvers of a stub domain, of the settings or of the host's resolv.conf, over CoreDNS's connections
 //
 // Answers follow the Kubernetes DNS-based service discovery specification 1.1.0; pods' names are answered without
 // looking whether such a pod exists.
@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -65,8 +66,10 @@ var hostResolv = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
 
 // Server is the component.
 type Server struct {
-	cfg  Config
-	view *endpoints.View
+	cfg      Config
+	view     *endpoints.View
+	memory   *memory
+	upstream *upstream
 }
 
 // New is a DNS server for the Services in view.
@@ -77,7 +80,22 @@ func New(cfg Config, view *endpoints.View) *Server {
 	if cfg.Resolv == nil {
 		cfg.Resolv = hostResolv
 	}
-	return &Server{cfg: cfg, view: view}
+	upstream := &upstream{files: cfg.Resolv, self: cfg.Address, log: cfg.Log}
+	return &Server{cfg: cfg, view: view, memory: newMemory(upstream), upstream: upstream}
+}
+
+// Follow takes the data of the ConfigMap kube-dns, nil when there is none, into force: for the next question, not for those
+// that are on their way. It returns when it has.
+func (s *Server) Follow(data map[string]string) {
+	settings, err := ParseSettings(data)
+	if err != nil {
+		s.cfg.Log.Warn("part of the ConfigMap kube-system/"+ConfigMapName+" cannot be read and is left out; correct it with `knarr kubectl edit`",
+			"component", s.Name(), "error", err)
+	}
+	if s.upstream.set(settings) {
+		s.memory.forget() // what the resolvers before knew, or denied
+		s.cfg.Log.Info("names outside the cluster are asked for as told", "component", s.Name(), "domains", len(settings.Stubs), "resolvers", settings.Upstream)
+	}
 }
 
 // Name of the component.
@@ -142,19 +160,39 @@ func (s *Server) assemble(at string) (*dnsserver.Server, error) {
 	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		return &cluster{zone: zone, synced: s.view.Synced(), next: next}
 	})
-	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
-		c := cache.New()
-		c.Zones, c.Next = []string{"."}, next
-		return c
-	})
-	cfg.AddPlugin(func(plugin.Handler) plugin.Handler {
-		return &upstream{files: s.cfg.Resolv, self: s.cfg.Address, log: s.cfg.Log}
-	})
+	cfg.AddPlugin(func(plugin.Handler) plugin.Handler { return s.memory })
+	cfg.AddPlugin(func(plugin.Handler) plugin.Handler { return s.upstream })
 	server, err := dnsserver.NewServer("dns://"+at, []*dnsserver.Config{cfg})
 	if err != nil {
 		return nil, fmt.Errorf("assemble the DNS server: %w", err)
 	}
 	return server, nil
+}
+
+// memory is CoreDNS's cache, which can be emptied.
+type memory struct {
+	next    plugin.Handler
+	current atomic.Pointer[cache.Cache]
+}
+
+func newMemory(next plugin.Handler) *memory {
+	m := &memory{next: next}
+	m.forget()
+	return m
+}
+
+func (m *memory) forget() {
+	c := cache.New()
+	c.Zones, c.Next = []string{"."}, m.next
+	m.current.Store(c)
+}
+
+// Name of the plugin.
+func (m *memory) Name() string { return "cache" }
+
+// ServeDNS is called for every query that is not the cluster's.
+func (m *memory) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	return m.current.Load().ServeDNS(ctx, w, r)
 }
 
 // early listens on an address that this node may not have yet.

@@ -28,13 +28,20 @@ var loopback = netip.MustParseAddr("127.0.0.1")
 // serve runs a server over view on a port of its own, with the given upstreams.
 func serve(t testing.TB, view *endpoints.View, upstreams ...string) (at string) {
 	t.Helper()
+	_, at = served(t, view, upstreams...)
+	return at
+}
+
+func served(t testing.TB, view *endpoints.View, upstreams ...string) (server *Server, at string) {
+	t.Helper()
 	port := freePort(t)
-	endpointstest.Run(t, New(Config{
+	server = New(Config{
 		Address: loopback, Port: port, Domain: "cluster.local",
 		Ranges: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16")},
 		Resolv: resolvConf(t, upstreams...), Log: slog.New(slog.DiscardHandler),
-	}, view))
-	return netip.AddrPortFrom(loopback, port).String()
+	}, view)
+	endpointstest.Run(t, server)
+	return server, netip.AddrPortFrom(loopback, port).String()
 }
 
 // resolvConf cannot name ports, so upstreams of these tests are told apart by their address: all listen on port 53 of

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +30,8 @@ const (
 	probeSuffix  = ".loop-probe.knarr."
 )
 
-// upstream is the CoreDNS plugin at the end of the chain: it asks the resolvers of the host's resolv.conf.
+// upstream is the CoreDNS plugin at the end of the chain: it asks the resolvers of the settings, else of the host's
+// resolv.conf.
 //
 // There is no health checking: an upstream that did not answer is left alone for a while, then the next query tries it.
 // While all rest, names outside the cluster fail at once instead of holding up every client.
@@ -37,9 +40,17 @@ type upstream struct {
 	self  netip.Addr
 	log   *slog.Logger
 
+	told    atomic.Pointer[told]
 	current atomic.Pointer[resolvers]
 	mu      sync.Mutex // one reader of the files at a time
 	probes  sync.Map   // name -> func(), called when our own probe comes back to us
+}
+
+// told is what settings said, with connections.
+type told struct {
+	settings Settings
+	stubs    map[string][]*resolver
+	upstream []*resolver
 }
 
 // resolvers is what the files said at one time.
@@ -66,7 +77,7 @@ func (u *upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	}
 	state := request.Request{W: w, Req: r}
 	var failed error
-	for _, resolver := range u.resolvers() {
+	for _, resolver := range u.asked(state.Name()) {
 		if time.Now().UnixNano() < resolver.rests.Load() {
 			continue
 		}
@@ -100,6 +111,52 @@ func (r *resolver) ask(ctx context.Context, state request.Request) (*dns.Msg, er
 		}
 		return reply, err
 	}
+}
+
+// set takes settings into force and tells whether that changed anything. It may take a second or two, in which queries
+// go on as before; one call at a time.
+func (u *upstream) set(s Settings) bool {
+	before := u.told.Load()
+	if before == nil {
+		before = &told{}
+	}
+	if slices.Equal(before.settings.Upstream, s.Upstream) && maps.EqualFunc(before.settings.Stubs, s.Stubs, slices.Equal) {
+		return false
+	}
+	connect := func(at []netip.AddrPort) []*resolver {
+		var texts []string
+		for _, a := range at {
+			if a.Addr() != u.self {
+				texts = append(texts, a.String())
+			}
+		}
+		return u.withoutLoops(texts)
+	}
+	next := &told{settings: s, stubs: map[string][]*resolver{}}
+	for domain, at := range s.Stubs {
+		next.stubs[domain] = connect(at)
+	}
+	if len(s.Upstream) > 0 {
+		next.upstream = connect(s.Upstream)
+	}
+	u.told.Store(next)
+	return true
+}
+
+// asked are the resolvers for a name. Who is told to ask somebody does not ask others when that one is away: they might
+// say that a name does not exist, or learn of names that are nobody's business.
+func (u *upstream) asked(name string) []*resolver {
+	t := u.told.Load()
+	if t == nil {
+		return u.resolvers()
+	}
+	if domain := domainOf(t.stubs, name); domain != "" {
+		return t.stubs[domain]
+	}
+	if len(t.settings.Upstream) > 0 {
+		return t.upstream
+	}
+	return u.resolvers()
 }
 
 // resolvers returns the present ones, reading the files again when they changed. Looking costs a stat per file every few

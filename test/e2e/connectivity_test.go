@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,7 @@ func TestEveryPathIsSoonWholeAgain(t *testing.T) {
 	first := c.server
 	second := c.lab.Machine("m2")
 	knarr := c.join(second, "--node-ip", "") // found, and so followed
+	c.askElsewhere(first, second)
 	m := c.newMatrix(first, second)
 	m.tryAll()
 	m.awaitWhole("at first", time.Now())
@@ -83,6 +85,23 @@ func TestEveryPathIsSoonWholeAgain(t *testing.T) {
 		_, err := c.tryKubectl("logs", m.on(second)[0])
 		return err
 	})
+}
+
+// askElsewhere sends questions about names outside the cluster to another resolver, and waits until each machine has been
+// told.
+func (c *cluster) askElsewhere(machines ...*lab.Machine) {
+	c.t.Helper()
+	settings := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kube-dns"}, Data: map[string]string{"stubDomains": `{"corp.example": ["192.0.2.53"]}`}}
+	c.made(c.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Create(c.t.Context(), settings, metav1.CreateOptions{}))
+	for _, machine := range machines {
+		c.eventually("machine "+machine.Name()+" follows the settings of DNS", func() error {
+			log, err := os.ReadFile(machine.LogFile())
+			if err == nil && !strings.Contains(string(log), "are asked for as told") {
+				err = errors.New("nothing is logged of them")
+			}
+			return err
+		})
+	}
 }
 
 // matrix is pods that try every path there is, two on each machine, so that there are paths within one; and one on each

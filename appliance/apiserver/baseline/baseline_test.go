@@ -215,6 +215,8 @@ func TestWhoMayWhat(t *testing.T) {
 		"an editor makes no roles":                        {"eve", someone, "create", "shop/roles.rbac.authorization.k8s.io", false},
 		"an administrator makes roles":                    {"alice", someone, "create", "shop/roles.rbac.authorization.k8s.io", true},
 		"a node reads services and slices":                {"system:node:a", node, "watch", "/endpointslices.discovery.k8s.io", true},
+		"a node reads whom to ask about names":            {"system:node:a", node, "watch", "kube-system/configmaps./kube-dns", true},
+		"a node reads no other settings":                  {"system:node:a", node, "watch", "kube-system/configmaps./theirs", false},
 		"a node reads no secrets by a role":               {"system:node:a", node, "get", "shop/secrets.", false},
 		"a node renews its certificate":                   {"system:node:a", node, "create", "/certificatesigningrequests/selfnodeclient.certificates.k8s.io", true},
 		"a joining machine asks for a certificate":        {"system:bootstrap:abc123", []string{"system:bootstrappers:knarr:nodes"}, "create", "/certificatesigningrequests.certificates.k8s.io", true},
@@ -228,7 +230,8 @@ func TestWhoMayWhat(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			request := authorizer.AttributesRecord{User: &user.DefaultInfo{Name: tc.name, Groups: tc.groups}, Verb: tc.verb, Path: tc.what}
 			if resource, group, ok := strings.Cut(tc.what, "."); ok && !strings.Contains(tc.what, "well-known") {
-				request.ResourceRequest, request.APIGroup, request.Path = true, group, ""
+				request.ResourceRequest, request.Path = true, ""
+				request.APIGroup, request.Name, _ = strings.Cut(group, "/")
 				request.Namespace, request.Resource, _ = strings.Cut(resource, "/")
 				request.Resource, request.Subresource, _ = strings.Cut(request.Resource, "/")
 			}

@@ -310,6 +310,10 @@ func roles() []*rbacv1.Role {
 			Rules:      []rbacv1.PolicyRule{named(read.on(core, "configmaps"), join.ConfigMapName)},
 		},
 		{
+			ObjectMeta: meta(metav1.NamespaceSystem, "knarr:dns"), // whom nodes ask about names outside (netstack/dns)
+			Rules:      []rbacv1.PolicyRule{named(read.on(core, "configmaps"), "kube-dns")},
+		},
+		{
 			ObjectMeta: meta(metav1.NamespaceSystem, "extension-apiserver-authentication-reader"),
 			Rules:      []rbacv1.PolicyRule{named(read.on(core, "configmaps"), "extension-apiserver-authentication")},
 		},
@@ -326,6 +330,7 @@ func roleBindings() []*rbacv1.RoleBinding {
 	}
 	return []*rbacv1.RoleBinding{
 		bind("knarr:cluster", "knarr:cluster", groups(pki.NodesGroup, token.NodesGroup)),
+		bind("knarr:dns", "knarr:dns", groups(pki.NodesGroup)),
 		bind("system::extension-apiserver-authentication-reader", "extension-apiserver-authentication-reader",
 			users("system:kube-controller-manager", "system:kube-scheduler")),
 	}
