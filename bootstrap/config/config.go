@@ -47,6 +47,8 @@ type Config struct {
 	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
 
 	CgroupRoot string `mapstructure:"cgroup-root"`
+	KubeletDir string `mapstructure:"kubelet-dir"` // the path by which plugins for storage and devices know the agent's folder
+
 	// Where images come from.
 	Registries             string `mapstructure:"registries"`                        // registries.yaml (workloads/agent/registries); the default may be missing
 	ParallelImagePulls     int    `mapstructure:"parallel-image-pulls"`              // at a time; 1 is one after the other, 0 the usual

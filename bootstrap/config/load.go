@@ -24,6 +24,7 @@ const (
 	defaultFile = "/etc/knarr/config.yaml"
 	tokenKey    = "token"
 
+	defaultData       = "/var/lib/knarr"
 	defaultRegistries = "/etc/knarr/registries.yaml"
 )
 
@@ -36,11 +37,12 @@ type setting struct {
 }
 
 var settings = []setting{
-	{"data-dir", "folder for what outlives a reboot", "/var/lib/knarr", true},
+	{"data-dir", "folder for what outlives a reboot", defaultData, true},
 	{"run-dir", "folder for sockets and state of this boot", "/run/knarr", true},
 	{"node-name", "name of this machine in the cluster (default: the host name)", "", true},
 	{"node-ip", "address other machines reach this one at, or one of each family between a comma (default: those of the default routes)", "", true},
 	{"cgroup-root", "cgroup below which pods run", "/", true},
+	{"kubelet-dir", "where plugins for storage and devices look for this node, a link to DATA-DIR/agent (default: /var/lib/kubelet, or the folder itself with another data-dir)", "", true},
 	{"registries", "file that says where images are fetched from (mirrors, configs); the default may be missing", defaultRegistries, true},
 	{"parallel-image-pulls", "images fetched at a time, 1 to 64; 1 is one after the other", 4, true},
 	{"image-credential-provider-config", "file (CredentialProviderConfig) of programs that know logins for images", "", true},
@@ -269,6 +271,12 @@ func (c *Config) complete(sources map[string]string) error {
 		}
 		*dir = absolute
 	}
+	if c.KubeletDir == "" {
+		c.KubeletDir = c.Paths().Agent()
+		if c.DataDir == defaultData { // several nodes on one machine cannot share the path everybody knows
+			c.KubeletDir = "/var/lib/kubelet"
+		}
+	}
 	if c.NodeName == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -288,7 +296,7 @@ func (c *Config) complete(sources map[string]string) error {
 		c.ClusterDNS = tenth(services[0]).String()
 	}
 	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig,
-		&c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir} {
+		&c.KubeletDir, &c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir} {
 		if *file == "" {
 			continue
 		}
@@ -318,7 +326,7 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"scheduler-config": c.SchedulerConfig, "kubelet-config": c.KubeletConfig,
 		"encryption-config": c.EncryptionConfig, "audit-policy": c.AuditPolicy, "authentication-config": c.AuthenticationConfig,
 		"authentication-webhook": c.AuthenticationWebhook, "authorization-config": c.AuthorizationConfig,
-		"admission-config": c.AdmissionConfig, "registries": c.Registries, "parallel-image-pulls": strconv.Itoa(c.ParallelImagePulls),
+		"admission-config": c.AdmissionConfig, "registries": c.Registries, "kubelet-dir": c.KubeletDir, "parallel-image-pulls": strconv.Itoa(c.ParallelImagePulls),
 		"image-credential-provider-config": c.CredentialProviders, "image-credential-provider-bin-dir": c.CredentialProvidersDir,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {

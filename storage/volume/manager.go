@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"knarr.dev/knarr/storage/csi"
 	"knarr.dev/knarr/storage/tree"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	Root     string               // holds one folder a pod: <root>/<uid>/volumes/<plugin>/<name>
 	NodeName string               // for claims whose volume lives on certain nodes only
 	Client   kubernetes.Interface // with the node's identity
+	Told     string               // the folder above Root, as drivers of storage know it; "": by the same path
+	Changed  func()               // InUse of Drivers is another; nil: nobody wants to know
 	// Allocatable is what an unset limit means to the downward API and to memory-backed emptyDirs; nil means unknown.
 	Allocatable func() corev1.ResourceList
 	Log         *slog.Logger
@@ -46,6 +49,7 @@ type Manager struct {
 	objects      objects
 	tokens       tokens
 	certificates certificates
+	drivers      *csi.Node
 
 	mu   sync.Mutex
 	pods map[types.UID]*podVolumes
@@ -68,7 +72,7 @@ func New(config Config) *Manager {
 	if config.Allocatable == nil {
 		config.Allocatable = func() corev1.ResourceList { return nil }
 	}
-	return &Manager{
+	m := &Manager{
 		config:  config,
 		objects: objects{client: config.Client},
 		tokens:  tokens{client: config.Client, held: map[tokenKey]heldToken{}},
@@ -78,7 +82,14 @@ func New(config Config) *Manager {
 		},
 		pods: map[types.UID]*podVolumes{},
 	}
+	m.drivers = csi.NewNode(csi.Config{
+		NodeName: config.NodeName, Folder: filepath.Dir(config.Root), Told: config.Told, Client: config.Client, Token: m.tokens.forDriver, Changed: config.Changed, Log: config.Log,
+	})
+	return m
 }
+
+// Drivers are where drivers of storage register.
+func (m *Manager) Drivers() *csi.Node { return m.drivers }
 
 // Name of the component.
 func (m *Manager) Name() string { return "volumes" }
@@ -145,16 +156,20 @@ func (m *Manager) setUpVolume(ctx context.Context, pod *corev1.Pod, v *corev1.Vo
 	case v.HostPath != nil:
 		return v.HostPath.Path, checkHostPath(v.HostPath)
 	case v.PersistentVolumeClaim != nil:
-		return m.resolveClaim(ctx, pod, v.PersistentVolumeClaim.ClaimName)
+		return m.setUpClaim(ctx, pod, v, v.PersistentVolumeClaim.ClaimName, v.PersistentVolumeClaim.ReadOnly)
 	case v.Ephemeral != nil:
-		return m.resolveClaim(ctx, pod, pod.Name+"-"+v.Name)
+		return m.setUpClaim(ctx, pod, v, pod.Name+"-"+v.Name, false)
+	case v.CSI != nil:
+		return m.drivers.Mount(ctx, pod, csi.Volume{Name: v.Name, Inline: v.CSI}, ownFor(pod))
+	case v.NFS != nil:
+		return m.setUpNFS(ctx, pod, v.Name, v.NFS, nil, v.NFS.ReadOnly)
 	case v.ConfigMap != nil, v.Secret != nil, v.Projected != nil, v.DownwardAPI != nil:
 		return m.setUpFiles(ctx, pod, v)
 	case v.Image != nil:
 		return "", nil
 	}
 	return "", errors.New("this kind of volume is not supported on this node: use a persistentVolumeClaim, hostPath, " +
-		"emptyDir, configMap, secret, downwardAPI or projected volume")
+		"emptyDir, configMap, secret, downwardAPI, projected, csi or nfs volume")
 }
 
 // Update brings the files of the downward API in line with a pod whose labels or annotations changed. For any other
@@ -188,7 +203,7 @@ func (m *Manager) Update(ctx context.Context, pod *corev1.Pod) error {
 
 // Unmount takes the pod's volumes down. A pod that has none is no error, and what a hostPath or a claim points to is
 // left alone.
-func (m *Manager) Unmount(_ context.Context, uid types.UID) error {
+func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	m.mu.Lock()
 	state := m.pods[uid]
 	delete(m.pods, uid)
@@ -199,6 +214,9 @@ func (m *Manager) Unmount(_ context.Context, uid types.UID) error {
 		state.gone = true
 		m.tokens.forget(uid)
 		m.certificates.forget(uid)
+	}
+	if err := m.drivers.Unmount(ctx, uid); err != nil {
+		return err // what drivers mounted is theirs to take down
 	}
 	return m.remove(uid)
 }

@@ -128,9 +128,9 @@ func TestUmaskAndModesDoNotMix(t *testing.T) {
 	defer unix.Umask(old)
 	m, _ := newManager(t, configMap(map[string]string{"color": "red"}))
 	volume := *settings.DeepCopy()
-	volume.ConfigMap.Items = []corev1.KeyToPath{{Key: "color", Path: "deep/down/color", Mode: ptr[int32](0o604)}}
+	volume.ConfigMap.Items = []corev1.KeyToPath{{Key: "color", Path: "deep/down/color", Mode: to[int32](0o604)}}
 	pod := podWith(volume)
-	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr[int64](1234)}
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: to[int64](1234)}
 	folder := mountAll(t, m, pod)["settings"]
 	info, err := os.Stat(filepath.Join(folder, "deep/down/color"))
 	if err != nil {
@@ -147,7 +147,7 @@ func TestSecretsAndTokensLieInMemory(t *testing.T) {
 	pod := podWith(
 		corev1.Volume{Name: "key", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "key"}}},
 		corev1.Volume{Name: "api", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: ptr[int64](3607)}},
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: to[int64](3607)}},
 			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}},
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{
 				{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
@@ -211,8 +211,8 @@ func TestFailuresAreWordedForEvents(t *testing.T) {
 			want: `MountVolume.SetUp failed for volume "data" : persistentvolume "pv1" of claim "data" not found: the claim is lost; restore the volume or make a new claim`},
 		"a hostPath that is something else": {volume: corev1.Volume{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp", Type: &file}}},
 			want: `MountVolume.SetUp failed for volume "host" : hostPath type check failed: /tmp is not a file`},
-		"a kind nobody mounts here": {volume: corev1.Volume{Name: "nfs", VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}},
-			want: `MountVolume.SetUp failed for volume "nfs" : this kind of volume is not supported on this node: use a persistentVolumeClaim, hostPath, emptyDir, configMap, secret, downwardAPI or projected volume`},
+		"a kind nobody mounts here": {volume: corev1.Volume{Name: "lun", VolumeSource: corev1.VolumeSource{ISCSI: &corev1.ISCSIVolumeSource{}}},
+			want: `MountVolume.SetUp failed for volume "lun" : this kind of volume is not supported on this node: use a persistentVolumeClaim, hostPath, emptyDir, configMap, secret, downwardAPI, projected, csi or nfs volume`},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

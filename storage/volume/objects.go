@@ -120,6 +120,9 @@ func (m *Manager) refreshPod(ctx context.Context, state *podVolumes) {
 		return
 	}
 	pod := state.pod
+	if err := m.republish(ctx, pod); err != nil && ctx.Err() == nil {
+		m.config.Log.Warn("volumes of drivers not refreshed", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.ConfigMap == nil && v.Secret == nil && v.Projected == nil {

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-func ptr[T any](v T) *T { return &v }
+func to[T any](v T) *T { return &v }
 
 func text(s string, mode uint32) file { return file{data: []byte(s), mode: mode, uid: -1, gid: -1} }
 
@@ -26,9 +26,9 @@ func TestKeyed(t *testing.T) {
 		err      string
 	}{
 		"without items every key is a file": {want: files{"a": text("1", 0o644), "b": text("2", 0o644)}},
-		"the default mode can be changed":   {mode: ptr[int32](0o400), want: files{"a": text("1", 0o400), "b": text("2", 0o400)}},
+		"the default mode can be changed":   {mode: to[int32](0o400), want: files{"a": text("1", 0o400), "b": text("2", 0o400)}},
 		"items choose keys, paths and modes": {
-			items: []corev1.KeyToPath{{Key: "b", Path: "dir/./file", Mode: ptr[int32](0o600)}},
+			items: []corev1.KeyToPath{{Key: "b", Path: "dir/./file", Mode: to[int32](0o600)}},
 			want:  files{"dir/file": text("2", 0o600)},
 		},
 		"a missing key is an error": {
@@ -153,14 +153,14 @@ func TestTokenFile(t *testing.T) {
 		return pod
 	}
 	grouped := runs(nil)
-	grouped.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr[int64](7)}
+	grouped.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: to[int64](7)}
 	tests := map[string]struct {
 		pod  *corev1.Pod
 		want file
 	}{
 		"no user known: everybody may read":        {pod: runs(nil), want: text("t", 0o644)},
-		"all containers run as one user: only it":  {pod: runs(ptr[int64](5), ptr[int64](5)), want: file{data: []byte("t"), mode: 0o600, uid: 5, gid: -1}},
-		"containers run as different users":        {pod: runs(ptr[int64](5), ptr[int64](6)), want: text("t", 0o644)},
+		"all containers run as one user: only it":  {pod: runs(to[int64](5), to[int64](5)), want: file{data: []byte("t"), mode: 0o600, uid: 5, gid: -1}},
+		"containers run as different users":        {pod: runs(to[int64](5), to[int64](6)), want: text("t", 0o644)},
 		"an fsGroup: the group may read, not more": {pod: grouped, want: file{data: []byte("t"), mode: 0o640, uid: -1, gid: 7}},
 	}
 	for name, tc := range tests {
@@ -192,10 +192,10 @@ func TestMemorySize(t *testing.T) {
 		want  int64
 	}{
 		"nothing is limited: the node is the limit":         {pod: limited(""), want: 1000},
-		"the volume's own limit":                            {pod: limited(""), limit: ptr(resource.MustParse("10")), want: 10},
+		"the volume's own limit":                            {pod: limited(""), limit: to(resource.MustParse("10")), want: 10},
 		"the pod's containers together":                     {pod: limited("200", "300"), want: 500},
 		"one container without a limit leaves the pod open": {pod: limited("200", ""), want: 1000},
-		"a limit above the pod's does not raise it":         {pod: limited("200"), limit: ptr(resource.MustParse("300")), want: 200},
+		"a limit above the pod's does not raise it":         {pod: limited("200"), limit: to(resource.MustParse("300")), want: 200},
 		"containers that may use more than the node has":    {pod: limited("2000"), want: 1000},
 	}
 	for name, tc := range tests {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 )
 
 // tokenKey is one token: bound to a pod, for one audience and lifetime.
@@ -36,30 +37,37 @@ type tokens struct {
 
 // get returns a token with enough life left, asking for a new one when there is none.
 func (t *tokens) get(ctx context.Context, pod *corev1.Pod, source *corev1.ServiceAccountTokenProjection) (string, error) {
-	seconds := int64(3600)
-	if source.ExpirationSeconds != nil {
-		seconds = *source.ExpirationSeconds
-	}
-	key := tokenKey{pod: pod.UID, audience: source.Audience, seconds: seconds}
+	held, err := t.hold(ctx, pod, source.Audience, ptr.Deref(source.ExpirationSeconds, 3600))
+	return held.token, err
+}
+
+// forDriver is get for a driver of storage, which is told when the token ends.
+func (t *tokens) forDriver(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (string, time.Time, error) {
+	held, err := t.hold(ctx, pod, audience, seconds)
+	return held.token, held.ends, err
+}
+
+func (t *tokens) hold(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (heldToken, error) {
+	key := tokenKey{pod: pod.UID, audience: audience, seconds: seconds}
 	t.mu.Lock()
 	held, found := t.held[key]
 	t.mu.Unlock()
 	now := time.Now()
 	if found && !due(held.issued, held.ends, now) {
-		return held.token, nil
+		return held, nil
 	}
-	fresh, err := t.request(ctx, pod, source.Audience, seconds)
+	fresh, err := t.request(ctx, pod, audience, seconds)
 	if err != nil {
 		if found && now.Before(held.ends) {
-			return held.token, nil // the next refresh asks again; until it ends the old one is as good
+			return held, nil // the next refresh asks again; until it ends the old one is as good
 		}
-		return "", err
+		return heldToken{}, err
 	}
 	held = heldToken{token: fresh.Status.Token, issued: now, ends: fresh.Status.ExpirationTimestamp.Time}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.held[key] = held
-	return held.token, nil
+	return held, nil
 }
 
 func (t *tokens) request(ctx context.Context, pod *corev1.Pod, audience string, seconds int64) (*authenticationv1.TokenRequest, error) {

@@ -63,12 +63,15 @@ type Config struct {
 	RoleLabels map[string]string
 	Privileged kubernetes.Interface
 
-	Settings  settings.Settings          // what of the machine is for pods
-	DataDir   string                     // its filesystem is the node's ephemeral storage
-	Stopping  func() bool                // the machine is going down; nil: never
-	Pressure  func() pressure.Conditions // what the machine is short of; nil: nothing
-	Addresses func() []netip.Addr        // of this machine now, the one others should use first
-	External  bool                       // a cloud controller manager makes the node ready for pods, and knows its addresses
+	Settings settings.Settings                // what of the machine is for pods
+	DataDir  string                           // its filesystem is the node's ephemeral storage
+	Stopping func() bool                      // the machine is going down; nil: never
+	Pressure func() pressure.Conditions       // what the machine is short of; nil: nothing
+	InUse    func() []corev1.UniqueVolumeName // must not be detached from this machine; nil: none
+	// Devices of plugins, by resource: how many there are and how many work; nil: none.
+	Devices   func() (capacity, allocatable corev1.ResourceList)
+	Addresses func() []netip.Addr // of this machine now, the one others should use first
+	External  bool                // a cloud controller manager makes the node ready for pods, and knows its addresses
 	Client    kubernetes.Interface
 	Nodes     Informer
 	Runtime   Runtime
@@ -117,6 +120,12 @@ func New(config Config) (*Node, error) {
 	}
 	if config.Stopping == nil {
 		config.Stopping = func() bool { return false }
+	}
+	if config.InUse == nil {
+		config.InUse = func() []corev1.UniqueVolumeName { return nil }
+	}
+	if config.Devices == nil {
+		config.Devices = func() (capacity, allocatable corev1.ResourceList) { return nil, nil }
 	}
 	if config.Pressure == nil {
 		config.Pressure = func() pressure.Conditions { return pressure.Conditions{} }

@@ -27,6 +27,8 @@ func (n *Node) observe(ctx context.Context, node *corev1.Node, now time.Time) fa
 		stopping:  n.config.Stopping(),
 		podRange:  node != nil && node.Spec.PodCIDR != "",
 	}
+	f.inUse = n.config.InUse()
+	f.devices, f.working = n.config.Devices()
 	n.askRuntime(ctx, &f)
 	if node != nil && isReady(node.Status) { // before, every millisecond counts
 		n.askImages(ctx, &f)

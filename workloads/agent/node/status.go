@@ -34,6 +34,9 @@ type facts struct {
 	features       *corev1.NodeFeatures
 	images         []corev1.ContainerImage // nil: not asked yet
 
+	inUse            []corev1.UniqueVolumeName
+	devices, working corev1.ResourceList // of plugins
+
 	storage  uint64 // bytes
 	settings settings.Settings
 	pressure pressure.Conditions
@@ -49,6 +52,10 @@ func judge(old corev1.NodeStatus, f facts) corev1.NodeStatus {
 			next.Capacity[name], next.Allocatable[name] = amount.DeepCopy(), amount.DeepCopy()
 		}
 	}
+	for name, amount := range f.devices {
+		next.Capacity[name], next.Allocatable[name] = amount, f.working[name]
+	}
+	next.VolumesInUse = f.inUse
 	if !f.external || len(old.Addresses) == 0 { // a cloud says more about a node's addresses than the node knows
 		next.Addresses = addresses(f.addresses, f.name)
 	}
