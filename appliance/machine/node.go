@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	registerv1 "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"knarr.dev/knarr/bootstrap/config"
@@ -26,9 +27,13 @@ import (
 	"knarr.dev/knarr/storage/volume"
 	"knarr.dev/knarr/workloads/agent"
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/claims"
 	"knarr.dev/knarr/workloads/agent/credentials"
+	"knarr.dev/knarr/workloads/agent/devices"
 	"knarr.dev/knarr/workloads/agent/node"
 	"knarr.dev/knarr/workloads/agent/nodeapi"
+	"knarr.dev/knarr/workloads/agent/plugins"
+	"knarr.dev/knarr/workloads/agent/pod"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/probe"
 	"knarr.dev/knarr/workloads/agent/registries"
@@ -71,11 +76,15 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	}
 	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd(), tuned.Eviction)
 	down := &shutdown.Notice{}
-	self, err := b.self(ctx, in, client, containers, told, gauge, tuned, down)
+	var self *node.Node
+	more, err := b.extensions(client, func() *node.Node { return self })
 	if err != nil {
 		return nil, err
 	}
-	pods, err := b.pods(in, client, containers, told, self, gauge, tuned, down)
+	if self, err = b.self(ctx, in, client, containers, told, gauge, tuned, down, more); err != nil {
+		return nil, err
+	}
+	pods, err := b.pods(in, client, containers, told, self, gauge, tuned, down, more)
 	if err != nil {
 		return nil, err
 	}
@@ -87,11 +96,8 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 }
 
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice, more *extensions) ([]Component, error) {
 	paths := b.cfg.Paths()
-	volumes := volume.New(volume.Config{
-		Root: filepath.Join(paths.Agent(), "pods"), NodeName: b.cfg.NodeName, Client: client, Allocatable: self.Allocatable, Log: b.log,
-	})
 	var logins *credentials.Providers
 	if b.cfg.CredentialProviders != "" {
 		var err error
@@ -103,7 +109,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: volumes, CompletePod: completeStatic,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
 	})
@@ -120,15 +126,51 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	if err != nil {
 		return nil, err
 	}
-	parts := []Component{volumes, pods, server}
+	parts := []Component{more.volumes, more.devices, more.plugins, pods, server}
 	if len(tuned.Shutdown) > 0 {
 		parts = append(parts, shutdown.New(shutdown.Config{Steps: tuned.Shutdown, Notice: down, Pods: pods.Manager(), Changed: self.Wake, Log: b.log}))
 	}
 	return parts, nil
 }
 
+// extensions are what other people's programs do on this machine: storage and devices.
+type extensions struct {
+	volumes *volume.Manager
+	devices *devices.Manager
+	claims  *claims.Manager
+	plugins *plugins.Watcher
+}
+
+// extensions are made before the node that shows them; self is asked once they run.
+func (b *builder) extensions(client kubernetes.Interface, self func() *node.Node) (*extensions, error) {
+	folder := b.cfg.Paths().Agent()
+	told, err := plugins.Prepare(b.cfg.KubeletDir, folder)
+	if err != nil {
+		b.log.Warn("plugins whose manifests name another folder will not find this node", "error", err)
+	}
+	changed := func() { self().Wake() }
+	e := &extensions{volumes: volume.New(volume.Config{
+		Root: filepath.Join(folder, "pods"), Told: told, NodeName: b.cfg.NodeName, Client: client,
+		Allocatable: func() corev1.ResourceList { return self().Allocatable() }, Changed: changed, Log: b.log,
+	})}
+	e.devices, err = devices.New(devices.Config{
+		Dir: filepath.Join(folder, devices.Folder), State: filepath.Join(folder, "devices.json"), Changed: changed, Log: b.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.claims, err = claims.New(claims.Config{NodeName: b.cfg.NodeName, State: filepath.Join(folder, "claims.json"), Client: client, Log: b.log})
+	if err != nil {
+		return nil, err
+	}
+	e.plugins = plugins.New(filepath.Join(folder, plugins.Folder), map[string]plugins.Handler{
+		registerv1.CSIPlugin: e.volumes.Drivers(), registerv1.DevicePlugin: e.devices, registerv1.DRAPlugin: e.claims,
+	}, b.log)
+	return e, nil
+}
+
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice) (*node.Node, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice, more *extensions) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -139,6 +181,8 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 		Settings:  tuned,
 		Stopping:  down.Underway,
 		Pressure:  gauge.Conditions,
+		InUse:     more.volumes.Drivers().InUse,
+		Devices:   more.devices.Resources,
 		External:  b.cfg.CloudProvider == config.External,
 		Client:    client, Nodes: nodes, Runtime: containers, Events: told.recorder, Log: b.log,
 	}

@@ -56,7 +56,7 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		{"remove pod network", func() error { return podnet.Remove(paths) }, false},
 		{"remove cgroups", func() error { return removeCgroups(cfg.CgroupRoot, pods) }, false},
 		{"remove files", func() error {
-			return errors.Join(removeTree(cfg.RunDir, stateName), removeTree(cfg.DataDir, lockFile), removeFile(cfg.WriteKubeconfig))
+			return errors.Join(removeTree(cfg.RunDir, stateName), removeTree(cfg.DataDir, lockFile), removeFile(cfg.WriteKubeconfig), removeLink(cfg.KubeletDir, paths.Agent()))
 		}, false},
 	}
 	var errs []error
@@ -71,6 +71,14 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		log.Info("reset", "done", step.name)
 	}
 	return errors.Join(errs...)
+}
+
+// removeLink removes a link that leads to a folder of ours.
+func removeLink(path, target string) error {
+	if to, err := os.Readlink(path); err != nil || to != target {
+		return nil // somebody else's
+	}
+	return removeFile(path)
 }
 
 func removeFile(path string) error {

@@ -27,6 +27,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/bootstrap/pki"
+	"knarr.dev/knarr/storage/attach"
 	"knarr.dev/knarr/storage/localpath"
 	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/certificates"
@@ -227,6 +228,10 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 		{
 			Name: "volumes", Resources: []schema.GroupResource{corev1.Resource("persistentvolumeclaims"), corev1.Resource("persistentvolumes")},
 			Start: func() error { return b.volumes(mgr) },
+		},
+		{
+			Name: "volume attachments", Start: func() error { return attach.Register(mgr) },
+			Resources: []schema.GroupResource{storagev1.Resource("csinodes"), storagev1.Resource("csidrivers"), storagev1.Resource("volumeattachments")},
 		},
 		{
 			Name: "storage migrations", Resources: []schema.GroupResource{storagemigrationv1.Resource("storageversionmigrations")},

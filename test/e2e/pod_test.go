@@ -53,6 +53,7 @@ func TestPods(t *testing.T) {
 		"its resources are limits in the kernel": limitsInTheKernel,
 		"its claim outlives it":                  claimOutlivesPods,
 		"its users are not the machine's":        usersOfItsOwn,
+		"it gets the device of a plugin":         pluginsDevice,
 		"knarr why explains it":                  whyExplains,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -56,16 +56,17 @@ type Config struct {
 	Settings      settings.Settings
 	ResolvConf    string // the machine's resolver configuration; "" means /etc/resolv.conf
 
-	Runtime  *runtime.Runtime
-	Cache    pod.Source                   // pods, services
-	Client   corev1client.CoreV1Interface // with the node's identity
-	Gauge    *pressure.Gauge              // of this machine; the node's status shows the same one
-	Stopping func() bool                  // the machine is going down; nil: never
-	Pressed  func()                       // the node has other conditions now
-	Volumes  pod.Volumes
-	Prober   pod.Prober
-	Logins   *credentials.Providers // for images; nil: none but those of pull secrets
-	Pulls    int                    // images fetched at a time; 0: the usual
+	Runtime   *runtime.Runtime
+	Cache     pod.Source                   // pods, services
+	Client    corev1client.CoreV1Interface // with the node's identity
+	Gauge     *pressure.Gauge              // of this machine; the node's status shows the same one
+	Stopping  func() bool                  // the machine is going down; nil: never
+	Pressed   func()                       // the node has other conditions now
+	Volumes   pod.Volumes
+	Prober    pod.Prober
+	Equipment []pod.Equipment        // what gives containers devices
+	Logins    *credentials.Providers // for images; nil: none but those of pull secrets
+	Pulls     int                    // images fetched at a time; 0: the usual
 	// CompletePod gives a pod from a file what the API server gives one that says nothing about it, and says what is wrong
 	// with it.
 	CompletePod func(*corev1.Pod) error
@@ -131,6 +132,7 @@ func New(conf Config) (*Agent, error) {
 		Volumes:   conf.Volumes,
 		Prober:    conf.Prober,
 		Providers: conf.Logins,
+		Equipment: conf.Equipment,
 		Pulls:     conf.Pulls,
 		Objects:   objects{reader: conf.Cache, client: conf.Client},
 		Client:    conf.Client,

@@ -94,9 +94,22 @@ func (m *Manager) refusal(pod *corev1.Pod) *Ending {
 	node := &corev1.Node{}
 	err := m.conf.Cache.Get(m.ctx, client.ObjectKey{Name: m.conf.Node.Name}, node)
 	if err != nil || node.Name == "" || len(node.Status.Allocatable) == 0 {
-		return nil // what the node has is not known yet; the scheduler knew it
+		return m.unequipped(pod) // what else the node has is not known yet; the scheduler knew it
 	}
-	return admit(node, m.scheduled(), pod)
+	if e := admit(node, m.scheduled(), pod); e != nil {
+		return e
+	}
+	return m.unequipped(pod)
+}
+
+// unequipped says that there are not the devices the pod was sent here for. What it got of others goes back with its end.
+func (m *Manager) unequipped(pod *corev1.Pod) *Ending {
+	for _, e := range m.conf.Equipment {
+		if err := e.Admit(pod); err != nil {
+			return &Ending{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
+		}
+	}
+	return nil
 }
 
 // scheduled are the pods whose requests count on this node.

@@ -50,6 +50,7 @@ type machine struct {
 	stop    func()
 	deaf    bool // the API does not answer
 	from    *registries.Registries
+	devices []Equipment
 	writes  sync.Mutex
 	change  func(*Config) // of the manager's configuration; nil: none
 }
@@ -164,7 +165,7 @@ func (m *machine) start(helpers string) {
 			LogRoot: m.paths.PodLogs(), MemoryBytes: 1 << 30,
 		},
 		Dir: m.paths.Agent(), Runtime: m.runtime, Cgroups: cgroup.New(m.cgroups), Volumes: m.volumes, Prober: m.prober,
-		Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Clock: clock.RealClock{}, Log: log,
+		Equipment: m.devices, Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Clock: clock.RealClock{}, Log: log,
 	}
 	if m.change != nil {
 		m.change(&conf)

@@ -50,6 +50,7 @@ type Config struct {
 	Volumes   Volumes
 	Prober    Prober
 	Providers *credentials.Providers // of logins for images; nil: none
+	Equipment []Equipment            // what gives containers devices
 	Pulls     int                    // images at a time; 0: parallelPulls
 	Objects   Objects
 	Client    corev1client.PodsGetter
@@ -246,6 +247,9 @@ func (m *Manager) endUnwanted(known map[types.UID]*corev1.Pod, running map[types
 	withVolumes, err := m.conf.Volumes.Pods()
 	if err != nil {
 		m.log.Warn("list pods with volumes; volumes of forgotten pods stay mounted", "error", err)
+	}
+	for _, e := range m.conf.Equipment {
+		withVolumes = append(withVolumes, e.Pods()...)
 	}
 	for _, uid := range append(withVolumes, m.conf.Cgroups.Uids()...) {
 		if known[uid] == nil {

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"knarr.dev/knarr/workloads/agent/health"
+	"knarr.dev/knarr/workloads/agent/translate"
 )
 
 // Volumes makes a pod's volumes reachable on this machine. storage/volume implements it.
@@ -30,6 +31,18 @@ type Static interface {
 	Read() []*corev1.Pod
 	// Run calls changed with all that is wanted whenever that is something else than before, until ctx ends.
 	Run(ctx context.Context, changed func([]*corev1.Pod))
+}
+
+// Equipment is devices of some kind that containers get. workloads/agent/devices and workloads/agent/claims are two.
+type Equipment interface {
+	// Admit says why a new pod cannot have what it asks for, and sets it aside if it can.
+	Admit(pod *corev1.Pod) error
+	// Equip returns what a container that is about to start needs for its devices.
+	Equip(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (translate.Extras, error)
+	// Release gives back what a pod had whose containers have stopped.
+	Release(ctx context.Context, pod types.UID) error
+	// Pods are those that have something.
+	Pods() []types.UID
 }
 
 // Source is the part of a controller-runtime cache that is read: pods of at least this node.

@@ -156,6 +156,18 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 	if in.Users, err = m.usersOf(pod); err != nil {
 		return "", err
 	}
+	for _, e := range m.conf.Equipment {
+		extras, err := e.Equip(ctx, pod, c)
+		if err != nil {
+			return "", err
+		}
+		in.Extras.Add(extras)
+	}
+	if len(in.Extras.CDI) > 0 {
+		if err := m.conf.Runtime.ReadDevices(); err != nil {
+			return "", err
+		}
+	}
 	conf, err := translate.Container(pod, c, m.conf.Node, in)
 	if err != nil {
 		return "", err

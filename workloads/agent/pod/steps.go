@@ -209,6 +209,11 @@ func (m *Manager) clean(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	if err := m.conf.Volumes.Unmount(ctx, pod.UID); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)
 	}
+	for _, e := range m.conf.Equipment {
+		if err := e.Release(ctx, pod.UID); err != nil {
+			return fmt.Errorf("release devices: %w", err)
+		}
+	}
 	if err := m.conf.Cgroups.Remove(pod.UID); err != nil {
 		return err
 	}

@@ -24,9 +24,45 @@ type ContainerInput struct {
 	// ImageVolumes are the images that are volumes, by the volume's name: the runtime mounts them itself.
 	ImageVolumes map[string]*runtimeapi.ImageSpec
 	Shared       map[string]string // what all containers of the pod have in common: path in the container to path here
+	Extras       Extras            // what its devices need
 	MessageFile  string            // receives the termination message
 	Users        *Users            // of the pod, as of its sandbox
 	TargetID     string            // container whose processes an ephemeral container sees
+}
+
+// Extras are what plugins that own a container's devices want in it.
+type Extras struct {
+	Env         []*runtimeapi.KeyValue
+	Mounts      []*runtimeapi.Mount
+	Devices     []*runtimeapi.Device
+	CDI         []string // qualified names of devices (Container Device Interface)
+	Annotations map[string]string
+}
+
+// Add puts more to it.
+func (e *Extras) Add(more Extras) {
+	e.Env, e.Mounts, e.Devices, e.CDI = append(e.Env, more.Env...), append(e.Mounts, more.Mounts...), append(e.Devices, more.Devices...), append(e.CDI, more.CDI...)
+	for key, value := range more.Annotations {
+		if e.Annotations == nil {
+			e.Annotations = map[string]string{}
+		}
+		e.Annotations[key] = value
+	}
+}
+
+// into the container. What the pod says itself, about its environment too, comes later and wins.
+func (e Extras) into(conf *runtimeapi.ContainerConfig) {
+	conf.Envs = append(slices.Clone(e.Env), conf.Envs...)
+	conf.Mounts = append(conf.Mounts, e.Mounts...)
+	conf.Devices = append(conf.Devices, e.Devices...)
+	for _, name := range e.CDI {
+		conf.CDIDevices = append(conf.CDIDevices, &runtimeapi.CDIDevice{Name: name})
+	}
+	for key, value := range e.Annotations {
+		if _, ours := conf.Annotations[key]; !ours {
+			conf.Annotations[key] = value
+		}
+	}
 }
 
 // MountKey names a volume mount of a container: a volume can be mounted more than once, with different sub-paths.
@@ -65,7 +101,7 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 	if security.Seccomp.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
 		notes[NoteSeccomp] = string(corev1.SeccompProfileTypeRuntimeDefault)
 	}
-	return &runtimeapi.ContainerConfig{
+	conf := &runtimeapi.ContainerConfig{
 		Metadata:    &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: in.Attempt},
 		Image:       &runtimeapi.ImageSpec{Image: in.ImageRef, UserSpecifiedImage: c.Image},
 		Command:     expandAll(c.Command, env),
@@ -85,7 +121,9 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 			Resources:       Resources(pod, c, node),
 			SecurityContext: security,
 		},
-	}, nil
+	}
+	in.Extras.into(conf)
+	return conf, nil
 }
 
 func expandAll(list []string, env map[string]string) []string {
