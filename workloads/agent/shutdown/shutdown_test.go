@@ -138,8 +138,9 @@ func bus(t *testing.T) string {
 	if err != nil {
 		t.Skip("there is no dbus-daemon here")
 	}
-	conf := filepath.Join(t.TempDir(), "bus.conf")
-	text := `<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen><auth>EXTERNAL</auth>
+	dir := t.TempDir() // for its socket as well
+	conf := filepath.Join(dir, "bus.conf")
+	text := `<busconfig><type>session</type><listen>unix:dir=` + dir + `</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>`
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
