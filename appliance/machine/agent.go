@@ -66,7 +66,7 @@ func newView(ctx context.Context, member *join.Member, node string) (*view, erro
 	if err != nil {
 		return nil, fmt.Errorf("make the node's cache: %w", err)
 	}
-	if err := indexes.Register(ctx, c); err != nil {
+	if err := indexes.RegisterNodes(ctx, c); err != nil {
 		return nil, err
 	}
 	everyone, err := cache.New(member.RESTConfig(), cache.Options{

@@ -25,18 +25,26 @@ const (
 	ReplicaSetController = "metadata.controller"
 )
 
-// Register adds the indexes to a cache.
+// Register adds all indexes to a cache.
 func Register(ctx context.Context, indexer client.FieldIndexer) error {
-	if err := indexer.IndexField(ctx, &corev1.Pod{}, PodNode, func(o client.Object) []string {
-		return []string{o.(*corev1.Pod).Spec.NodeName}
-	}); err != nil {
-		return fmt.Errorf("index pods by node: %w", err)
+	if err := RegisterNodes(ctx, indexer); err != nil {
+		return err
 	}
 	if err := indexer.IndexField(ctx, &corev1.Pod{}, PodController, Controller); err != nil {
 		return fmt.Errorf("index pods by controller: %w", err)
 	}
 	if err := indexer.IndexField(ctx, &appsv1.ReplicaSet{}, ReplicaSetController, Controller); err != nil {
 		return fmt.Errorf("index replicasets by controller: %w", err)
+	}
+	return nil
+}
+
+// RegisterNodes adds what a machine's agent may read: an index of a kind makes the cache follow that kind.
+func RegisterNodes(ctx context.Context, indexer client.FieldIndexer) error {
+	if err := indexer.IndexField(ctx, &corev1.Pod{}, PodNode, func(o client.Object) []string {
+		return []string{o.(*corev1.Pod).Spec.NodeName}
+	}); err != nil {
+		return fmt.Errorf("index pods by node: %w", err)
 	}
 	return nil
 }
