@@ -85,6 +85,16 @@ func StampConditions(csr, old *certificatesv1.CertificateSigningRequest) {
 	}
 }
 
+// usages a key can have.
+var usages = []certificatesv1.KeyUsage{
+	certificatesv1.UsageSigning, certificatesv1.UsageDigitalSignature, certificatesv1.UsageContentCommitment, certificatesv1.UsageKeyEncipherment,
+	certificatesv1.UsageKeyAgreement, certificatesv1.UsageDataEncipherment, certificatesv1.UsageCertSign, certificatesv1.UsageCRLSign,
+	certificatesv1.UsageEncipherOnly, certificatesv1.UsageDecipherOnly, certificatesv1.UsageAny, certificatesv1.UsageServerAuth,
+	certificatesv1.UsageClientAuth, certificatesv1.UsageCodeSigning, certificatesv1.UsageEmailProtection, certificatesv1.UsageSMIME,
+	certificatesv1.UsageIPsecEndSystem, certificatesv1.UsageIPsecTunnel, certificatesv1.UsageIPsecUser, certificatesv1.UsageTimestamping,
+	certificatesv1.UsageOCSPSigning, certificatesv1.UsageMicrosoftSGC, certificatesv1.UsageNetscapeSGC,
+}
+
 func validateCSR(csr *certificatesv1.CertificateSigningRequest) field.ErrorList {
 	var errs field.ErrorList
 	if block, _ := pem.Decode(csr.Spec.Request); block == nil || block.Type != "CERTIFICATE REQUEST" {
@@ -96,6 +106,9 @@ func validateCSR(csr *certificatesv1.CertificateSigningRequest) field.ErrorList 
 	}
 	if len(csr.Spec.Usages) == 0 {
 		errs = append(errs, field.Required(specPath.Child("usages"), ""))
+	}
+	for i, usage := range csr.Spec.Usages {
+		errs = append(errs, check.OneOf(specPath.Child("usages").Index(i), usage, usages...)...)
 	}
 	errs = append(errs, check.Unique(specPath.Child("usages"), csr.Spec.Usages, func(u certificatesv1.KeyUsage) certificatesv1.KeyUsage { return u }, "")...)
 	if seconds := csr.Spec.ExpirationSeconds; seconds != nil && *seconds < minCertificateSeconds {

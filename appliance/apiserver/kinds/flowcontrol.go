@@ -22,7 +22,7 @@ var FlowSchema = resource.Hooks[*flowcontrolv1.FlowSchema]{
 		if p := f.Spec.MatchingPrecedence; p <= 0 || p > maxPrecedence {
 			errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must be between 1 and 10000"))
 		}
-		return append(errs, check.Needed(specPath.Child("priorityLevelConfiguration", "name"), f.Spec.PriorityLevelConfiguration.Name, nil)...)
+		return append(errs, check.Needed(specPath.Child("priorityLevelConfiguration", "name"), f.Spec.PriorityLevelConfiguration.Name, check.Subdomain)...)
 	}),
 }
 

@@ -6,6 +6,8 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -15,7 +17,37 @@ import (
 )
 
 // HorizontalPodAutoscaler sizes a workload by what its pods use.
-var HorizontalPodAutoscaler = resource.Hooks[*autoscalingv2.HorizontalPodAutoscaler]{Validate: always(validateAutoscaler)}
+var HorizontalPodAutoscaler = resource.Hooks[*autoscalingv2.HorizontalPodAutoscaler]{
+	Validate: always(func(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+		return append(validateAutoscaler(h), validateScaledGroup(h.Spec.ScaleTargetRef)...)
+	}),
+	// One from before the rule may keep its target.
+	ValidateUpdate: onUpdate(validateAutoscaler, func(h, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+		if h.Spec.ScaleTargetRef == old.Spec.ScaleTargetRef {
+			return nil
+		}
+		return validateScaledGroup(h.Spec.ScaleTargetRef)
+	}),
+}
+
+// validateScaledGroup wants a group: of the kinds without one only replication controllers can be scaled.
+func validateScaledGroup(ref autoscalingv2.CrossVersionObjectReference) field.ErrorList {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil || gv.Group != "" || ref.Kind == "ReplicationController" {
+		return nil // validateReference says what is wrong with it
+	}
+	return field.ErrorList{field.Invalid(specPath.Child("scaleTargetRef", "apiVersion"), ref.APIVersion, "apiVersion must specify API group")}
+}
+
+// validateReference wants a kind and a name that can stand in a path.
+func validateReference(ref autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
+	errs := check.Needed(at.Child("kind"), ref.Kind, path.IsValidPathSegmentName)
+	errs = append(errs, check.Needed(at.Child("name"), ref.Name, path.IsValidPathSegmentName)...)
+	if _, err := schema.ParseGroupVersion(ref.APIVersion); err != nil {
+		errs = append(errs, field.Invalid(at.Child("apiVersion"), ref.APIVersion, err.Error()))
+	}
+	return errs
+}
 
 const (
 	cpuTarget         = 80 // percent of what pods request, when nothing else is asked for
@@ -75,9 +107,7 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	if h.Spec.MinReplicas != nil && h.Spec.MaxReplicas < *h.Spec.MinReplicas {
 		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), h.Spec.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
-	target := specPath.Child("scaleTargetRef")
-	errs = append(errs, check.Needed(target.Child("kind"), h.Spec.ScaleTargetRef.Kind, nil)...)
-	errs = append(errs, check.Needed(target.Child("name"), h.Spec.ScaleTargetRef.Name, nil)...)
+	errs = append(errs, validateReference(h.Spec.ScaleTargetRef, specPath.Child("scaleTargetRef"))...)
 	for i, metric := range h.Spec.Metrics {
 		errs = append(errs, validateMetric(metric, specPath.Child("metrics").Index(i))...)
 	}
@@ -103,6 +133,7 @@ func validateMetric(metric autoscalingv2.MetricSpec, at *field.Path) field.Error
 	sources := map[autoscalingv2.MetricSourceType]source{}
 	if metric.Object != nil {
 		sources[autoscalingv2.ObjectMetricSourceType] = source{"object", &metric.Object.Target}
+		errs = append(errs, validateReference(metric.Object.DescribedObject, at.Child("object", "describedObject"))...)
 	}
 	if metric.Pods != nil {
 		sources[autoscalingv2.PodsMetricSourceType] = source{"pods", &metric.Pods.Target}

@@ -3,9 +3,11 @@ package kinds
 import (
 	"context"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -38,6 +40,13 @@ var Namespace = resource.Hooks[*corev1.Namespace]{
 		}
 		return nil
 	},
+	Validate: always(func(ns *corev1.Namespace) field.ErrorList {
+		var errs field.ErrorList
+		for _, finalizer := range ns.Spec.Finalizers {
+			errs = append(errs, validateFinalizer(string(finalizer), specPath.Child("finalizers"))...)
+		}
+		return errs
+	}),
 	ValidateName: apivalidation.ValidateNamespaceName,
 	Fields: func(ns *corev1.Namespace) fields.Set {
 		return fields.Set{"status.phase": string(ns.Status.Phase)}
@@ -48,7 +57,17 @@ var Namespace = resource.Hooks[*corev1.Namespace]{
 func ValidateFinalizers(ns *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
 	for i, finalizer := range ns.Spec.Finalizers {
-		errs = append(errs, check.Text(specPath.Child("finalizers").Index(i), string(finalizer), validation.IsQualifiedName)...)
+		errs = append(errs, validateFinalizer(string(finalizer), specPath.Child("finalizers").Index(i))...)
+	}
+	return errs
+}
+
+// validateFinalizer wants a domain before every name that is not Kubernetes' own.
+func validateFinalizer(name string, at *field.Path) field.ErrorList {
+	errs := check.Text(at, name, validation.IsQualifiedName)
+	own := name == string(corev1.FinalizerKubernetes) || name == metav1.FinalizerOrphanDependents || name == metav1.FinalizerDeleteDependents
+	if !own && !strings.Contains(name, "/") {
+		errs = append(errs, field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified"))
 	}
 	return errs
 }

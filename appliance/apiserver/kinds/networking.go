@@ -7,9 +7,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
@@ -235,13 +237,45 @@ var IngressClass = resource.Hooks[*networkingv1.IngressClass]{
 	Validate: always(func(c *networkingv1.IngressClass) field.ErrorList {
 		at := specPath.Child("controller")
 		if c.Spec.Controller == "" {
-			return field.ErrorList{field.Required(at, "")}
+			return append(validateParameters(c), field.Required(at, ""))
 		}
-		return validation.IsDomainPrefixedPath(at, c.Spec.Controller)
+		return append(validation.IsDomainPrefixedPath(at, c.Spec.Controller), validateParameters(c)...)
 	}),
-	ValidateUpdate: onUpdate(func(*networkingv1.IngressClass) field.ErrorList { return nil }, func(c, old *networkingv1.IngressClass) field.ErrorList {
+	ValidateUpdate: onUpdate(validateParameters, func(c, old *networkingv1.IngressClass) field.ErrorList {
 		return check.Unchanged(specPath.Child("controller"), c.Spec.Controller, old.Spec.Controller)
 	}),
+}
+
+// validateParameters wants a namespace if the parameters are in one, and none otherwise.
+func validateParameters(c *networkingv1.IngressClass) field.ErrorList {
+	p, at := c.Spec.Parameters, specPath.Child("parameters")
+	if p == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if p.APIGroup != nil {
+		errs = append(errs, check.Text(at.Child("apiGroup"), *p.APIGroup, validation.IsDNS1123Subdomain)...)
+	}
+	errs = append(errs, check.Needed(at.Child("kind"), p.Kind, path.IsValidPathSegmentName)...)
+	errs = append(errs, check.Needed(at.Child("name"), p.Name, path.IsValidPathSegmentName)...)
+	namespace := at.Child("namespace")
+	switch scope := ptr.Deref(p.Scope, ""); scope {
+	case "":
+		errs = append(errs, field.Required(at.Child("scope"), ""))
+	case networkingv1.IngressClassParametersReferenceScopeCluster:
+		if p.Namespace != nil {
+			errs = append(errs, field.Forbidden(namespace, "`parameters.scope` is set to 'Cluster'"))
+		}
+	case networkingv1.IngressClassParametersReferenceScopeNamespace:
+		if p.Namespace == nil {
+			errs = append(errs, field.Required(namespace, "`parameters.scope` is set to 'Namespace'"))
+		} else {
+			errs = append(errs, check.Text(namespace, *p.Namespace, validation.IsDNS1123Label)...)
+		}
+	default:
+		errs = append(errs, field.NotSupported(at.Child("scope"), scope, []string{networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace}))
+	}
+	return errs
 }
 
 func defaultIngressClass(c *networkingv1.IngressClass) {
@@ -258,8 +292,13 @@ var IPAddress = resource.Hooks[*networkingv1.IPAddress]{
 		if ref == nil {
 			return field.ErrorList{field.Required(at, "")}
 		}
-		errs := check.Needed(at.Child("resource"), ref.Resource, nil)
-		return append(errs, check.Needed(at.Child("name"), ref.Name, nil)...)
+		var errs field.ErrorList
+		if ref.Group != "" {
+			errs = append(errs, check.Text(at.Child("group"), ref.Group, validation.IsDNS1123Subdomain)...)
+		}
+		errs = append(errs, check.Needed(at.Child("resource"), ref.Resource, path.IsValidPathSegmentName)...)
+		errs = append(errs, check.Needed(at.Child("name"), ref.Name, path.IsValidPathSegmentName)...)
+		return append(errs, check.Text(at.Child("namespace"), ref.Namespace, path.IsValidPathSegmentName)...)
 	}),
 	ValidateUpdate: onUpdate(func(*networkingv1.IPAddress) field.ErrorList { return nil }, func(a, old *networkingv1.IPAddress) field.ErrorList {
 		return check.Unchanged(specPath.Child("parentRef"), a.Spec.ParentRef, old.Spec.ParentRef)

@@ -4,6 +4,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -39,6 +40,7 @@ var RuntimeClass = resource.Hooks[*nodev1.RuntimeClass]{
 			errs = append(errs, podspec.ValidateResources(c.Overhead.PodFixed, field.NewPath("overhead", "podFixed"))...)
 		}
 		if c.Scheduling != nil {
+			errs = append(errs, metav1validation.ValidateLabels(c.Scheduling.NodeSelector, field.NewPath("scheduling", "nodeSelector"))...)
 			errs = append(errs, podspec.ValidateTolerations(c.Scheduling.Tolerations, field.NewPath("scheduling", "tolerations"))...)
 		}
 		return errs

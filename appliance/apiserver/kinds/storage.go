@@ -47,6 +47,13 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 
 // CSIDriver says how a driver is to be called.
 var CSIDriver = resource.Hooks[*storagev1.CSIDriver]{
+	Validate: always(func(d *storagev1.CSIDriver) field.ErrorList {
+		var errs field.ErrorList
+		for _, mode := range d.Spec.VolumeLifecycleModes {
+			errs = append(errs, check.OneOf(specPath.Child("volumeLifecycleModes"), mode, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+		}
+		return errs
+	}),
 	ValidateUpdate: onUpdate(func(*storagev1.CSIDriver) field.ErrorList { return nil }, func(d, old *storagev1.CSIDriver) field.ErrorList {
 		errs := check.Unchanged(specPath.Child("attachRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired)
 		return append(errs, check.Unchanged(specPath.Child("volumeLifecycleModes"), d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)...)

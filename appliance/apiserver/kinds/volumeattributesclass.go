@@ -4,8 +4,10 @@ import (
 	"maps"
 
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
 
@@ -31,7 +33,7 @@ var VolumeAttributesClass = resource.Hooks[*storagev1.VolumeAttributesClass]{
 }
 
 func validateVolumeAttributes(c *storagev1.VolumeAttributesClass) field.ErrorList {
-	errs := validateDriverName(c.DriverName, field.NewPath("driverName"))
+	errs := check.Needed(field.NewPath("driverName"), c.DriverName, validation.IsQualifiedName)
 	at := field.NewPath("parameters")
 	size := 0
 	for key, value := range c.Parameters {

@@ -1,6 +1,8 @@
 package kinds
 
 import (
+	"bytes"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,6 +90,8 @@ func validateRevision(r *appsv1.ControllerRevision) field.ErrorList {
 	errs = append(errs, check.NotNegative(field.NewPath("revision"), r.Revision)...)
 	if len(r.Data.Raw) == 0 && r.Data.Object == nil {
 		errs = append(errs, field.Required(field.NewPath("data"), "data is mandatory"))
+	} else if raw := bytes.TrimSpace(r.Data.Raw); len(raw) > 0 && raw[0] != '{' {
+		errs = append(errs, field.Required(field.NewPath("data"), "data must be a valid JSON object"))
 	}
 	return errs
 }
