@@ -133,7 +133,7 @@ const (
 // program.
 func start(dir string) bool {
 	s, err := read(dir)
-	if err != nil || !s.alive() {
+	if err != nil || !s.alive() || given(s.Config.Hooks) { // runc calls the hooks of a start
 		return false
 	}
 	path := filepath.Join(dir, fifoName)

@@ -145,6 +145,14 @@ func TestAContainerThatIsMadeStarts(t *testing.T) {
 			t.Error("it started")
 		}
 	})
+	t.Run("so is one whose start somebody wants to be told of", func(t *testing.T) {
+		c := newContainer(t)
+		fifo(t, c)
+		c.noted["config"].(map[string]any)["Hooks"] = map[string]any{"poststart": []any{map[string]any{}}}
+		if c.ask(t, "start", "c") {
+			t.Error("it started")
+		}
+	})
 	t.Run("so is one that runs already", func(t *testing.T) {
 		if newContainer(t).ask(t, "start", "c") {
 			t.Error("it started")
