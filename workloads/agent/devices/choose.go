@@ -56,6 +56,7 @@ func choose(wanted []demand, free map[string][]string) (granted, error) {
 			n := d.counts[resource]
 			have := slices.Concat(passed[resource], left[resource])
 			if len(have) < n {
+				//lint:ignore ST1005 the message a pod gets on every Kubernetes
 				return nil, fmt.Errorf("Allocate failed due to requested number of devices unavailable for %s. Requested: %d, Available: %d, which is unexpected", resource, n, len(have))
 			}
 			got := have[:n:n]
