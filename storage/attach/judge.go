@@ -2,6 +2,7 @@ package attach
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +46,9 @@ type news struct {
 	message string
 }
 
+// nameIsOurs tells attachments that follow pods from those somebody made by hand, which are theirs to take away.
+var nameIsOurs = regexp.MustCompile(`^csi-[0-9a-f]{64}$`)
+
 // silence is how long a node may be without a word before a volume it has mounted is taken from it: it may be writing.
 const silence = 6 * time.Minute
 
@@ -71,7 +75,7 @@ func judge(v view, now time.Time) decision {
 		}
 	}
 	for _, a := range v.attachments {
-		if a.Spec.NodeName != v.name || needed[a.Name] || a.DeletionTimestamp != nil {
+		if a.Spec.NodeName != v.name || needed[a.Name] || a.DeletionTimestamp != nil || !nameIsOurs.MatchString(a.Name) {
 			continue
 		}
 		if mayDetach(v.node, a, now) {

@@ -28,6 +28,8 @@ func TestJudge(t *testing.T) {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown, LastTransitionTime: metav1.NewTime(now.Add(-since))}}
 		return n
 	}
+	byHand := on("a")
+	byHand.Name = "mine"
 	dead := using.DeepCopy()
 	dead.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}
 	pod := want{pod: &corev1.Pod{}, volume: disk()}
@@ -47,6 +49,7 @@ func TestJudge(t *testing.T) {
 		"one that is on another node is waited for":           {node: &corev1.Node{}, wanted: []want{pod}, attachments: []*storagev1.VolumeAttachment{on("b")}, does: does{Tell: 1, Waits: true}},
 		"a shared one may be on both":                         {node: &corev1.Node{}, wanted: []want{{pod: &corev1.Pod{}, volume: disk(corev1.ReadWriteMany)}}, attachments: []*storagev1.VolumeAttachment{on("b")}, does: does{Attach: 1}},
 		"one nobody needs is detached":                        {node: &corev1.Node{}, attachments: []*storagev1.VolumeAttachment{on("a"), on("b")}, does: does{Detach: 1}},
+		"what somebody attached by hand is theirs":            {node: &corev1.Node{}, attachments: []*storagev1.VolumeAttachment{byHand}},
 		"not while it is mounted":                             {node: using, attachments: []*storagev1.VolumeAttachment{on("a")}, does: does{Waits: true}},
 		"not from a node that was silent for five minutes":    {node: silent(5 * time.Minute), attachments: []*storagev1.VolumeAttachment{on("a")}, does: does{Waits: true}},
 		"but from one that was silent for six":                {node: silent(6 * time.Minute), attachments: []*storagev1.VolumeAttachment{on("a")}, does: does{Detach: 1}},
