@@ -99,8 +99,8 @@ func TestBodiesThatAreTooLongOrTooDeep(t *testing.T) {
 		content     []byte
 		want        []int
 	}{
-		"3 MB of one string":                {revisions, "application/json", revision(`"` + strings.Repeat("x", 3*mebi-200) + `"`), []int{413}},
-		"2 MB are more than the store has":  {revisions, "application/json", revision(`"` + strings.Repeat("x", 2*mebi) + `"`), []int{413}},
+		"3 MB of one string":                {revisions, "application/json", revision(`{"a":"` + strings.Repeat("x", 3*mebi-200) + `"}`), []int{413}},
+		"2 MB are more than the store has":  {revisions, "application/json", revision(`{"a":"` + strings.Repeat("x", 2*mebi) + `"}`), []int{413}},
 		"more than a request may have":      {maps, "application/json", revision(`"` + strings.Repeat("x", 3*mebi) + `"`), []int{413}},
 		"3 MB of spaces":                    {maps, "application/json", bytes.Repeat([]byte(" "), 3*mebi), []int{400, 422}},
 		"100,000 arrays in JSON":            {revisions, "application/json", revision(deepJSON("[", "]")), []int{400}},
