@@ -230,7 +230,7 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 			Start: func() error { return b.volumes(mgr) },
 		},
 		{
-			Name: "volume attachments", Start: func() error { return attach.Register(mgr) },
+			Name: "volume attachments", Start: func() error { return attach.Register(mgr, b.steady.Now) },
 			Resources: []schema.GroupResource{storagev1.Resource("csinodes"), storagev1.Resource("csidrivers"), storagev1.Resource("volumeattachments")},
 		},
 		{

@@ -29,10 +29,11 @@ import (
 // podNode is the shared cache's index of pods by their node.
 const podNode = "spec.nodeName"
 
-// Register adds the controller to a manager. It is needed once there is a driver.
-func Register(mgr manager.Manager) error {
+// Register adds the controller to a manager. It is needed once there is a driver. now is a clock that does not jump: one
+// that did would make a node silent for long, and take what it is writing to.
+func Register(mgr manager.Manager, now func() time.Time) error {
 	//lint:ignore SA1019 users know core/v1 Events; see workloads/events
-	r := &reconciler{client: mgr.GetClient(), events: mgr.GetEventRecorderFor("attachdetach-controller"), now: time.Now}
+	r := &reconciler{client: mgr.GetClient(), events: mgr.GetEventRecorderFor("attachdetach-controller"), now: now}
 	toNode := func(name string) []reconcile.Request {
 		if name == "" {
 			return nil
