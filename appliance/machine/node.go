@@ -34,6 +34,7 @@ import (
 	"knarr.dev/knarr/workloads/agent/nodeapi"
 	"knarr.dev/knarr/workloads/agent/plugins"
 	"knarr.dev/knarr/workloads/agent/pod"
+	"knarr.dev/knarr/workloads/agent/podresources"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/probe"
 	"knarr.dev/knarr/workloads/agent/registries"
@@ -109,7 +110,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, CompletePod: completeStatic,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, Devices: more.devices, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
 	})
@@ -126,7 +127,11 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	if err != nil {
 		return nil, err
 	}
-	parts := []Component{more.volumes, more.devices, more.plugins, pods, server}
+	given := podresources.Config{Dir: filepath.Join(paths.Agent(), podresources.Folder), Pods: pods.Pods, Devices: more.devices, Claims: more.claims, Log: b.log}
+	if own := pods.Exclusive(); own != nil {
+		given.Exclusive = own
+	}
+	parts := []Component{more.volumes, more.devices, more.plugins, pods, server, podresources.New(given)}
 	if len(tuned.Shutdown) > 0 {
 		parts = append(parts, shutdown.New(shutdown.Config{Steps: tuned.Shutdown, Notice: down, Pods: pods.Manager(), Changed: self.Wake, Log: b.log}))
 	}

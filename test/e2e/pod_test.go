@@ -54,6 +54,7 @@ func TestPods(t *testing.T) {
 		"its claim outlives it":                  claimOutlivesPods,
 		"its users are not the machine's":        usersOfItsOwn,
 		"it gets the device of a plugin":         pluginsDevice,
+		"it gets the device of its claim":        claimsDevice,
 		"knarr why explains it":                  whyExplains,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -36,12 +37,14 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/credentials"
+	"knarr.dev/knarr/workloads/agent/exclusive"
 	"knarr.dev/knarr/workloads/agent/garbage"
 	"knarr.dev/knarr/workloads/agent/pod"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/runtime"
 	"knarr.dev/knarr/workloads/agent/settings"
 	"knarr.dev/knarr/workloads/agent/static"
+	"knarr.dev/knarr/workloads/agent/topology"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -65,6 +68,7 @@ type Config struct {
 	Volumes   pod.Volumes
 	Prober    pod.Prober
 	Equipment []pod.Equipment        // what gives containers devices
+	Devices   exclusive.Devices      // those of them whose NUMA nodes matter; nil: none
 	Logins    *credentials.Providers // for images; nil: none but those of pull secrets
 	Pulls     int                    // images fetched at a time; 0: the usual
 	// CompletePod gives a pod from a file what the API server gives one that says nothing about it, and says what is wrong
@@ -101,6 +105,7 @@ func (c *Config) Validate() error {
 type Agent struct {
 	conf    Config
 	pods    *pod.Manager
+	own     *exclusive.Manager // nil: all containers share all CPUs
 	keeper  *pressure.Keeper
 	garbage *garbage.Collector
 }
@@ -145,6 +150,14 @@ func New(conf Config) (*Agent, error) {
 		Clock:     conf.Clock,
 		Log:       conf.Log,
 	}
+	if conf.Settings.Exclusive.On() {
+		if a.own, err = a.exclusive(node); err != nil {
+			return nil, err
+		}
+		groups.OwnCPUs(a.own.HasCPUs)
+		pods.Places = a.own
+		pods.Equipment = append([]pod.Equipment{a.own}, conf.Equipment...) // it chooses for those that come after it
+	}
 	if conf.Settings.StaticPods != "" {
 		pods.Static = static.New(static.Config{
 			Dir: conf.Settings.StaticPods, NodeName: conf.NodeName, Complete: conf.CompletePod, Events: conf.Events, Log: conf.Log,
@@ -163,6 +176,22 @@ func New(conf Config) (*Agent, error) {
 		Meter: pressure.Meter{Groups: groups, Runtime: conf.Runtime, LogRoot: conf.Paths.PodLogs()},
 	})
 	return a, nil
+}
+
+// exclusive is who gives containers CPUs and memory of their own.
+func (a *Agent) exclusive(node translate.Node) (*exclusive.Manager, error) {
+	machine, err := topology.Read("/sys", "/proc")
+	if err != nil {
+		return nil, err
+	}
+	reserved := corev1.ResourceList{corev1.ResourceCPU: a.conf.Settings.Reserved[corev1.ResourceCPU]}
+	kept := capacity(node)[corev1.ResourceMemory]
+	kept.Sub(node.Allocatable[corev1.ResourceMemory])
+	reserved[corev1.ResourceMemory] = kept
+	return exclusive.New(exclusive.Config{
+		Policy: a.conf.Settings.Exclusive, Machine: machine, Reserved: reserved, State: filepath.Join(a.conf.Paths.Agent(), "exclusive.json"),
+		Devices: a.conf.Devices, Changed: func() { a.pods.Replace() }, Log: a.conf.Log,
+	})
 }
 
 // describe collects what pods learn about this machine.
@@ -247,6 +276,9 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 
 // Manager is who has this node's pods, for those who end them.
 func (a *Agent) Manager() *pod.Manager { return a.pods }
+
+// Exclusive is who knows what containers have to themselves; nil where they share everything.
+func (a *Agent) Exclusive() *exclusive.Manager { return a.own }
 
 // Pods are this node's pods with their newest status. They must not be modified.
 func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }

@@ -38,6 +38,7 @@ type Tree struct {
 	unified bool
 	mount   string // where the kernel shows the groups
 	pids    int64  // of a pod, as BoundPids has it
+	own     func(types.UID) bool
 }
 
 // New returns the tree below root, "/" for the machine's own.
@@ -136,8 +137,17 @@ func (t *Tree) Init(all Whole) error {
 func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
 	group := t.Pod(QOS(pod), pod.UID)
 	res := PodResources(pod)
+	if t.own != nil && t.own(pod.UID) {
+		res.CPU.Quota, res.CPU.Period = nil, nil
+	}
 	res.Pids = &specs.LinuxPids{Limit: new(podPids(t.pids, machinePids()))}
 	return group, t.ensure(group, res)
+}
+
+// OwnCPUs says which pods have CPUs to themselves: where they run bounds them, and a quota would only hold them up.
+func (t *Tree) OwnCPUs(has func(types.UID) bool) *Tree {
+	t.own = has
+	return t
 }
 
 // BoundPids says how many processes and threads one pod may have: 0 for what suits the machine, -1 for as many as it has.

@@ -10,14 +10,10 @@ package claims
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -31,8 +27,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 
-	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/workloads/agent/plugins"
+	"knarr.dev/knarr/workloads/agent/remembered"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -81,20 +77,16 @@ type prepared struct {
 type device struct {
 	Requests []string `json:"requests"`
 	CDI      []string `json:"cdi"`
+	Pool     string   `json:"pool,omitempty"`
+	Name     string   `json:"name,omitempty"`
+	Share    *string  `json:"share,omitempty"`
 }
 
 // New reads what an earlier process had prepared.
 func New(conf Config) (*Manager, error) {
 	m := &Manager{conf: conf, log: conf.Log.With("component", "claims"), drivers: map[string]*driver{}, claims: map[types.UID]prepared{}}
-	text, err := os.ReadFile(conf.State)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &m.claims)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read which resource claims are prepared: %w; stop the pods that use claims, then delete %s", err, conf.State)
+	if err := remembered.Read(conf.State, &m.claims); err != nil {
+		return nil, fmt.Errorf("which resource claims are prepared: %w; stop the pods that use claims, then delete %s", err, conf.State)
 	}
 	return m, nil
 }
@@ -249,15 +241,8 @@ func (m *Manager) set(claim types.UID, p prepared) error {
 	if next[claim] = p; len(p.Pods) == 0 {
 		delete(next, claim)
 	}
-	text, err := json.Marshal(next)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(m.conf.State), 0o700); err != nil {
+	if err := remembered.Write(m.conf.State, next); err != nil {
 		return fmt.Errorf("remember which resource claims are prepared: %w", err)
-	}
-	if err := durable.Write(m.conf.State, text, 0o600); err != nil {
-		return err
 	}
 	m.claims = next
 	return nil
@@ -294,7 +279,7 @@ func (m *Manager) ask(ctx context.Context, name string, claim *resourcev1.Resour
 	}
 	var out []device
 	for _, d := range result.Devices {
-		out = append(out, device{Requests: d.RequestNames, CDI: d.CdiDeviceIds})
+		out = append(out, device{Requests: d.RequestNames, CDI: d.CdiDeviceIds, Pool: d.PoolName, Name: d.DeviceName, Share: d.ShareId})
 	}
 	return out, nil
 }
@@ -346,6 +331,43 @@ func (m *Manager) unprepare(ctx context.Context, uid types.UID, p prepared) erro
 		}
 	}
 	return nil
+}
+
+// Given are the devices of claims that are prepared for a container, by claim.
+func (m *Manager) Given(pod *corev1.Pod, c *corev1.Container) []Given {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Given
+	for _, want := range wanted(pod, c) {
+		for _, p := range m.claims {
+			if want.claim == "" || p.Namespace != pod.Namespace || p.Name != want.claim || !slices.Contains(p.Pods, pod.UID) {
+				continue
+			}
+			given := Given{Namespace: p.Namespace, Claim: p.Name}
+			for _, name := range slices.Sorted(maps.Keys(p.Drivers)) {
+				for _, d := range p.Drivers[name] {
+					if d.serves(want.request) {
+						given.Devices = append(given.Devices, Device{Driver: name, Pool: d.Pool, Name: d.Name, Share: d.Share, CDI: d.CDI})
+					}
+				}
+			}
+			out = append(out, given)
+		}
+	}
+	return out
+}
+
+// Given is a claim a container uses.
+type Given struct {
+	Namespace, Claim string
+	Devices          []Device
+}
+
+// Device is one of a claim's, and its names in the Container Device Interface.
+type Device struct {
+	Driver, Pool, Name string
+	Share              *string
+	CDI                []string
 }
 
 // Pods are those that use claims here.

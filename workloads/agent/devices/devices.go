@@ -1,17 +1,18 @@
 // Package devices gives containers the devices that plugins manage (device plugins, v1beta1).
 //
-// In:       plugins that register on device-plugins/kubelet.sock, pods that ask for their resources.
+// In:       plugins that register on device-plugins/kubelet.sock, pods that ask for their resources, what plugins prefer of what
+// is free (GetPreferredAllocation).
 // Out:      how many devices of each resource the node has and how many work; environment, mounts and devices of
 // containers; which device is whose, on disk.
 // Promise:  a device is given to one pod at a time, and a pod keeps its own over restarts of this process and of the
 // plugin. A plugin that ends takes its devices out of service at once, and out of the node's capacity after five minutes.
-// Not here: choosing a node (scheduler), drivers of dynamic resources (workloads/agent/claims).
+// Not here: choosing a node (scheduler), which NUMA nodes they come from (workloads/agent/exclusive), drivers of dynamic
+// resources (workloads/agent/claims).
 package devices
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,8 +33,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	pluginv1 "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
-	"knarr.dev/knarr/bootstrap/durable"
+	"knarr.dev/knarr/workloads/agent/align"
 	"knarr.dev/knarr/workloads/agent/plugins"
+	"knarr.dev/knarr/workloads/agent/remembered"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -44,6 +46,8 @@ const (
 	grace       = 5 * time.Minute // how long a plugin that ended may take to come back
 	allocateFor = time.Minute
 	prepareFor  = pluginv1.KubeletPreStartContainerRPCTimeoutInSecs * time.Second
+	// preferFor is what a wish may take: other pods wait to be let in meanwhile.
+	preferFor = time.Second
 )
 
 // Config of a manager.
@@ -64,6 +68,7 @@ type Manager struct {
 	mu    sync.Mutex
 	kinds map[string]*kind // by resource
 	pods  map[types.UID]granted
+	fresh bool                                           // pods say more than the disk does
 	told  map[string]*pluginv1.ContainerAllocateResponse // by pod, container and resource: a container that restarts asks nobody
 }
 
@@ -71,8 +76,13 @@ type Manager struct {
 type kind struct {
 	plugin  *grpc.ClientConn // nil: it ended
 	options *pluginv1.DevicePluginOptions
-	devices map[string]bool // by id: does it work?
+	devices map[string]device // by id
 	ended   time.Time
+}
+
+type device struct {
+	works bool
+	nodes align.Nodes // where it is; Anywhere if its plugin does not say
 }
 
 // New reads whose the devices are.
@@ -81,15 +91,8 @@ func New(conf Config) (*Manager, error) {
 		conf: conf, log: conf.Log.With("component", "devices"),
 		kinds: map[string]*kind{}, pods: map[types.UID]granted{}, told: map[string]*pluginv1.ContainerAllocateResponse{},
 	}
-	text, err := os.ReadFile(conf.State)
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &m.pods)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read whose the devices are: %w; stop the pods that use devices, then delete %s", err, conf.State)
+	if err := remembered.Read(conf.State, &m.pods); err != nil {
+		return nil, fmt.Errorf("whose the devices are: %w; stop the pods that use devices, then delete %s", err, conf.State)
 	}
 	return m, nil
 }
@@ -193,9 +196,9 @@ func (m *Manager) follow(ctx context.Context, name string, conn *grpc.ClientConn
 
 // has notes what a plugin says it has.
 func (m *Manager) has(name string, conn *grpc.ClientConn, options *pluginv1.DevicePluginOptions, list []*pluginv1.Device) {
-	devices := map[string]bool{}
+	devices := map[string]device{}
 	for _, d := range list {
-		devices[d.ID] = d.Health == pluginv1.Healthy
+		devices[d.ID] = device{works: d.Health == pluginv1.Healthy, nodes: nodesOf(d)}
 	}
 	m.mu.Lock()
 	k := m.kinds[name]
@@ -206,6 +209,16 @@ func (m *Manager) has(name string, conn *grpc.ClientConn, options *pluginv1.Devi
 		m.log.Info("devices changed", "resource", name, "devices", len(devices))
 		m.conf.Changed()
 	}
+}
+
+func nodesOf(d *pluginv1.Device) align.Nodes {
+	var nodes align.Nodes
+	for _, n := range d.GetTopology().GetNodes() {
+		if n.ID >= 0 && n.ID <= align.MaxNode {
+			nodes |= align.Of(int(n.ID))
+		}
+	}
+	return cmp.Or(nodes, align.Anywhere)
 }
 
 // end notes that a plugin is gone, unless another has taken its place.
@@ -227,8 +240,8 @@ func (m *Manager) Resources() (capacity, allocatable corev1.ResourceList) {
 	capacity, allocatable = corev1.ResourceList{}, corev1.ResourceList{}
 	for name, k := range m.kinds {
 		all, working := len(k.devices), 0
-		for _, works := range k.devices {
-			if works && k.plugin != nil {
+		for _, d := range k.devices {
+			if d.works && k.plugin != nil {
 				working++
 			}
 		}
@@ -243,33 +256,144 @@ func (m *Manager) Resources() (capacity, allocatable corev1.ResourceList) {
 
 // Admit sets a new pod's devices aside. What it cannot have is an error.
 func (m *Manager) Admit(pod *corev1.Pod) error {
+	for _, d := range m.demands(pod) {
+		if err := m.grant(pod, d, align.Anywhere); err != nil {
+			return err
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.grant(pod)
-}
-
-// grant chooses a pod's devices unless it has them; m.mu is held.
-func (m *Manager) grant(pod *corev1.Pod) error {
-	wanted := demands(pod, func(resource string) bool { return m.kinds[resource] != nil })
-	if _, has := m.pods[pod.UID]; has || len(wanted) == 0 {
+	if !m.fresh {
 		return nil
 	}
-	given, err := choose(wanted, m.free())
-	if err != nil {
-		return err
-	}
-	m.pods[pod.UID] = given
-	if err := m.save(); err != nil {
-		delete(m.pods, pod.UID)
-		return err
+	return m.save()
+}
+
+// Allocate sets the devices of one of a pod's containers aside, of these NUMA nodes as far as there are. Containers are
+// named in the order they run.
+func (m *Manager) Allocate(pod *corev1.Pod, c *corev1.Container, from align.Nodes) error {
+	for _, d := range m.demands(pod) {
+		if d.container == c.Name {
+			return m.grant(pod, d, from) // Admit, which follows when all have theirs, puts it on disk
+		}
 	}
 	return nil
 }
 
-// free are the devices that work and are nobody's, by resource; m.mu is held.
-func (m *Manager) free() map[string][]string {
+// Hints are the NUMA nodes the devices of a container, or without one of the whole pod, could come from.
+func (m *Manager) Hints(pod *corev1.Pod, c *corev1.Container, machine align.Nodes) map[string][]align.Hint {
+	wanted := m.demands(pod)
+	counts := together(wanted)
+	if c != nil {
+		counts = nil
+		for _, d := range wanted {
+			if d.container == c.Name {
+				counts = d.counts
+			}
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[string][]align.Hint{}
+	if m.pods[pod.UID] != nil && (c == nil || m.pods[pod.UID][c.Name] != nil) {
+		return out // it was decided
+	}
+	r := m.room(pod.UID, wanted)
+	for name, n := range counts {
+		var working []string
+		for id, d := range m.kinds[name].devices {
+			if d.works {
+				working = append(working, id)
+			}
+		}
+		if hints := r.hints(name, n, working, machine); hints != nil {
+			out[name] = hints
+		}
+	}
+	return out
+}
+
+func (m *Manager) demands(pod *corev1.Pod) []demand {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return demands(pod, func(resource string) bool { return m.kinds[resource] != nil })
+}
+
+// grant chooses a container's devices unless it has them.
+func (m *Manager) grant(pod *corev1.Pod, d demand, from align.Nodes) error {
+	preferred := m.prefer(pod, d, from)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, has := m.pods[pod.UID][d.container]; has {
+		return nil
+	}
+	wanted := demands(pod, func(resource string) bool { return m.kinds[resource] != nil })
+	ids, err := m.room(pod.UID, wanted).choose(d, from, preferred) // others may have taken what was preferred
+	if err != nil {
+		return err
+	}
+	if m.pods[pod.UID] == nil {
+		m.pods[pod.UID] = granted{}
+	}
+	m.pods[pod.UID][d.container], m.fresh = ids, true
+	return nil
+}
+
+// prefer asks plugins that have preferences which of the usable devices a container should have. One that does not answer
+// has none.
+func (m *Manager) prefer(pod *corev1.Pod, d demand, from align.Nodes) map[string][]string {
+	m.mu.Lock()
+	if _, has := m.pods[pod.UID][d.container]; has {
+		m.mu.Unlock()
+		return nil
+	}
+	asked := map[*grpc.ClientConn]question{}
+	r := m.room(pod.UID, demands(pod, func(resource string) bool { return m.kinds[resource] != nil }))
+	for name, n := range d.counts {
+		k := m.kinds[name]
+		ids, near := r.usable(name, from)
+		if q := r.question(name, n, ids, near); k != nil && k.plugin != nil && k.options.GetGetPreferredAllocationAvailable() && q.open() {
+			asked[k.plugin] = q
+		}
+	}
+	ctx := m.ctx
+	m.mu.Unlock()
+	out := map[string][]string{}
+	for plugin, q := range asked {
+		ctx, cancel := context.WithTimeout(ctx, preferFor)
+		answer, err := pluginv1.NewDevicePluginClient(plugin).GetPreferredAllocation(ctx, &pluginv1.PreferredAllocationRequest{
+			ContainerRequests: []*pluginv1.ContainerPreferredAllocationRequest{{
+				AvailableDeviceIDs: q.among, MustIncludeDeviceIDs: q.must, AllocationSize: int32(q.size),
+			}},
+		})
+		cancel()
+		if err != nil || len(answer.ContainerResponses) != 1 {
+			m.log.Warn("a device plugin does not say which devices it prefers; the first ones are given", "resource", q.resource, "pod", pod.Namespace+"/"+pod.Name, "error", err)
+			continue
+		}
+		out[q.resource] = answer.ContainerResponses[0].DeviceIDs
+	}
+	return out
+}
+
+// room is what is left for the containers of a pod that have none yet; m.mu is held.
+func (m *Manager) room(pod types.UID, wanted []demand) room {
+	r := room{free: m.free(pod), passed: map[string][]string{}, nodes: func(resource, id string) align.Nodes { return m.kinds[resource].devices[id].nodes }}
+	for _, d := range wanted {
+		if has, given := m.pods[pod][d.container]; given {
+			r.give(d, has)
+		}
+	}
+	return r
+}
+
+// free are the devices that work and are no other pod's, by resource; m.mu is held.
+func (m *Manager) free(pod types.UID) map[string][]string {
 	used := map[string]map[string]bool{}
-	for _, containers := range m.pods {
+	for uid, containers := range m.pods {
+		if uid == pod {
+			continue
+		}
 		for _, resources := range containers {
 			for name, ids := range resources {
 				if used[name] == nil {
@@ -283,8 +407,8 @@ func (m *Manager) free() map[string][]string {
 	}
 	out := map[string][]string{}
 	for name, k := range m.kinds {
-		for id, works := range k.devices {
-			if works && k.plugin != nil && !used[name][id] {
+		for id, d := range k.devices {
+			if d.works && k.plugin != nil && !used[name][id] {
 				out[name] = append(out[name], id)
 			}
 		}
@@ -294,26 +418,20 @@ func (m *Manager) free() map[string][]string {
 }
 
 func (m *Manager) save() error {
-	text, err := json.Marshal(m.pods)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(m.conf.State), 0o700); err != nil {
+	if err := remembered.Write(m.conf.State, m.pods); err != nil {
 		return fmt.Errorf("remember whose the devices are: %w", err)
 	}
-	return durable.Write(m.conf.State, text, 0o600)
+	m.fresh = false
+	return nil
 }
 
 // Equip asks the plugins what a container needs for its devices.
 func (m *Manager) Equip(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (translate.Extras, error) {
 	var out translate.Extras
-	m.mu.Lock()
-	err := m.grant(pod) // it was admitted before there was a plugin
-	mine := maps.Clone(m.pods[pod.UID][c.Name])
-	m.mu.Unlock()
-	if err != nil {
+	if err := m.Admit(pod); err != nil { // it was admitted before there was a plugin
 		return out, err
 	}
+	mine := m.Given(pod.UID, c.Name)
 	for _, name := range slices.Sorted(maps.Keys(mine)) {
 		answer, err := m.allocate(ctx, pod.UID, c.Name, name, mine[name])
 		if err != nil {
@@ -377,6 +495,31 @@ func (m *Manager) Release(_ context.Context, pod types.UID) error {
 		return strings.HasPrefix(key, string(pod)+"/")
 	})
 	return nil
+}
+
+// Given are a container's devices, by resource.
+func (m *Manager) Given(pod types.UID, container string) map[string][]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.pods[pod][container])
+}
+
+// Working are the devices that can be given, by resource, and where each is.
+func (m *Manager) Working() map[string]map[string]align.Nodes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[string]map[string]align.Nodes{}
+	for name, k := range m.kinds {
+		for id, d := range k.devices {
+			if d.works && k.plugin != nil {
+				if out[name] == nil {
+					out[name] = map[string]align.Nodes{}
+				}
+				out[name][id] = d.nodes
+			}
+		}
+	}
+	return out
 }
 
 // Pods are those that have devices.

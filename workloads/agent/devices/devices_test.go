@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"knarr.dev/knarr/workloads/agent/align"
 	"knarr.dev/knarr/workloads/agent/devices/plugintest"
 )
 
@@ -48,9 +50,9 @@ func start(t *testing.T, dir string) *started {
 	return s
 }
 
-func (s *started) plugin(devices map[string]bool) *plugintest.Plugin {
+func (s *started) plugin(devices map[string]bool, prepare ...func(*plugintest.Plugin)) *plugintest.Plugin {
 	s.t.Helper()
-	p, err := plugintest.Start(s.t.Context(), s.dir, gpu, devices)
+	p, err := plugintest.Start(s.t.Context(), s.dir, gpu, devices, prepare...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -130,6 +132,43 @@ func TestDevices(t *testing.T) {
 	}
 	if err := s.Admit(second); err != nil {
 		t.Errorf("what was given back is not free: %v", err)
+	}
+}
+
+func TestDevicesAPluginPrefers(t *testing.T) {
+	dir, err := os.MkdirTemp("", "kd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := start(t, dir)
+	p := s.plugin(map[string]bool{"a": true, "b": true, "c": true, "d": true}, func(p *plugintest.Plugin) {
+		p.Prefer, p.Nodes = []string{"d", "b"}, map[string]int64{"a": 0, "b": 0, "c": 1, "d": 1}
+	})
+	defer p.Stop()
+	s.await(4, 4)
+	first, second := podWith("first", "1"), podWith("second", "1")
+	if err := s.Admit(first); err != nil {
+		t.Fatal(err)
+	}
+	if hints := s.Hints(second, &second.Spec.Containers[0], align.Of(0, 1))[gpu]; len(hints) != 3 || hints[0] != (align.Hint{Nodes: 1, Preferred: true}) {
+		t.Errorf("hints: %v", hints)
+	}
+	if err := s.Allocate(second, &second.Spec.Containers[0], align.Of(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Admit(second); err != nil {
+		t.Fatal(err)
+	}
+	got := []string{s.Given("first", "app")[gpu][0], s.Given("second", "app")[gpu][0]}
+	if want := []string{"d", "b"}; !slices.Equal(got, want) {
+		t.Errorf("given: %v, want %v", got, want)
+	}
+	s.stop()
+	s = start(t, dir)
+	defer s.stop()
+	if given := s.Given("second", "app")[gpu]; !slices.Equal(given, []string{"b"}) {
+		t.Errorf("after a restart the second pod has %v", given)
 	}
 }
 

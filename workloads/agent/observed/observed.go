@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -66,10 +67,20 @@ type Container struct {
 	MessageFile, LogPath       string
 	User                       *runtimeapi.LinuxContainerUser
 	Bounds                     translate.Bounds // as they were when it was first seen; a resize changes them
+	CPUs                       string           // those it may run on, "" for all; as they were when it was first seen
+	OwnCPUs                    bool             // it has them to itself
 
 	// Ended is when this process first saw that the container had ended. Finished is by the machine's clock, which may
 	// have been set since; how long ago a container ended is for this one to say.
 	Ended time.Time
+}
+
+// Wanted are the bounds that its resources ask for.
+func (c *Container) Wanted(spec *corev1.Container) translate.Bounds {
+	if c.OwnCPUs {
+		return translate.Wanted(spec).WithoutQuota()
+	}
+	return translate.Wanted(spec)
 }
 
 // Sandbox is the newest one, nil when there is none.
@@ -263,6 +274,8 @@ func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 		LogPath:     s.LogPath,
 		User:        s.GetUser().GetLinux(),
 		Bounds:      translate.BoundsOf(s.GetResources().GetLinux()),
+		CPUs:        s.GetResources().GetLinux().GetCpusetCpus(),
+		OwnCPUs:     notes[translate.NoteOwnCPUs] != "",
 	}
 	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
 		out.Attempt = uint32(n)

@@ -54,6 +54,7 @@ type actor struct {
 	probed    map[string]bool // container IDs the prober knows
 
 	bounds      map[string]translate.Bounds // by container ID: what a resize set
+	moved       map[string]string           // by container ID: the CPUs it was told to run on since
 	resizeError string
 
 	status   corev1.PodStatus // as last computed
@@ -77,7 +78,7 @@ func newActor(m *Manager, uid types.UID) *actor {
 		busy: map[string]*running{}, notBefore: map[string]time.Time{}, tries: map[string]int{},
 		waiting: map[string]status.Waiting{}, backoff: map[string]Backoff{}, stopped: map[string]bool{},
 		started: map[string]bool{}, ready: map[string]bool{}, unhealthy: map[string]health.Probe{}, probed: map[string]bool{}, told: map[string]uint32{},
-		bounds: map[string]translate.Bounds{}, news: make(chan struct{}, 1),
+		bounds: map[string]translate.Bounds{}, moved: map[string]string{}, news: make(chan struct{}, 1),
 	}
 }
 
@@ -185,7 +186,7 @@ func (a *actor) view(end *Ending, now, today time.Time) View {
 		Pod: a.pod, Runtime: a.runtime, Ending: end,
 		Mounted: a.mounted, Relabeled: a.relabeled, Resized: a.resized, Stopped: maps.Clone(a.stopped), Cleaned: a.cleaned, Reported: a.reported, Sweep: a.sweep,
 		Busy: busy, NotBefore: maps.Clone(a.notBefore), Backoff: maps.Clone(a.backoff),
-		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), Now: now, Today: today,
+		Started: maps.Clone(a.started), Unhealthy: maps.Clone(a.unhealthy), CPUs: a.cpus(), Now: now, Today: today,
 	}
 }
 

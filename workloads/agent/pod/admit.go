@@ -106,7 +106,11 @@ func (m *Manager) refusal(pod *corev1.Pod) *Ending {
 func (m *Manager) unequipped(pod *corev1.Pod) *Ending {
 	for _, e := range m.conf.Equipment {
 		if err := e.Admit(pod); err != nil {
-			return &Ending{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
+			refusal := &Ending{Reason: "UnexpectedAdmissionError", Message: "Pod was rejected: " + err.Error()}
+			if own, ok := err.(interface{ Why() string }); ok {
+				refusal.Reason = own.Why()
+			}
+			return refusal
 		}
 	}
 	return nil

@@ -120,7 +120,15 @@ func (m *Manager) take(pod *corev1.Pod) (*corev1.Pod, *ungranted) {
 
 // granted is the pod as it may be taken for now, and what of it has to wait; before is what it was granted last.
 func (m *Manager) granted(before, pod *corev1.Pod) (*corev1.Pod, *ungranted) {
-	if sameResources(before, pod) || !grows(before, pod) {
+	if sameResources(before, pod) {
+		return pod, nil
+	}
+	if m.conf.Places != nil {
+		if why := m.conf.Places.Fixed(before, pod); why != "" {
+			return withResources(pod, before), &ungranted{pod: pod, why: status.Pending{Reason: corev1.PodReasonInfeasible, Message: why}}
+		}
+	}
+	if !grows(before, pod) {
 		return pod, nil
 	}
 	node := &corev1.Node{}

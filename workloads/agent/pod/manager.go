@@ -51,6 +51,7 @@ type Config struct {
 	Prober    Prober
 	Providers *credentials.Providers // of logins for images; nil: none
 	Equipment []Equipment            // what gives containers devices
+	Places    Places                 // nil: containers run on all CPUs
 	Pulls     int                    // images at a time; 0: parallelPulls
 	Objects   Objects
 	Client    corev1client.PodsGetter

@@ -26,6 +26,8 @@ type View struct {
 	Cleaned   bool            // volumes, cgroup and files are gone
 	Reported  bool            // the API has the pod's last status
 	Sweep     bool            // the disk is full: containers that only serve looking back go
+	// CPUs running containers are to run on, by name; nothing for one that may run on all.
+	CPUs map[string]string
 
 	Busy      map[string]bool         // by step key: it is running
 	NotBefore map[string]time.Time    // by step key: it failed and may be tried again then
@@ -55,6 +57,7 @@ const (
 	Mount           Action = "mount"   // the pod's volumes
 	Refresh         Action = "refresh" // the volumes that show labels and annotations
 	Resize          Action = "resize"  // the bounds of running containers and of the pod
+	Move            Action = "move"    // running containers to other CPUs
 	CreateSandbox   Action = "sandbox"
 	StartContainer  Action = "start"
 	KillContainer   Action = "kill"
@@ -111,6 +114,7 @@ func plan(v View) Plan {
 			p.lookAt(v.Now.Add(end.Sub(v.Today)))
 		}
 	}
+	p.move()
 	return p.Plan
 }
 
@@ -361,17 +365,27 @@ func (p *planner) resize() {
 	p.Resizing = p.Resized
 	for name := range p.Runtime.Containers {
 		c, latest := translate.Find(p.Pod, name), p.Runtime.Latest(name)
-		if c == nil || latest.State != observed.Running || latest.Bounds == (translate.Bounds{}) || latest.Bounds == translate.Wanted(c) {
+		if c == nil || latest.State != observed.Running || latest.Bounds == (translate.Bounds{}) || latest.Bounds == latest.Wanted(c) {
 			continue
 		}
 		p.Resizing = true
-		if restartsFor(c, latest.Bounds, translate.Wanted(c)) {
+		if restartsFor(c, latest.Bounds, latest.Wanted(c)) {
 			p.do(Step{Do: KillContainer, ID: latest.ID, Container: c.Name, Grace: translate.Grace(p.Pod),
 				Message: fmt.Sprintf("Container %s resize requires restart", c.Name)})
 		}
 	}
 	if p.Resizing {
 		p.do(Step{Do: Resize})
+	}
+}
+
+// move brings running containers to the CPUs they are to run on. Those of a pod that ends are no exception: others may have
+// their CPUs to themselves by now.
+func (p *planner) move() {
+	for _, c := range p.Runtime.Running() {
+		if cpus := p.CPUs[c.Name]; cpus != "" && cpus != c.CPUs {
+			p.do(Step{Do: Move})
+		}
 	}
 }
 

@@ -88,6 +88,19 @@ func asking(container, cpu string) func(*corev1.Pod) {
 	}
 }
 
+// limited is a pod of which a container may have no more CPU than so much.
+func limited(container, cpu string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		c := translate.Find(p, container)
+		c.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	}
+}
+
+// onCPUs is a container that may run on these.
+func onCPUs(list string) func(*observed.Container) {
+	return func(c *observed.Container) { c.CPUs = list }
+}
+
 // bounded is a container made when it asked for so much.
 func bounded(cpu string) func(*observed.Container) {
 	return func(c *observed.Container) {
@@ -346,6 +359,22 @@ func TestPlan(t *testing.T) {
 		"an orphan nobody knows the spec of is stopped": {
 			view:  View{Pod: &corev1.Pod{}, Ending: gone, Runtime: seen(run("a"))},
 			steps: []Step{kill("a", 30, "Stopping container a")},
+		},
+		"containers on CPUs that are others' now are moved": {
+			view:  View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", onCPUs("0-3")), run("b", onCPUs("0-1"))), CPUs: map[string]string{"a": "0-1", "b": "0-1"}},
+			steps: []Step{{Do: Move}},
+		},
+		"so are those of a pod that ends": {
+			view:  View{Pod: wantedPod(one), Ending: deleted, Runtime: seen(run("a", onCPUs(""))), CPUs: map[string]string{"a": "1"}},
+			steps: []Step{kill("a", 30, "Stopping container a"), {Do: Move}},
+		},
+		"containers that may run anywhere are left alone": {
+			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", onCPUs("0")), run("b")), CPUs: map[string]string{"a": ""}},
+		},
+		"a container on CPUs of its own has no quota, and needs none": {
+			view: View{Pod: wantedPod(limited("a", "1")), Mounted: true, Runtime: seen(run("a", func(c *observed.Container) {
+				c.OwnCPUs, c.Bounds = true, translate.Bounds{Shares: 1024, Quota: -1, Memory: -1}
+			}), run("b"))},
 		},
 		"a deadline is looked at when it is due": {
 			view: View{Pod: wantedPod(func(p *corev1.Pod) {

@@ -37,7 +37,7 @@ func (m *Manager) resize(ctx context.Context, a *actor, pod *corev1.Pod) error {
 	a.mu.Unlock()
 	for i := range running {
 		if c := translate.Find(pod, running[i].Name); c != nil {
-			if err := m.conf.Cgroups.Fits(pod, running[i].ID, translate.Wanted(c).Memory); err != nil {
+			if err := m.conf.Cgroups.Fits(pod, running[i].ID, running[i].Wanted(c).Memory); err != nil {
 				return a.stillResizing(fmt.Errorf("resize container %s: %w", c.Name, err))
 			}
 		}
@@ -66,7 +66,7 @@ func (m *Manager) resizeContainer(ctx context.Context, a *actor, pod *corev1.Pod
 	if c == nil || running.Bounds == (translate.Bounds{}) {
 		return nil
 	}
-	want := translate.Wanted(c)
+	want := running.Wanted(c)
 	if running.Bounds == want || restartsFor(c, running.Bounds, want) {
 		return nil
 	}
@@ -101,11 +101,19 @@ func (a *actor) knowBounds() {
 			if b, ok := a.bounds[runs[i].ID]; ok {
 				runs[i].Bounds = b
 			}
+			if cpus, ok := a.moved[runs[i].ID]; ok {
+				runs[i].CPUs = cpus
+			}
 		}
 	}
 	for id := range a.bounds {
 		if !live[id] {
 			delete(a.bounds, id)
+		}
+	}
+	for id := range a.moved {
+		if !live[id] {
+			delete(a.moved, id)
 		}
 	}
 }

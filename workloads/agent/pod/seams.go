@@ -35,7 +35,8 @@ type Static interface {
 
 // Equipment is devices of some kind that containers get. workloads/agent/devices and workloads/agent/claims are two.
 type Equipment interface {
-	// Admit says why a new pod cannot have what it asks for, and sets it aside if it can.
+	// Admit says why a new pod cannot have what it asks for, and sets it aside if it can. An error with a method Why has a
+	// reason of its own for the pod's status.
 	Admit(pod *corev1.Pod) error
 	// Equip returns what a container that is about to start needs for its devices.
 	Equip(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (translate.Extras, error)
@@ -43,6 +44,14 @@ type Equipment interface {
 	Release(ctx context.Context, pod types.UID) error
 	// Pods are those that have something.
 	Pods() []types.UID
+}
+
+// Places says where containers run. workloads/agent/exclusive implements it.
+type Places interface {
+	// Of is where one of a pod's containers is to run, now.
+	Of(pod types.UID, container string) translate.Place
+	// Fixed says why a running pod cannot have the resources of a newer version of it, "" if it can.
+	Fixed(before, pod *corev1.Pod) string
 }
 
 // Source is the part of a controller-runtime cache that is read: pods of at least this node.

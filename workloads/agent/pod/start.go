@@ -156,6 +156,7 @@ func (m *Manager) createContainer(ctx context.Context, a *actor, pod *corev1.Pod
 	if in.Users, err = m.usersOf(pod); err != nil {
 		return "", err
 	}
+	in.Place = m.placeOf(pod.UID, c.Name)
 	for _, e := range m.conf.Equipment {
 		extras, err := e.Equip(ctx, pod, c)
 		if err != nil {

@@ -94,6 +94,7 @@ func (m *Manager) settleStatic() {
 	}
 	m.mu.Unlock()
 	for _, a := range fresh {
+		m.settlePlaces(a)
 		a.poke()
 	}
 	for _, a := range over {

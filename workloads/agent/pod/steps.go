@@ -26,6 +26,8 @@ func (m *Manager) step(ctx context.Context, a *actor, pod *corev1.Pod, s Step) e
 		return m.refresh(ctx, a, pod)
 	case Resize:
 		return m.resize(ctx, a, pod)
+	case Move:
+		return m.move(ctx, a)
 	case CreateSandbox:
 		return m.createSandbox(ctx, a, pod, s)
 	case StartContainer:

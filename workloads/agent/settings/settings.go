@@ -26,6 +26,8 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/workloads/agent/align"
+	"knarr.dev/knarr/workloads/agent/exclusive"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/shutdown"
 )
@@ -40,11 +42,12 @@ type Settings struct {
 	Shutdown      []shutdown.Step     // what pods get when the machine goes down; empty: nothing
 	LimitedSwap   bool                // burstable pods may swap, in proportion to their requests
 	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
+	Exclusive     exclusive.Policy    // what containers have to themselves
 }
 
 // usual is what upstream's agent does when it is not told otherwise.
 func usual() Settings {
-	return Settings{MaxPods: 110, Eviction: pressure.Usual()}
+	return Settings{MaxPods: 110, Eviction: pressure.Usual(), Exclusive: exclusive.Policy{Align: align.Policy{MaxNodes: fewNodes}}}
 }
 
 // Read reads a file; without a path everything is as usual.
@@ -65,8 +68,9 @@ func Read(path string) (Settings, error) {
 
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
-	"allowedUnsafeSysctls", "evictionHard", "kubeReserved", "maxPods", "memorySwap", "mergeDefaultEvictionSettings",
-	"podPidsLimit", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
+	"allowedUnsafeSysctls", "cpuManagerPolicy", "cpuManagerPolicyOptions", "evictionHard", "kubeReserved", "maxPods", "memoryManagerPolicy", "memorySwap", "mergeDefaultEvictionSettings",
+	"podPidsLimit", "reservedMemory", "reservedSystemCPUs", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
+	"topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope",
 }
 
 // Parse reads a KubeletConfiguration, YAML or JSON. All mistakes are reported at once.
@@ -115,6 +119,10 @@ func Parse(data []byte) (Settings, error) {
 		note("memorySwap.swapBehavior", fmt.Errorf("%q is not known: use NoSwap or LimitedSwap", from.MemorySwap.SwapBehavior))
 	}
 	s.UnsafeSysctls = from.AllowedUnsafeSysctls
+	s.Exclusive = exclusivePolicy(from, note)
+	if n := s.Exclusive.ReservedCPUs.Size(); n > 0 { // they stand for the amounts
+		s.Reserved[corev1.ResourceCPU] = *resource.NewQuantity(int64(n), resource.DecimalSI)
+	}
 	return s, errors.Join(errs...)
 }
 

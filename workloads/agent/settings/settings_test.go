@@ -8,7 +8,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/cpuset"
 
+	"knarr.dev/knarr/workloads/agent/align"
+	"knarr.dev/knarr/workloads/agent/exclusive"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/shutdown"
 )
@@ -71,15 +74,47 @@ func TestParse(t *testing.T) {
 			text: head + "podPidsLimit: 0\n",
 			want: with(func(s *Settings) { s.Reserved, s.PodPids = corev1.ResourceList{}, -1 }),
 		},
-		"less than none":               {text: head + "podPidsLimit: -2\n", err: "podPidsLimit: -2 is less than -1"},
-		"another kind":                 {text: "apiVersion: v1\nkind: Pod\n", err: "it is v1 Pod: begin it with apiVersion: kubelet.config.k8s.io/v1beta1"},
-		"a field that does not exist":  {text: head + "maxPod: 3\n", err: `unknown field "maxPod"`},
-		"a field nobody here heeds":    {text: head + "hairpinMode: none\n", err: "hairpinMode is not heeded here: remove it"},
-		"a folder relative to what":    {text: head + "staticPodPath: pods\n", err: `staticPodPath: "pods" is not absolute`},
-		"a reservation of what is not": {text: head + "kubeReserved: {gpu: '1'}\n", err: `"gpu" cannot be reserved`},
-		"a reservation below nothing":  {text: head + "kubeReserved: {cpu: '-1'}\n", err: `cpu: "-1" is not an amount`},
-		"a bad threshold":              {text: head + "evictionHard: {memory.available: x}\n", err: "evictionHard: memory.available"},
-		"every mistake is reported":    {text: head + "maxPods: -1\nhairpinMode: none\n", err: "maxPods: -1 is less than 0"},
+		"whole CPUs, memory and devices of one node": {
+			text: head + "systemReserved: {cpu: 500m, memory: 924Mi}\ncpuManagerPolicy: static\nreservedSystemCPUs: 0-1\n" +
+				"cpuManagerPolicyOptions: {full-pcpus-only: 'true', strict-cpu-reservation: 'true', distribute-cpus-across-numa: 'false'}\n" +
+				"memoryManagerPolicy: Static\nreservedMemory: [{numaNode: 0, limits: {memory: 1Gi, hugepages-2Mi: 4Mi}}]\n" +
+				"topologyManagerPolicy: restricted\ntopologyManagerScope: pod\ntopologyManagerPolicyOptions: {prefer-closest-numa-nodes: 'true', max-allowable-numa-nodes: '10'}\n",
+			want: with(func(s *Settings) {
+				s.Reserved = corev1.ResourceList{"cpu": *resource.NewQuantity(2, resource.DecimalSI), "memory": resource.MustParse("924Mi")}
+				s.Exclusive = exclusive.Policy{
+					CPUs: true, ReservedCPUs: cpuset.New(0, 1), WholeCores: true, KeepReserved: true,
+					Memory: true, ReservedBytes: map[int]exclusive.Amounts{0: {"memory": 1 << 30, "hugepages-2Mi": 4 << 20}},
+					Align: align.Policy{Name: "restricted", Pods: true, Closest: true, MaxNodes: 10},
+				}
+			}),
+		},
+		"policies that do nothing": {
+			text: head + "cpuManagerPolicy: none\nmemoryManagerPolicy: None\ntopologyManagerPolicy: none\ntopologyManagerScope: container\n",
+			want: with(func(s *Settings) { s.Reserved, s.Exclusive.Align.Name = corev1.ResourceList{}, "none" }),
+		},
+		"CPUs of their own by another name":   {text: head + "cpuManagerPolicy: exclusive\n", err: `cpuManagerPolicy: "exclusive" is not known: use none or static`},
+		"CPUs that are no list":               {text: head + "reservedSystemCPUs: first\n", err: `reservedSystemCPUs: "first" is not a list of CPUs`},
+		"an option upstream has off as well":  {text: head + "cpuManagerPolicy: static\ncpuManagerPolicyOptions: {align-by-socket: 'true'}\n", err: `"align-by-socket" is not known here: use distribute-cpus-across-numa, full-pcpus-only`},
+		"an option that is maybe on":          {text: head + "cpuManagerPolicy: static\ncpuManagerPolicyOptions: {full-pcpus-only: maybe}\n", err: `full-pcpus-only: "maybe" is neither true nor false`},
+		"options of what is off":              {text: head + "cpuManagerPolicyOptions: {full-pcpus-only: 'true'}\n", err: "they are those of cpuManagerPolicy static"},
+		"options that exclude each other":     {text: head + "cpuManagerPolicy: static\ncpuManagerPolicyOptions: {distribute-cpus-across-numa: 'true', prefer-align-cpus-by-uncorecache: 'true'}\n", err: "cannot be used together"},
+		"memory by another name":              {text: head + "memoryManagerPolicy: static\n", err: `memoryManagerPolicy: "static" is not known: use None or Static`},
+		"memory of nodes where none is given": {text: head + "reservedMemory: [{numaNode: 0, limits: {memory: 1Gi}}]\n", err: "it is for memoryManagerPolicy Static"},
+		"what is no memory":                   {text: head + "memoryManagerPolicy: Static\nreservedMemory: [{numaNode: 1, limits: {cpu: 1}}]\n", err: `NUMA node 1: "cpu" is no memory`},
+		"a node's memory twice":               {text: head + "memoryManagerPolicy: Static\nreservedMemory: [{numaNode: 1, limits: {memory: 1}}, {numaNode: 1, limits: {memory: 1}}]\n", err: "NUMA node 1: memory is there twice"},
+		"no memory of a node":                 {text: head + "memoryManagerPolicy: Static\nreservedMemory: [{numaNode: 1, limits: {memory: 0}}]\n", err: "NUMA node 1: 0 of memory cannot be reserved"},
+		"nodes by another name":               {text: head + "topologyManagerPolicy: strict\n", err: `"strict" is not known: use none, best-effort, restricted or single-numa-node`},
+		"another scope":                       {text: head + "topologyManagerScope: node\n", err: `"node" is not known: use container or pod`},
+		"too many nodes":                      {text: head + "topologyManagerPolicyOptions: {max-allowable-numa-nodes: '64'}\n", err: `"64" is not a number from 8 to 12`},
+		"less than none":                      {text: head + "podPidsLimit: -2\n", err: "podPidsLimit: -2 is less than -1"},
+		"another kind":                        {text: "apiVersion: v1\nkind: Pod\n", err: "it is v1 Pod: begin it with apiVersion: kubelet.config.k8s.io/v1beta1"},
+		"a field that does not exist":         {text: head + "maxPod: 3\n", err: `unknown field "maxPod"`},
+		"a field nobody here heeds":           {text: head + "hairpinMode: none\n", err: "hairpinMode is not heeded here: remove it"},
+		"a folder relative to what":           {text: head + "staticPodPath: pods\n", err: `staticPodPath: "pods" is not absolute`},
+		"a reservation of what is not":        {text: head + "kubeReserved: {gpu: '1'}\n", err: `"gpu" cannot be reserved`},
+		"a reservation below nothing":         {text: head + "kubeReserved: {cpu: '-1'}\n", err: `cpu: "-1" is not an amount`},
+		"a bad threshold":                     {text: head + "evictionHard: {memory.available: x}\n", err: "evictionHard: memory.available"},
+		"every mistake is reported":           {text: head + "maxPods: -1\nhairpinMode: none\n", err: "maxPods: -1 is less than 0"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +125,7 @@ func TestParse(t *testing.T) {
 				}
 				return
 			}
-			if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
+			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b cpuset.CPUSet) bool { return a.String() == b.String() })); diff != "" || err != nil {
 				t.Errorf("Parse() = %v (-want +got):\n%s", err, diff)
 			}
 		})

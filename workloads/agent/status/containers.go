@@ -140,7 +140,7 @@ func second(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Sec
 // resources repeats what the container got, its user and its mounts, as clients of the API expect.
 func (in *Input) resources(s *corev1.ContainerStatus, c *corev1.Container, before *corev1.ContainerStatus, latest *observed.Container) {
 	s.AllocatedResources = c.Resources.Requests.DeepCopy()
-	resizing := latest.State == observed.Running && latest.Bounds != (translate.Bounds{}) && latest.Bounds != translate.Wanted(c)
+	resizing := latest.State == observed.Running && latest.Bounds != (translate.Bounds{}) && latest.Bounds != latest.Wanted(c)
 	if resizing && before != nil && before.Resources != nil {
 		s.Resources = before.Resources.DeepCopy() // what it has, until it has what it asks for now
 	} else if len(c.Resources.Requests)+len(c.Resources.Limits) > 0 {

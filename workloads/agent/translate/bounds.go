@@ -11,6 +11,22 @@ import (
 // The zero value is not known.
 type Bounds struct{ Shares, Quota, Memory int64 }
 
+// Place is where a container runs: CPUs and NUMA nodes for its memory, as the kernel lists them. "" is as it is, which is
+// anywhere for one that is made.
+type Place struct {
+	CPUs, Mems string
+	Own        bool // nobody else's containers run there, so the container's CPU has no other bound (no quota)
+}
+
+// in puts it into what the runtime is asked for.
+func (p Place) in(r *runtimeapi.LinuxContainerResources) *runtimeapi.LinuxContainerResources {
+	r.CpusetCpus, r.CpusetMems = p.CPUs, p.Mems
+	if p.Own {
+		r.CpuQuota = 0
+	}
+	return r
+}
+
 const unlimited = -1
 
 // Wanted are the bounds that a container's resources ask for.
@@ -29,6 +45,12 @@ func BoundsOf(r *runtimeapi.LinuxContainerResources) Bounds {
 		return Bounds{}
 	}
 	return Bounds{Shares: r.CpuShares, Quota: r.CpuQuota, Memory: r.MemoryLimitInBytes}.plain()
+}
+
+// WithoutQuota are the same for a container on CPUs of its own.
+func (b Bounds) WithoutQuota() Bounds {
+	b.Quota = unlimited
+	return b
 }
 
 // plain has one word for no limit.

@@ -25,6 +25,7 @@ type ContainerInput struct {
 	ImageVolumes map[string]*runtimeapi.ImageSpec
 	Shared       map[string]string // what all containers of the pod have in common: path in the container to path here
 	Extras       Extras            // what its devices need
+	Place        Place             // where it runs
 	MessageFile  string            // receives the termination message
 	Users        *Users            // of the pod, as of its sandbox
 	TargetID     string            // container whose processes an ephemeral container sees
@@ -98,6 +99,9 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 		NoteMessageFile:   in.MessageFile,
 		NoteGrace:         strconv.FormatInt(Grace(pod), 10),
 	}
+	if in.Place.Own {
+		notes[NoteOwnCPUs] = "true"
+	}
 	if security.Seccomp.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
 		notes[NoteSeccomp] = string(corev1.SeccompProfileTypeRuntimeDefault)
 	}
@@ -118,7 +122,7 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 		Tty:         c.TTY,
 		StopSignal:  signal(c.Lifecycle),
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       Resources(pod, c, node),
+			Resources:       in.Place.in(Resources(pod, c, node)),
 			SecurityContext: security,
 		},
 	}

@@ -29,6 +29,7 @@ const (
 	NoteMessagePolicy = "io.kubernetes.container.terminationMessagePolicy"
 	NoteMessageFile   = "knarr.dev/termination-message-file"
 	NoteGrace         = "io.kubernetes.pod.terminationGracePeriod"
+	NoteOwnCPUs       = "knarr.dev/own-cpus" // it has CPUs to itself
 	// NoteSeccomp reaches the shim: the profile is the runtime's own.
 	NoteSeccomp = "knarr.dev/seccomp"
 )

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,6 +25,10 @@ type Plugin struct {
 	pluginv1.UnimplementedDevicePluginServer
 	// Answer is what containers get beside DEVICES, the ids of theirs.
 	Answer *pluginv1.ContainerAllocateResponse
+	// Nodes are the NUMA nodes of devices that say where they are.
+	Nodes map[string]int64
+	// Prefer are devices it would rather give, in this order; nil: it has no preferences.
+	Prefer []string
 
 	server *grpc.Server
 	lists  chan []*pluginv1.Device
@@ -32,9 +37,12 @@ type Plugin struct {
 	allocated []string
 }
 
-// Start serves a plugin in a folder and registers it with the node that has it.
-func Start(ctx context.Context, dir, resource string, devices map[string]bool) (*Plugin, error) {
+// Start serves a plugin in a folder and registers it with the node that has it, prepared before anybody asks it.
+func Start(ctx context.Context, dir, resource string, devices map[string]bool, prepare ...func(*Plugin)) (*Plugin, error) {
 	p := &Plugin{server: grpc.NewServer(), lists: make(chan []*pluginv1.Device, 8), Answer: &pluginv1.ContainerAllocateResponse{}}
+	for _, f := range prepare {
+		f(p)
+	}
 	name := strings.ReplaceAll(resource, "/", "_") + ".sock"
 	listener, err := net.Listen("unix", filepath.Join(dir, name))
 	if err != nil {
@@ -67,7 +75,11 @@ func (p *Plugin) Set(devices map[string]bool) {
 		if works {
 			health = pluginv1.Healthy
 		}
-		list = append(list, &pluginv1.Device{ID: id, Health: health})
+		d := &pluginv1.Device{ID: id, Health: health}
+		if node, said := p.Nodes[id]; said {
+			d.Topology = &pluginv1.TopologyInfo{Nodes: []*pluginv1.NUMANode{{ID: node}}}
+		}
+		list = append(list, d)
 	}
 	p.lists <- list
 }
@@ -81,7 +93,22 @@ func (p *Plugin) Allocated() []string {
 
 // GetDevicePluginOptions implements the service.
 func (p *Plugin) GetDevicePluginOptions(context.Context, *pluginv1.Empty) (*pluginv1.DevicePluginOptions, error) {
-	return &pluginv1.DevicePluginOptions{}, nil
+	return &pluginv1.DevicePluginOptions{GetPreferredAllocationAvailable: p.Prefer != nil}, nil
+}
+
+// GetPreferredAllocation implements the service.
+func (p *Plugin) GetPreferredAllocation(_ context.Context, q *pluginv1.PreferredAllocationRequest) (*pluginv1.PreferredAllocationResponse, error) {
+	out := &pluginv1.PreferredAllocationResponse{}
+	for _, one := range q.ContainerRequests {
+		ids := slices.Clone(one.MustIncludeDeviceIDs)
+		for _, id := range slices.Concat(p.Prefer, one.AvailableDeviceIDs) {
+			if len(ids) < int(one.AllocationSize) && slices.Contains(one.AvailableDeviceIDs, id) && !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+		out.ContainerResponses = append(out.ContainerResponses, &pluginv1.ContainerPreferredAllocationResponse{DeviceIDs: ids})
+	}
+	return out, nil
 }
 
 // ListAndWatch implements the service.
