@@ -1,16 +1,20 @@
-// Package announce tells the machines on this node's network where the addresses of load balancers are.
+// Package announce tells the machines on this node's network where the addresses of load balancers, and that of the API, are.
 //
-// In:       Services of type LoadBalancer whose addresses this cluster gave, their endpoints, the nodes.
+// In:       Services of type LoadBalancer whose addresses this cluster gave, their endpoints, the nodes; on servers, the
+// address of the API and whether the API server here answers; who of the others is heard (netstack/heartbeat).
 // Out:      on the links that have the node's addresses, announcements and answers: ARP for IPv4 (RFC 5227), neighbour
 // advertisements for IPv6 (RFC 4861).
-// Promise:  of nodes that see the same, one speaks for an address; it falls silent with this process.
+// Promise:  of nodes that see the same, one speaks for an address; it falls silent with this process, and the next one
+// speaks within a second.
 // Not here: who gets which address (workloads/loadbalancer), where its packets go (netstack/proxy).
 package announce
 
 import (
 	"context"
+	"crypto/ecdh"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -43,7 +47,13 @@ type Config struct {
 	Node    string
 	NodeIPs []netip.Addr // one of each family at most: the link that has it is announced on
 	Nodes   Nodes
-	Log     *slog.Logger
+	API     netip.Addr // on servers that share an address: that address
+	Foreign bool       // load balancers' addresses are a cloud's, and not to be announced
+
+	// Key is this node's for heartbeats, asked for when there is somebody to listen for; Introduce has others know its public half.
+	Key       func() (*ecdh.PrivateKey, error)
+	Introduce func(ctx context.Context, annotation, value string) error
+	Log       *slog.Logger
 }
 
 // Announcer is the component.
@@ -52,11 +62,13 @@ type Announcer struct {
 	view *endpoints.View
 	find func(netip.Addr) (segment, error)
 	open func(segment) (*speaker, error)
+	ears func(netip.AddrPort) (*net.UDPConn, error) // nil: the machine's
 	wake chan struct{}
 
-	mu    sync.Mutex
-	dirty map[types.NamespacedName]bool
-	nodes bool // may have changed
+	mu     sync.Mutex
+	dirty  map[types.NamespacedName]bool
+	nodes  bool // may have changed, or who is heard
+	serves bool // the API server here answers
 }
 
 // New announces for the Services in view.
@@ -70,8 +82,8 @@ func New(cfg Config, view *endpoints.View) *Announcer {
 // Name of the component.
 func (a *Announcer) Name() string { return "announcer" }
 
-// Run announces until ctx ends. It is ready at once: nothing on this machine waits for it. Until the first Service has
-// an address, nothing is open and nothing read.
+// Run announces until ctx ends. It is ready at once: nothing on this machine waits for it. Until there is an address to
+// announce, nothing is open and nothing read.
 func (a *Announcer) Run(ctx context.Context, ready func()) error {
 	informer, err := a.cfg.Nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
@@ -91,15 +103,18 @@ func (a *Announcer) Run(ctx context.Context, ready func()) error {
 	case <-ctx.Done():
 		return nil
 	}
-	defer a.view.Subscribe(a.mark)()
+	if !a.cfg.Foreign {
+		defer a.view.Subscribe(a.mark)()
+	}
 
-	v := &voice{announcer: a, claimed: map[types.NamespacedName]bool{}, speakers: map[bool]*speaker{}, untold: map[netip.Addr]int{}}
-	defer v.silence()
+	v := newVoice(a)
+	defer v.close()
 	for {
 		var again <-chan time.Time
 		if err := v.pass(ctx); err != nil && ctx.Err() == nil {
-			a.cfg.Log.Error("addresses of load balancers are not announced from here; trying again", "component", a.Name(), "error", err)
+			a.cfg.Log.Error("addresses are not announced from here; trying again", "component", a.Name(), "error", err)
 			v.silence()
+			v.company.leave() // others speak meanwhile
 			v.unsettled = true
 			again = time.After(retryInterval)
 		} else if len(v.untold) > 0 {
@@ -111,6 +126,17 @@ func (a *Announcer) Run(ctx context.Context, ready func()) error {
 		case <-a.wake:
 		case <-again:
 		}
+	}
+}
+
+// Serve says whether the API server here answers: else the address of the API is for another one.
+func (a *Announcer) Serve(serves bool) {
+	a.mu.Lock()
+	changed := a.serves != serves
+	a.serves, a.nodes = serves, a.nodes || changed
+	a.mu.Unlock()
+	if changed {
+		a.kick()
 	}
 }
 
@@ -135,10 +161,16 @@ func (a *Announcer) kick() {
 	}
 }
 
-func (a *Announcer) takeChanges() (dirty map[types.NamespacedName]bool, nodes bool) {
+// changes since the last call.
+type changes struct {
+	dirty         map[types.NamespacedName]bool
+	nodes, serves bool
+}
+
+func (a *Announcer) takeChanges() changes {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	dirty, nodes = a.dirty, a.nodes
+	c := changes{a.dirty, a.nodes, a.serves}
 	a.dirty, a.nodes = map[types.NamespacedName]bool{}, false
-	return dirty, nodes
+	return c
 }

@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"cmp"
 	"hash/fnv"
 	"io"
 	"net/netip"
@@ -9,11 +10,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"knarr.dev/knarr/netstack/endpoints"
+	"knarr.dev/knarr/netstack/heartbeat"
 )
 
 // givenHere is the finalizer of Services whose addresses the cluster's own controller gave. Others' addresses are theirs
 // to announce. See https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer.
 const givenHere = "service.kubernetes.io/load-balancer-cleanup"
+
+// controlPlane is the label of nodes with API servers.
+const controlPlane = "node-role.kubernetes.io/control-plane"
 
 // addressesOf are the addresses a Service wants to have announced. Those of mode Proxy belong to a machine
 // in front of the cluster (KEP-1860).
@@ -37,24 +42,42 @@ func candidates(nodes []corev1.Node, network netip.Prefix) []string {
 	var names []string
 	for i := range nodes {
 		node := &nodes[i]
-		if _, out := node.Labels[corev1.LabelNodeExcludeBalancers]; !out && ready(node) && on(node, network) {
+		if _, out := node.Labels[corev1.LabelNodeExcludeBalancers]; !out && isReady(node) && on(node, network).IsValid() {
 			names = append(names, node.Name)
 		}
 	}
 	return names
 }
 
-func ready(node *corev1.Node) bool {
+func isReady(node *corev1.Node) bool {
 	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
 	})
 }
 
-func on(node *corev1.Node, network netip.Prefix) bool {
-	return slices.ContainsFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool {
+// on is a node's address on a network; none is the zero value.
+func on(node *corev1.Node, network netip.Prefix) netip.Addr {
+	for _, a := range node.Status.Addresses {
 		addr, err := netip.ParseAddr(a.Address)
-		return err == nil && a.Type == corev1.NodeInternalIP && network.Contains(addr)
-	})
+		if err == nil && a.Type == corev1.NodeInternalIP && network.Contains(addr) {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// servers are the nodes on a network that have API servers, and which of them are Ready. This one is among them, whatever is
+// known of its node.
+func servers(nodes []corev1.Node, network netip.Prefix, self string) (names []string, ready map[string]bool) {
+	names, ready = []string{self}, map[string]bool{}
+	for i := range nodes {
+		node := &nodes[i]
+		if _, is := node.Labels[controlPlane]; is && node.Name != self && on(node, network).IsValid() {
+			names = append(names, node.Name)
+			ready[node.Name] = isReady(node)
+		}
+	}
+	return names, ready
 }
 
 // nodeAddresses are never announced, though a pool may hold them: their machines answer for them.
@@ -87,17 +110,61 @@ func serving(entry endpoints.Entry, nodes []string) []string {
 	return slices.DeleteFunc(slices.Clone(nodes), func(name string) bool { return !have[name] })
 }
 
-// chosen is the node that speaks for an address, or none: every node draws a number for every address, the highest wins.
-// So addresses spread over the nodes, and only those of a node that goes move.
-func chosen(addr netip.Addr, nodes []string) string {
-	var winner string
-	var highest uint64
-	for _, name := range nodes {
-		if n := draw(addr, name); winner == "" || n > highest || n == highest && name < winner {
-			winner, highest = name, n
+// claim is an address to be spoken for, and who may, the first first.
+type claim struct {
+	addr  netip.Addr
+	line  []string
+	api   bool            // it is the API servers': who speaks has to serve
+	ready map[string]bool // api: by their nodes' conditions, which count for those who are not heard
+}
+
+// ranked is who speaks for an address, and who next if that one cannot: every node draws a number for every address, the
+// highest wins. So addresses spread over the nodes, and only those of a node that goes move.
+func ranked(addr netip.Addr, nodes []string) []string {
+	line := slices.Clone(nodes)
+	slices.SortFunc(line, func(a, b string) int {
+		return cmp.Or(cmp.Compare(draw(addr, b), draw(addr, a)), cmp.Compare(a, b))
+	})
+	return line
+}
+
+// listeners is how many of those in line for an address listen for each other. One that fell silent is replaced by one that
+// heard it; more would cost datagrams, and help where three machines die at once.
+const listeners = 3
+
+// company is who a node listens for because of an address: nobody, unless it is among the first in line.
+func (c claim) company(self string) []string {
+	first := c.line
+	if !c.api && len(first) > listeners { // API servers are few
+		first = first[:listeners]
+	}
+	if !slices.Contains(first, self) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(first), func(name string) bool { return name == self })
+}
+
+// speaker is who speaks for an address, or nobody. Who is heard counts by what is heard, others by their nodes' conditions,
+// which decided who is in line.
+//
+// A node that somebody lost stands back until it has been back for long enough. Should all stand back, for having lost
+// one another in a circle, the first who is here speaks all the same: better two than none.
+func (c claim) speaker(self string, serves bool, seen heartbeat.View) string {
+	here := func(name string, standing bool) bool {
+		if name == self {
+			return (serves || !c.api) && (!standing || !seen.Doubted)
+		}
+		if p := seen.Peers[name]; p.Heard {
+			return !p.Gone && (p.Serving || !c.api) && (!standing || p.Standing)
+		}
+		return c.ready[name] || !c.api
+	}
+	for _, standing := range []bool{true, false} {
+		if i := slices.IndexFunc(c.line, func(name string) bool { return here(name, standing) }); i >= 0 {
+			return c.line[i]
 		}
 	}
-	return winner
+	return ""
 }
 
 func draw(addr netip.Addr, name string) uint64 {

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"knarr.dev/knarr/netstack/endpoints"
+	"knarr.dev/knarr/netstack/heartbeat"
 )
 
 var network = netip.MustParsePrefix("192.0.2.0/24")
@@ -103,12 +104,12 @@ func TestWhoMaySpeak(t *testing.T) {
 }
 
 func TestAddressesSpreadAndOnlyThoseOfANodeThatGoesMove(t *testing.T) {
-	if got := chosen(netip.MustParseAddr("192.0.2.9"), nil); got != "" {
-		t.Errorf("of no nodes %q speaks", got)
+	if got := ranked(netip.MustParseAddr("192.0.2.9"), nil); len(got) > 0 {
+		t.Errorf("of no nodes %q speak", got)
 	}
 	count := map[string]int{}
 	for addr := network.Addr(); network.Contains(addr); addr = addr.Next() {
-		before, after := chosen(addr, []string{"n1", "n2", "n3"}), chosen(addr, []string{"n3", "n1"})
+		before, after := ranked(addr, []string{"n1", "n2", "n3"})[0], ranked(addr, []string{"n3", "n1"})[0]
 		count[before]++
 		if before != "n2" && after != before {
 			t.Errorf("%s moved from %s to %s, though only n2 went", addr, before, after)
@@ -118,6 +119,80 @@ func TestAddressesSpreadAndOnlyThoseOfANodeThatGoesMove(t *testing.T) {
 		if count[name] < 256/6 {
 			t.Errorf("%s speaks for %d of 256 addresses: %v", name, count[name], count)
 		}
+	}
+}
+
+func TestSpeaker(t *testing.T) {
+	here, gone := heartbeat.Presence{Heard: true, Standing: true, Serving: true}, heartbeat.Presence{Heard: true, Gone: true, Standing: true, Serving: true}
+	back := heartbeat.Presence{Heard: true, Serving: true} // somebody else has lost it
+	mute := heartbeat.Presence{Heard: true, Standing: true}
+	type peers = map[string]heartbeat.Presence
+	line, api := claim{line: []string{"a", "b", "c"}}, claim{line: []string{"a", "b", "c"}, api: true, ready: map[string]bool{"a": true}}
+	for name, c := range map[string]struct {
+		claim   claim
+		peers   peers
+		doubted bool
+		mute    bool // the API server here
+		want    string
+	}{
+		"the first in line": {claim: line, peers: peers{"a": here, "c": here}, want: "a"},
+		"one who is not heard counts by its node's condition":     {claim: line, want: "a"},
+		"the next when the first is gone":                         {claim: line, peers: peers{"a": gone, "c": here}, want: "b"},
+		"the next when the first stands back for others":          {claim: line, peers: peers{"a": back, "c": here}, want: "b"},
+		"who is doubted stands back":                              {claim: line, peers: peers{"a": gone, "c": here}, doubted: true, want: "c"},
+		"who is doubted by the last one left speaks all the same": {claim: line, peers: peers{"a": gone, "c": back}, doubted: true, want: "b"},
+		"a line of one":  {claim: claim{line: []string{"b"}}, want: "b"},
+		"nobody in line": {want: ""},
+		"the API: the first whose server answers":                   {claim: api, peers: peers{"a": mute, "c": here}, want: "b"},
+		"the API: one who is not heard counts by its node":          {claim: api, want: "a"},
+		"the API: not the one here when its server does not answer": {claim: api, peers: peers{"a": gone, "c": here}, mute: true, want: "c"},
+		"the API: nobody when no server answers":                    {claim: api, peers: peers{"a": mute, "c": mute}, mute: true, want: ""},
+		"the API: one who is not heard and not Ready is not there":  {claim: api, peers: peers{"a": gone}, mute: true, want: ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.claim.speaker("b", !c.mute, heartbeat.View{Peers: c.peers, Doubted: c.doubted, Settled: true}); got != c.want {
+				t.Errorf("%q speaks; want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCompany(t *testing.T) {
+	five := []string{"a", "b", "c", "d", "e"}
+	for name, c := range map[string]struct {
+		claim claim
+		self  string
+		want  []string
+	}{
+		"the first three listen for each other":    {claim{line: five}, "b", []string{"a", "c"}},
+		"others have nobody to listen for":         {claim{line: five}, "d", nil},
+		"one alone has nobody to listen for":       {claim{line: five[:1]}, "a", []string{}},
+		"who is not in line has nobody":            {claim{line: five[:2]}, "c", nil},
+		"API servers are few: all listen for each": {claim{line: five, api: true}, "e", []string{"a", "b", "c", "d"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, c.claim.company(c.self)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestServers(t *testing.T) {
+	server := func(name, address string, ready corev1.ConditionStatus) corev1.Node {
+		n := node(name, address, ready)
+		n.Labels = map[string]string{controlPlane: ""}
+		return *n
+	}
+	names, ready := servers([]corev1.Node{
+		server("a", "192.0.2.1", corev1.ConditionTrue), server("b", "192.0.2.2", corev1.ConditionUnknown),
+		server("elsewhere", "198.51.100.1", corev1.ConditionTrue), *node("agent", "192.0.2.4", corev1.ConditionTrue),
+	}, network, "c")
+	if diff := cmp.Diff([]string{"c", "a", "b"}, names); diff != "" {
+		t.Errorf("servers on the network, and this one (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]bool{"a": true, "b": false}, ready); diff != "" {
+		t.Errorf("which of the others are Ready (-want +got):\n%s", diff)
 	}
 }
 

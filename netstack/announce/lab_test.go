@@ -1,6 +1,9 @@
 package announce
 
 import (
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -15,6 +18,7 @@ import (
 
 	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
+	"knarr.dev/knarr/netstack/heartbeat"
 	"knarr.dev/knarr/netstack/netlab"
 )
 
@@ -48,7 +52,15 @@ func (w wires) takeOver(t *testing.T) {
 	client := hosts["client"]
 
 	service := balanced(virtual.String())
-	cluster, view := endpointstest.Running(t, service, node("a", w.one, corev1.ConditionTrue), node("b", w.two, corev1.ConditionTrue))
+	keys := map[string]*ecdh.PrivateKey{}
+	nodes := map[string]*corev1.Node{}
+	for name, addr := range map[string]string{"a": w.one, "b": w.two} {
+		key, err := ecdh.X25519().GenerateKey(rand.Reader)
+		netlab.Check(t, err)
+		keys[name], nodes[name] = key, node(name, addr, corev1.ConditionTrue)
+		nodes[name].Annotations = map[string]string{heartbeat.Annotation: heartbeat.FormatKey(key.PublicKey())}
+	}
+	cluster, view := endpointstest.Running(t, service, nodes["a"], nodes["b"])
 	announcers := map[string]func(){}
 	macs := map[string]string{}
 	for _, name := range []string{"a", "b"} {
@@ -58,7 +70,18 @@ func (w wires) takeOver(t *testing.T) {
 			netlab.Check(t, err)
 			macs[at.mac.String()] = name
 		})
-		a := New(Config{Node: name, NodeIPs: []netip.Addr{host.Addr}, Nodes: cluster.Cache(), Log: slog.New(slog.DiscardHandler)}, view)
+		a := New(Config{
+			Node: name, NodeIPs: []netip.Addr{host.Addr}, Nodes: cluster.Cache(), Log: slog.New(slog.DiscardHandler),
+			Key: func() (*ecdh.PrivateKey, error) { return keys[name], nil },
+			Introduce: func(context.Context, string, string) error {
+				t.Errorf("%s introduces itself, though its key is known", name)
+				return nil
+			},
+		}, view)
+		a.ears = func(at netip.AddrPort) (conn *net.UDPConn, err error) {
+			host.Do(func() { conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)) })
+			return conn, err
+		}
 		a.find = func(ip netip.Addr) (at segment, err error) {
 			host.Do(func() { at, err = segmentOf(ip) })
 			at.prefix = w.network // netlab gives hosts their address alone
@@ -95,34 +118,67 @@ func (w wires) takeOver(t *testing.T) {
 	}
 	learns := func(want string) {
 		t.Helper()
-		began := time.Now()
-		netlab.Eventually(t, "the client finds the address at "+want, func() bool { return known() == want })
+		began, again := time.Now(), time.NewTicker(2*time.Millisecond)
+		defer again.Stop()
+		// A machine too slow for heartbeats may lose somebody who is there, for seconds.
+		for deadline := time.After(time.Minute); known() != want; {
+			select {
+			case <-again.C:
+			case <-deadline:
+				t.Fatalf("not within a minute: the client finds the address at %s", want)
+			}
+		}
 		t.Logf("the client knows %s after %s", want, time.Since(began).Round(100*time.Microsecond))
 	}
 
-	first := chosen(virtual, []string{"a", "b"})
+	first := ranked(virtual, []string{"a", "b"})[0]
 	second := map[string]string{"a": "b", "b": "a"}[first]
 	ask()
 	learns(first)
 
-	t.Log("the node is lost: the other one tells everybody, nobody asks")
-	cluster.Put(node(first, hosts[first].Addr.String(), corev1.ConditionUnknown))
+	t.Log("the node is lost, says the API: the other one tells everybody, nobody asks")
+	condition := func(name string, ready corev1.ConditionStatus) {
+		n := nodes[name].DeepCopy()
+		n.Status.Conditions[0].Status = ready
+		cluster.Put(n)
+	}
+	condition(first, corev1.ConditionUnknown)
 	learns(second)
 
 	t.Log("it is back, and gets back what it had")
-	cluster.Put(node(first, hosts[first].Addr.String(), corev1.ConditionTrue))
+	condition(first, corev1.ConditionTrue)
+	learns(first)
+
+	t.Log("its wire is cut, and the API knows nothing of that: the other one speaks within a second")
+	w.plug(t, first, false)
+	learns(second)
+
+	t.Log("the wire is whole again: both have missed the other, and the first gets back what it had")
+	w.plug(t, first, true)
 	learns(first)
 
 	t.Log("with the policy Local the address goes where an endpoint is")
 	local := balanced(virtual.String())
 	local.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-	cluster.Put(&discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		Endpoints:  []discoveryv1.Endpoint{endpoint(second, true)},
-	}, local)
+	behind := func(nodes ...string) *discoveryv1.EndpointSlice {
+		slice := &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		}
+		for _, name := range nodes {
+			slice.Endpoints = append(slice.Endpoints, endpoint(name, true))
+		}
+		return slice
+	}
+	cluster.Put(behind(second), local)
+	learns(second)
+	cluster.Put(behind(first, second))
+	learns(first)
+
+	t.Log("its process ends and says so: the other one speaks at once")
+	announcers[first]()
 	learns(second)
 
-	t.Log("with its process a node's voice ends")
+	t.Log("with its process a node's voice ends, and its heartbeats")
 	announcers[second]()
 	client.Do(func() {
 		eth, err := netlink.LinkByName("eth0")
@@ -143,6 +199,18 @@ func (w wires) takeOver(t *testing.T) {
 	})
 	if got := known(); got != "" {
 		t.Errorf("after the only node with an endpoint fell silent the client believes in %q", got)
+	}
+}
+
+// plug a host's wire in, or pull it out.
+func (w wires) plug(t *testing.T, name string, in bool) {
+	t.Helper()
+	port, err := netlink.LinkByName(name)
+	netlab.Check(t, err)
+	if in {
+		netlab.Check(t, netlink.LinkSetUp(port))
+	} else {
+		netlab.Check(t, netlink.LinkSetDown(port))
 	}
 }
 
