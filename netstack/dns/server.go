@@ -10,8 +10,9 @@
 //
 // # A query's way
 //
-// CoreDNS's server, then three of its plugins, put together here in Go rather than by a Corefile:
+// CoreDNS's server, then four of its plugins, put together here in Go rather than by a Corefile:
 //
+//	counted    metrics under CoreDNS's names
 //	cluster    names under the cluster domain and of the cluster's addresses, from memory
 //	cache      answers of the upstreams, CoreDNS's own
 //	upstream   the resolvers of a stub domain, of the settings or of the host's resolv.conf, over CoreDNS's connections
@@ -157,6 +158,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 func (s *Server) assemble(at string) (*dnsserver.Server, error) {
 	zone := &zone{origin: dns.CanonicalName(s.cfg.Domain), self: s.cfg.Address, ranges: s.cfg.Ranges, source: s.view}
 	cfg := &dnsserver.Config{Zone: ".", Transport: "dns"}
+	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler { return newCounted(next, "dns://"+at) })
 	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		return &cluster{zone: zone, synced: s.view.Synced(), next: next}
 	})

@@ -83,6 +83,7 @@ func (u *upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		}
 		reply, err := resolver.ask(ctx, state)
 		if err != nil {
+			unanswered.WithLabelValues(resolver.addr).Inc()
 			resolver.rests.Store(time.Now().Add(restAfter).UnixNano())
 			failed = errors.Join(failed, fmt.Errorf("ask %s: %w", resolver.addr, err))
 			continue
@@ -213,7 +214,7 @@ func (u *upstream) withoutLoops(addrs []string) []*resolver {
 			u.log.Warn("an upstream resolver sends queries back to the cluster DNS; not using it", "component", "dns", "resolver", addr)
 			continue
 		}
-		p := proxy.NewProxy("upstream", addr, "dns")
+		p := proxy.NewProxy("forward", addr, "dns")
 		p.SetReadTimeout(answerWithin)
 		list = append(list, &resolver{addr: addr, proxy: p})
 	}
