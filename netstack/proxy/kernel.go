@@ -99,7 +99,8 @@ func (k *kernel) frame() error {
 	for _, name := range []string{"services", targetReject} {
 		k.conn.AddChain(&nftables.Chain{Table: k.table, Name: name})
 	}
-	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+	families := k.families()
+	for _, f := range families {
 		for _, kind := range fixedSets {
 			if err := k.needSet(kind, f); err != nil {
 				return err
@@ -112,7 +113,7 @@ func (k *kernel) frame() error {
 		// Only who went into a Service's chain and got no endpoint there comes back here.
 		k.rule(base, []expr.Any{nft.Verdict(expr.VerdictDrop, "")})
 	}
-	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+	for _, f := range families {
 		k.rule("services", nft.Join(nft.Only(f), []expr.Any{
 			nft.Destination(f, regA), nft.Protocol(regA + f.Words), nft.DestinationPort(regA + f.Words + 1),
 			&expr.Lookup{SourceRegister: regA, SetName: frontendMap.name(f), IsDestRegSet: true},
@@ -134,7 +135,7 @@ func (k *kernel) frame() error {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regA, Data: append([]byte("lo"), make([]byte, unix.IFNAMSIZ-2)...)},
 		nft.Verdict(expr.VerdictReturn, ""),
 	})
-	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+	for _, f := range families {
 		k.rule("postrouting", nft.Join(nft.Only(f), []expr.Any{
 			nft.Source(f, regA), nft.Destination(f, regA+f.Words),
 			&expr.Lookup{SourceRegister: regA, SetName: loopSet.name(f)},
@@ -156,6 +157,17 @@ func (k *kernel) frame() error {
 	})
 	k.rule(targetReject, []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 	return nil
+}
+
+// families of the cluster: there are no rules for others, in which no Service could be reached.
+func (k *kernel) families() []nft.Family {
+	var all []nft.Family
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		if len(podsIn(k.ranges, f)) > 0 {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // toNode matches packets to an address of this node that node ports are on: all but loopback, where only programs on
@@ -278,6 +290,11 @@ func (k *kernel) repool(edits edits, name string, after Chain) (held, error) {
 	has.slots = slots
 	has.members, has.left = enroll(name, has, after)
 	k.pools[name] = has
+	if after.Sticky > 0 {
+		if err := k.needSet(stickySet, nft.FamilyOf(after.V6)); err != nil {
+			return held{}, err
+		}
+	}
 	return has, k.needSet(shard, nft.FamilyOf(after.V6))
 }
 
@@ -352,7 +369,7 @@ func goTo(target string) *expr.Verdict {
 // read is forgotten.
 func (k *kernel) readSticky() map[bool][]nftables.SetElement {
 	kept := map[bool][]nftables.SetElement{}
-	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+	for _, f := range k.families() {
 		kept[f.V6], _ = k.conn.GetSetElements(stickySet.of(f, k.table))
 	}
 	return kept
@@ -397,6 +414,9 @@ func (e edits) of(kind setKind, v6 bool) *edit {
 
 func (k *kernel) edit(edits edits) error {
 	for name, e := range edits {
+		if err := k.needSet(e.kind, e.family); err != nil {
+			return err
+		}
 		set := e.kind.of(e.family, k.table)
 		for part := range slices.Chunk(e.gone, chunk) {
 			if err := k.conn.SetDeleteElements(set, part); err != nil {

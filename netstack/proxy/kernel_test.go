@@ -3,6 +3,8 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"sync/atomic"
@@ -547,4 +549,30 @@ func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func TestPlacesOfThisNode(t *testing.T) {
+	needKernel(t)
+	client := outsider(t, "client", "192.168.9.50")
+	server, err := net.Listen("tcp", netip.AddrPortFrom(nodeOutside, 6443).String())
+	netlab.Check(t, err)
+	t.Cleanup(func() { netlab.Check(t, server.Close()) })
+	go func() {
+		for {
+			conn, err := server.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+			fmt.Fprintf(conn, "server %s\n", host)
+			conn.Close()
+		}
+	}()
+	_, view := endpointstest.Running(t)
+	p := proxyOf(view)
+	p.cfg.Own = map[netip.AddrPort]netip.AddrPort{netip.MustParseAddrPort("192.168.9.200:6443"): netip.AddrPortFrom(nodeOutside, 6443)}
+	endpointstest.Run(t, p)
+	if name, seen, err := client.Ask("tcp", "192.168.9.200:6443"); name != "server" || seen != "192.168.9.50" {
+		t.Errorf("%q answers, who sees %q, %v", name, seen, err)
+	}
 }

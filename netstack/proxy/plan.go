@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,6 +63,7 @@ type Plan struct {
 	Frontends map[Frontend]string           // to a chain or target
 	Chains    map[string]Chain              // by name
 	Live      map[Frontend][]netip.AddrPort // UDP only: where existing flows may go on to
+	Caused    time.Time                     // when the last change of its endpoints happened, as far as is known
 	Loops     []netip.Addr                  // endpoints here, which may reach themselves through the Service
 }
 
@@ -71,6 +73,9 @@ type Site struct {
 	Zone     string         // of the node, "" if it has none
 	Pods     []netip.Prefix // addresses of all pods
 	Reserved []netip.Addr   // cluster addresses that something on this node answers itself
+
+	// The node's own addresses: what is sent to an external one, somebody in front of the node may have sent on to an internal one.
+	External, Internal []netip.Addr
 }
 
 var protocols = map[corev1.Protocol]uint8{corev1.ProtocolTCP: 6, corev1.ProtocolUDP: 17, corev1.ProtocolSCTP: 132}
@@ -91,6 +96,7 @@ func plan(e endpoints.Entry, site Site) Plan {
 	}
 	p := Plan{
 		Created:   service.CreationTimestamp.Time,
+		Caused:    caused(e.Slices),
 		Frontends: map[Frontend]string{},
 		Chains:    map[string]Chain{},
 		Live:      map[Frontend][]netip.AddrPort{},
@@ -108,6 +114,28 @@ func plan(e endpoints.Entry, site Site) Plan {
 	}
 	slices.SortFunc(p.Loops, netip.Addr.Compare)
 	p.Loops = slices.Compact(p.Loops)
+	return p
+}
+
+// caused is the latest change that slices tell of; whoever makes them notes when a pod became ready, or ceased to be.
+func caused(list []*discoveryv1.EndpointSlice) (latest time.Time) {
+	for _, slice := range list {
+		at, err := time.Parse(time.RFC3339Nano, slice.Annotations[corev1.EndpointsLastChangeTriggerTime])
+		if err == nil && at.After(latest) {
+			latest = at
+		}
+	}
+	return latest
+}
+
+// fixed is the plan of what belongs to no Service: places that lead to one other each, of TCP.
+func fixed(places map[netip.AddrPort]netip.AddrPort) Plan {
+	p := Plan{Frontends: map[Frontend]string{}, Chains: map[string]Chain{}}
+	for from, to := range places {
+		name := fmt.Sprintf("own/%s/TCP/%d", strings.ReplaceAll(from.Addr().String(), ":", "-"), from.Port())
+		p.Frontends[Frontend{Addr: from.Addr(), Proto: protocols[corev1.ProtocolTCP], Port: from.Port()}] = name
+		p.Chains[name] = Chain{Kind: inside, V6: from.Addr().Is6(), Pool: []netip.AddrPort{to}}
+	}
 	return p
 }
 
@@ -149,7 +177,7 @@ func (p *Plan) addPort(e endpoints.Entry, port *corev1.ServicePort, proto uint8,
 	}
 
 	external := externalAddrs(service, v6)
-	balanced := balancerAddrs(service, v6)
+	balanced := site.arriving(balancerAddrs(service, v6), v6)
 	if len(external)+len(balanced) > 0 || port.NodePort != 0 {
 		target := targetReject
 		switch {
@@ -181,6 +209,19 @@ func (p *Plan) addPort(e endpoints.Entry, port *corev1.ServicePort, proto uint8,
 			p.Loops = append(p.Loops, b.addr.Addr())
 		}
 	}
+}
+
+// arriving are the addresses at which packets for a load balancer's addresses arrive here.
+func (s Site) arriving(balanced []netip.Addr, v6 bool) []netip.Addr {
+	if !slices.ContainsFunc(balanced, func(addr netip.Addr) bool { return slices.Contains(s.External, addr) }) {
+		return balanced
+	}
+	for _, addr := range s.Internal {
+		if addr.Is6() == v6 && !slices.Contains(balanced, addr) {
+			balanced = append(balanced, addr)
+		}
+	}
+	return balanced
 }
 
 // backend is one endpoint of one port.

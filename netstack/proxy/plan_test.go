@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/netstack/endpoints"
@@ -249,6 +251,62 @@ func TestNear(t *testing.T) {
 			got := plan(endpoints.Entry{Service: svc(onlyTCP), Slices: []*discoveryv1.EndpointSlice{sliceOf(tc.endpoints...)}}, zoned)
 			if diff := cmp.Diff(tc.want, got.Chains["any4/shop/web/TCP/80"].Pool, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 				t.Errorf("pool (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestArriving(t *testing.T) {
+	addrs := func(texts ...string) []netip.Addr {
+		var all []netip.Addr
+		for _, text := range texts {
+			all = append(all, netip.MustParseAddr(text))
+		}
+		return all
+	}
+	own := Site{External: addrs("198.51.100.1"), Internal: addrs("192.0.2.1", "2001:db8::1")}
+	for name, c := range map[string]struct{ balanced, want []netip.Addr }{
+		"what is sent to another's address arrives there": {addrs("198.51.100.2"), addrs("198.51.100.2")},
+		"what is sent to an external address of this node, somebody may have sent on to an internal one": {
+			addrs("198.51.100.2", "198.51.100.1"), addrs("198.51.100.2", "198.51.100.1", "192.0.2.1"),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := own.arriving(c.balanced, false); !slices.Equal(got, c.want) {
+				t.Errorf("arriving() = %v; want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestWhatOfItsNodeMatters(t *testing.T) {
+	one := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelTopologyZone: "z"}}, Status: corev1.NodeStatus{
+		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeHostName, Address: "one"}},
+	}}
+	moved := one.DeepCopy()
+	moved.Status.Addresses[0].Address = "192.0.2.2"
+	outside, outsideMoved := one.DeepCopy(), moved.DeepCopy()
+	for _, n := range []*corev1.Node{outside, outsideMoved} {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "198.51.100.1"})
+	}
+	for name, c := range map[string]struct {
+		before, now *corev1.Node
+		want        bool
+	}{
+		"its zone, when it becomes known":                 {nil, one, true},
+		"nothing without a zone":                          {nil, &corev1.Node{}, false},
+		"nothing that stays":                              {one, one, false},
+		"no other internal address":                       {one, moved, false},
+		"an external address":                             {one, outside, true},
+		"another internal address beside an external one": {outside, outsideMoved, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before *self
+			if c.before != nil {
+				before = selfOf(c.before)
+			}
+			if got := selfOf(c.now).matters(before); got != c.want {
+				t.Errorf("matters() = %t", got)
 			}
 		})
 	}

@@ -20,6 +20,7 @@
 //	    outN/...                   from outside: hide the sender, on to any...; or, with externalTrafficPolicy: Local,
 //	                               pods and the node on to any..., others to an endpoint on this node or dropped
 //	    lbN/...                    allowed sources on to out..., others dropped
+//	    own/ADDRESS/TCP/PORT       the API's virtual address: to the API server of this machine
 //	    reject, drop               no endpoint anywhere; none on this node
 //	postrouting          a pod that reached itself (set loops4/6), and connections marked above: masquerade
 //
@@ -38,6 +39,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,10 +58,11 @@ import (
 // Config says where the proxy works.
 type Config struct {
 	Node          string
-	Nodes         Nodes          // tells this node's zone; nil is no zone
-	PodRanges     []netip.Prefix // addresses of all pods of the cluster
-	ServiceRanges []netip.Prefix // addresses of all Services
-	Reserved      []netip.Addr   // cluster addresses that this node answers itself: DNS
+	Nodes         Nodes                             // tells this node's zone; nil is no zone
+	PodRanges     []netip.Prefix                    // addresses of all pods of the cluster
+	ServiceRanges []netip.Prefix                    // addresses of all Services
+	Reserved      []netip.Addr                      // cluster addresses that this node answers itself: DNS
+	Own           map[netip.AddrPort]netip.AddrPort // places of TCP, no Service's, that lead to programs on this node
 	Log           *slog.Logger
 }
 
@@ -92,7 +95,8 @@ type Proxy struct {
 
 	tampered, unsure atomic.Bool
 	port             atomic.Uint32
-	zone             atomic.Value // string
+	self             atomic.Pointer[self]
+	began            time.Time
 }
 
 // New is a proxy for the Services in view.
@@ -103,6 +107,7 @@ func New(cfg Config, view *endpoints.View) *Proxy {
 		wake:   make(chan struct{}, 1),
 		dirty:  map[types.NamespacedName]bool{},
 		wanted: newTable(),
+		began:  time.Now(),
 	}
 }
 
@@ -128,7 +133,7 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 	})
 	group.Go(func() error { return p.follow(ctx, ready) })
 	if p.cfg.Nodes != nil {
-		group.Go(func() error { return p.watchZone(ctx) })
+		group.Go(func() error { return p.watchSelf(ctx) })
 	}
 	return group.Wait()
 }
@@ -147,7 +152,9 @@ func (p *Proxy) follow(ctx context.Context, ready func()) error {
 	}
 	defer func() { _ = k.close() }()
 
-	first := p.wanted.apply(p.takeDirty())
+	plans := p.takeDirty()
+	plans[types.NamespacedName{}] = fixed(p.cfg.Own) // no Service has this name
+	first := p.wanted.apply(plans)
 	if err := k.rebuild(p.wanted.all()); err != nil {
 		return explain(err)
 	}
@@ -189,6 +196,7 @@ func (p *Proxy) pass(k *kernel, lost bool) error {
 		lost = !intact
 	}
 	plans := p.takeDirty()
+	causes := p.causes(plans)
 	change := p.wanted.apply(plans)
 	if p.tampered.Swap(false) {
 		p.cfg.Log.Warn("somebody changed our nftables table; building it anew", "component", p.Name(), "table", TableName)
@@ -202,6 +210,7 @@ func (p *Proxy) pass(k *kernel, lost bool) error {
 		return err
 	}
 	p.forget(change)
+	note(began, causes)
 	p.cfg.Log.Debug("service rules changed", "component", p.Name(), "services", len(plans), "rebuilt", lost, "took", time.Since(began))
 	return nil
 }
@@ -223,12 +232,44 @@ func (p *Proxy) open() (*kernel, error) {
 }
 
 func (p *Proxy) site() Site {
-	zone, _ := p.zone.Load().(string)
-	return Site{Node: p.cfg.Node, Zone: zone, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}
+	s := Site{Node: p.cfg.Node, Pods: p.cfg.PodRanges, Reserved: p.cfg.Reserved}
+	if self := p.self.Load(); self != nil {
+		s.Zone, s.External, s.Internal = self.zone, self.external, self.internal
+	}
+	return s
 }
 
-// watchZone plans all Services anew when this node's zone becomes known, or another.
-func (p *Proxy) watchZone(ctx context.Context) error {
+// self is what this node's object says that plans depend on.
+type self struct {
+	zone               string
+	external, internal []netip.Addr
+}
+
+func selfOf(node *corev1.Node) *self {
+	s := &self{zone: node.Labels[corev1.LabelTopologyZone]}
+	for _, a := range node.Status.Addresses {
+		addr, err := netip.ParseAddr(a.Address)
+		switch {
+		case err != nil:
+		case a.Type == corev1.NodeExternalIP:
+			s.external = append(s.external, addr)
+		case a.Type == corev1.NodeInternalIP:
+			s.internal = append(s.internal, addr)
+		}
+	}
+	return s
+}
+
+// matters tells whether plans are others now. Internal addresses count beside external ones alone.
+func (s *self) matters(before *self) bool {
+	if before == nil {
+		before = &self{}
+	}
+	return s.zone != before.zone || !slices.Equal(s.external, before.external) || len(s.external) > 0 && !slices.Equal(s.internal, before.internal)
+}
+
+// watchSelf plans all Services anew when this node's zone or addresses become known, or others.
+func (p *Proxy) watchSelf(ctx context.Context) error {
 	informer, err := p.cfg.Nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
@@ -238,8 +279,7 @@ func (p *Proxy) watchZone(ctx context.Context) error {
 		if !ok || node.Name != p.cfg.Node {
 			return
 		}
-		zone := node.Labels[corev1.LabelTopologyZone]
-		if before, _ := p.zone.Swap(zone).(string); before != zone {
+		if now := selfOf(node); now.matters(p.self.Swap(now)) {
 			p.view.Subscribe(p.mark)() // for those there are
 		}
 	}
