@@ -119,15 +119,19 @@ func (b *builder) role(ctx context.Context) ([]Stage, error) {
 type ranges struct {
 	nodes          []netip.Addr // this machine's; others send to the first
 	dns            netip.Addr
+	virtual        netip.Addr // of whichever API server answers; on servers only, and if there is one
 	pods, services []netip.Prefix
 }
 
 func parseRanges(c *config.Config) (r ranges, err error) {
-	var errs [4]error
+	var errs [5]error
 	r.nodes, errs[0] = config.Addresses(c.NodeIP)
 	r.dns, errs[1] = netip.ParseAddr(c.ClusterDNS)
 	r.pods, errs[2] = config.Ranges(c.ClusterCIDR)
 	r.services, errs[3] = config.Ranges(c.ServiceCIDR)
+	if c.APIVirtualAddress != "" {
+		r.virtual, errs[4] = netip.ParseAddr(c.APIVirtualAddress)
+	}
 	return r, errors.Join(errs[:]...)
 }
 

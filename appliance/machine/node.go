@@ -2,12 +2,16 @@ package machine
 
 import (
 	"context"
+	"crypto/ecdh"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	registerv1 "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -19,6 +23,8 @@ import (
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/firewall"
 	"knarr.dev/knarr/netstack/healthcheck"
+	"knarr.dev/knarr/netstack/heartbeat"
+	"knarr.dev/knarr/netstack/listeners"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/policy"
@@ -49,7 +55,7 @@ type nodeInput struct {
 	cache      cache.Cache
 	everyone   policy.Everyone // the pods of all nodes, where cache does not have them
 	api        *rest.Config    // with the node's own identity
-	privileged *rest.Config    // on servers: may give the node its role
+	privileged *rest.Config    // on servers: may give the node its role, and be asked how the API server is
 
 	clientCA, servingCert, servingKey string // files
 }
@@ -121,7 +127,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
 		VolumeRoot: filepath.Join(paths.Agent(), "pods"), LogRoot: paths.PodLogs(),
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
-		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Log: b.log,
+		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Metrics: nodeMetrics, Log: b.log,
 		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},
 	})
 	if err != nil {
@@ -221,6 +227,12 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
 		Ranges: slices.Concat(in.ranges.pods, in.ranges.services), Log: b.log,
 	}, view)
+	api := map[netip.AddrPort]netip.AddrPort{}
+	for _, ip := range in.ranges.nodes {
+		if port := uint16(b.cfg.HTTPSPort); in.ranges.virtual.IsValid() && ip.Is4() == in.ranges.virtual.Is4() {
+			api[netip.AddrPortFrom(in.ranges.virtual, port)] = netip.AddrPortFrom(ip, port)
+		}
+	}
 	parts := []Component{
 		rules,
 		pods,
@@ -229,16 +241,54 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		view,
 		proxy.New(proxy.Config{
 			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: in.ranges.pods, ServiceRanges: in.ranges.services,
-			Reserved: []netip.Addr{in.ranges.dns}, Log: b.log,
+			Reserved: []netip.Addr{in.ranges.dns}, Own: api, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
 		names,
 		dnsSettings{client, names.Follow},
 	}
-	if b.cfg.CloudProvider != config.External { // a cloud's load balancers have their addresses themselves
-		parts = append(parts, announce.New(announce.Config{Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, Log: b.log}, view))
+	if b.cfg.LoadBalancerAddresses == config.OwnAddresses {
+		parts = append(parts, listeners.New(listeners.Config{
+			Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, Annotate: annotate(client, b.cfg.NodeName), Log: b.log,
+		}, view))
+	}
+	if b.cfg.CloudProvider == config.External && !in.ranges.virtual.IsValid() { // a cloud's load balancers have their addresses themselves
+		return parts, nil
+	}
+	announcer := announce.New(announce.Config{
+		Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, API: in.ranges.virtual, Foreign: b.cfg.CloudProvider == config.External,
+		Key: func() (*ecdh.PrivateKey, error) {
+			return heartbeat.LoadKey(filepath.Join(paths.Network(), "heartbeat.key"))
+		},
+		Introduce: annotate(client, b.cfg.NodeName), Log: b.log,
+	}, view)
+	parts = append(parts, announcer)
+	if in.ranges.virtual.IsValid() {
+		privileged, err := kubernetes.NewForConfig(in.privileged)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, apiHealth{privileged, announcer.Serve})
 	}
 	return parts, nil
+}
+
+// annotate says something of this node on its object; "" is nothing.
+func annotate(client kubernetes.Interface, node string) func(ctx context.Context, annotation, value string) error {
+	return func(ctx context.Context, annotation, value string) error {
+		var said any
+		if value != "" {
+			said = value
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: said}}})
+		if err != nil {
+			return fmt.Errorf("write annotation %s: %w", annotation, err)
+		}
+		if _, err := client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return fmt.Errorf("annotate node %s: %w", node, err)
+		}
+		return nil
+	}
 }
 
 func texts(addresses []netip.Addr) []string {

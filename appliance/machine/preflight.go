@@ -82,7 +82,7 @@ func usedBy(port int) string {
 		if err != nil {
 			continue
 		}
-		for _, inode := range listeners(content, port) {
+		for _, inode := range listening(content, port) {
 			inodes["socket:["+inode+"]"] = true
 		}
 	}
@@ -100,8 +100,8 @@ func usedBy(port int) string {
 	return ""
 }
 
-// listeners finds the socket inodes that listen on port in the text of /proc/net/tcp.
-func listeners(table []byte, port int) []string {
+// listening finds the socket inodes that listen on port in the text of /proc/net/tcp.
+func listening(table []byte, port int) []string {
 	const listen = "0A"
 	suffix := fmt.Sprintf(":%04X", port)
 	var inodes []string

@@ -50,7 +50,7 @@ func TestListeners(t *testing.T) {
    1: 0100007F:192B 0100007F:8A2C 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000 20 4 30 10 -1
    2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0000 100 0 0 10 0
 `)
-	if diff := cmp.Diff([]string{"4711"}, listeners(table, 6443)); diff != "" {
+	if diff := cmp.Diff([]string{"4711"}, listening(table, 6443)); diff != "" {
 		t.Errorf("listeners on 6443 (-want +got):\n%s", diff)
 	}
 }

@@ -47,6 +47,7 @@ import (
 	"knarr.dev/knarr/workloads/legacytoken"
 	"knarr.dev/knarr/workloads/loadbalancer"
 	"knarr.dev/knarr/workloads/namespace"
+	"knarr.dev/knarr/workloads/nodebalancer"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
 	"knarr.dev/knarr/workloads/persistentvolume"
@@ -74,13 +75,17 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	}
 	want := pki.Want{
 		NodeName: b.cfg.NodeName, Addresses: r.nodes,
-		KubernetesService: r.services[0].Masked().Addr().Next(), ClusterDomain: b.cfg.ClusterDomain,
+		KubernetesService: r.services[0].Masked().Addr().Next(), Virtual: r.virtual, ClusterDomain: b.cfg.ClusterDomain,
 	}
 	keys, err := pki.Ensure(b.cfg.Paths().PKI(), want)
 	if err != nil {
 		return nil, err
 	}
-	url := "https://" + netip.AddrPortFrom(r.nodes[0], uint16(b.cfg.HTTPSPort)).String()
+	at := r.nodes[0]
+	if r.virtual.IsValid() {
+		at = r.virtual // outlives this server
+	}
+	url := "https://" + netip.AddrPortFrom(at, uint16(b.cfg.HTTPSPort)).String()
 	kubeconfig := func(keys *pki.PKI) error {
 		return pki.WriteKubeconfig(b.cfg.WriteKubeconfig, url, keys.ClusterCA, keys.Admin)
 	}
@@ -246,6 +251,12 @@ func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.P
 			Start: func() error { return policystatus.Register(mgr) },
 		},
 	}
+	if b.cfg.LoadBalancerAddresses == config.OwnAddresses {
+		return append(sleepers, &dormant.Sleeper{
+			Name: "load balancers", Resources: []schema.GroupResource{corev1.Resource("services")}, Concerns: nodebalancer.Concerns,
+			Start: func() error { return nodebalancer.Register(mgr) },
+		}), nil
+	}
 	addresses, err := addresspool.Parse(b.cfg.LoadBalancerAddresses)
 	if err != nil {
 		return nil, fmt.Errorf("load-balancer-addresses: %w", err)
@@ -281,7 +292,7 @@ func (b *builder) publish(api *apiserver.Server, keys *pki.PKI) (Component, erro
 		return join.Publish(ctx, client.CoreV1(), join.Settings{
 			ClusterCIDR: b.cfg.ClusterCIDR, ServiceCIDR: b.cfg.ServiceCIDR,
 			ClusterDNS: b.cfg.ClusterDNS, ClusterDomain: b.cfg.ClusterDomain, ClientCA: string(keys.ClientCA.CertPEM),
-			CloudProvider: b.cfg.CloudProvider,
+			CloudProvider: b.cfg.CloudProvider, LoadBalancers: b.cfg.LoadBalancerAddresses,
 		})
 	}}, nil
 }

@@ -26,6 +26,9 @@ const (
 // External is the CloudProvider of clusters whose nodes and load balancers a cloud controller manager looks after.
 const External = "external"
 
+// OwnAddresses is the LoadBalancerAddresses of clusters whose services have the addresses of nodes.
+const OwnAddresses = "nodes"
+
 // Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
 // configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
 type Config struct {
@@ -43,7 +46,8 @@ type Config struct {
 	ClusterDNS    string `mapstructure:"cluster-dns"`
 	ClusterDomain string `mapstructure:"cluster-domain"`
 
-	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer (bootstrap/addresspool)
+	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer: a pool (bootstrap/addresspool), or OwnAddresses
+	APIVirtualAddress     string `mapstructure:"api-virtual-address"`     // of whichever API server answers; "" for none
 	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
 
 	CgroupRoot string `mapstructure:"cgroup-root"`

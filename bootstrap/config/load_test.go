@@ -230,6 +230,17 @@ func TestValidate(t *testing.T) {
 		"an agent needs no ranges": {change: func(c *Config) {
 			c.Role, c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain, c.HTTPSPort = Agent, "", "", "", "", 0
 		}},
+		"load balancers may have the nodes' own addresses": {change: func(c *Config) { c.LoadBalancerAddresses = OwnAddresses }},
+		"or a pool, and not both":                          {change: func(c *Config) { c.LoadBalancerAddresses = "nodes,192.0.2.9" }, err: "or nodes for the nodes' own"},
+		"the API may have an address of its own":           {change: func(c *Config) { c.APIVirtualAddress = "192.0.2.9" }},
+		"not a name":                                       {change: func(c *Config) { c.APIVirtualAddress = "api.example" }, err: "is not an address others could reach"},
+		"not this machine's":                               {change: func(c *Config) { c.APIVirtualAddress = "192.0.2.7" }, err: "is this machine's own"},
+		"not a service's":                                  {change: func(c *Config) { c.APIVirtualAddress = "10.43.0.9" }, err: "is within cluster-cidr or service-cidr"},
+		"not one in whose family no machine is":            {change: func(c *Config) { c.APIVirtualAddress = "2001:db8::9" }, err: "has no address"},
+		"not one in whose family no service is": {change: func(c *Config) {
+			c.NodeIP, c.APIVirtualAddress = "192.0.2.7,2001:db8::7", "2001:db8::9"
+		}, err: "of a family that service-cidr"},
+		"not without a node": {change: func(c *Config) { c.APIVirtualAddress, c.DisableNode = "192.0.2.9", true }, err: "needs a node beside"},
 		"everything wrong is told at once": {
 			change: func(c *Config) { c.NodeName, c.HTTPSPort = "_", 0 }, err: "https-port \"0\" is not a port",
 		},

@@ -63,8 +63,25 @@ func (c *Config) Validate() error {
 	if reasons := validation.IsDNS1123Subdomain(c.ClusterDomain); len(reasons) > 0 {
 		report("cluster-domain", c.ClusterDomain, "is not a DNS name (%s): set another", reasons[0])
 	}
-	if _, err := addresspool.Parse(c.LoadBalancerAddresses); err != nil {
-		problems = append(problems, fmt.Errorf("load-balancer-addresses: %w", err))
+	if _, err := addresspool.Parse(c.LoadBalancerAddresses); err != nil && c.LoadBalancerAddresses != OwnAddresses {
+		problems = append(problems, fmt.Errorf("load-balancer-addresses: %w; or %s for the nodes' own", err, OwnAddresses))
+	}
+	if c.APIVirtualAddress != "" {
+		ip, err := netip.ParseAddr(c.APIVirtualAddress)
+		switch {
+		case err != nil || !ip.IsGlobalUnicast() || ip.Is4In6():
+			report("api-virtual-address", c.APIVirtualAddress, "is not an address others could reach: give a free one of this machine's network")
+		case slices.Contains(machine, ip):
+			report("api-virtual-address", c.APIVirtualAddress, "is this machine's own: give a free address of its network")
+		case within(ip, []string{c.ClusterCIDR, c.ServiceCIDR}):
+			report("api-virtual-address", c.APIVirtualAddress, "is within cluster-cidr or service-cidr: give a free address of this machine's network")
+		case !slices.ContainsFunc(machine, func(own netip.Addr) bool { return own.Is4() == ip.Is4() }):
+			report("api-virtual-address", c.APIVirtualAddress, "is of a family in which node-ip %q has no address: give one of its network", c.NodeIP)
+		case !slices.ContainsFunc(families(c.ServiceCIDR), func(r netip.Prefix) bool { return r.Addr().Is4() == ip.Is4() }):
+			report("api-virtual-address", c.APIVirtualAddress, "is of a family that service-cidr %q has not: give one of its network", c.ServiceCIDR)
+		case c.DisableNode:
+			problems = append(problems, errors.New("api-virtual-address needs a node beside the API server, whose service network passes connections on: remove it, or disable-node"))
+		}
 	}
 	switch {
 	case c.CloudProvider != "" && c.CloudProvider != External:
@@ -172,6 +189,12 @@ func Ranges(text string) ([]netip.Prefix, error) {
 		return nil, errors.New("has more than one range of a family: give one of IPv4 and one of IPv6, such as 10.42.0.0/16,fd42::/48")
 	}
 	return all, nil
+}
+
+// families are the ranges of a text, none where they cannot be read.
+func families(text string) []netip.Prefix {
+	all, _ := Ranges(text)
+	return all
 }
 
 // Addresses reads an address, or one of each family between a comma.

@@ -153,6 +153,7 @@ func (m *Member) ClientCAFile() string { return filepath.Join(m.dir, pki.ClientC
 func (m *Member) Complete(c *config.Config) error {
 	c.ClusterCIDR, c.ServiceCIDR = m.Settings.ClusterCIDR, m.Settings.ServiceCIDR
 	c.ClusterDNS, c.ClusterDomain, c.CloudProvider = m.Settings.ClusterDNS, m.Settings.ClusterDomain, m.Settings.CloudProvider
+	c.LoadBalancerAddresses = m.Settings.LoadBalancers
 	if err := c.FindNodeIP(); err != nil {
 		return err
 	}

@@ -27,12 +27,14 @@ type Settings struct {
 	ClusterDomain string `json:"cluster-domain"`
 	ClientCA      string `json:"client-ca"` // PEM; a node knows the API server's client certificate by it
 	CloudProvider string `json:"cloud-provider"`
+	LoadBalancers string `json:"load-balancer-addresses"`
 }
 
 func (s Settings) data() map[string]string {
 	return map[string]string{
 		"cluster-cidr": s.ClusterCIDR, "service-cidr": s.ServiceCIDR, "cluster-dns": s.ClusterDNS,
 		"cluster-domain": s.ClusterDomain, "client-ca": s.ClientCA, "cloud-provider": s.CloudProvider,
+		"load-balancer-addresses": s.LoadBalancers,
 	}
 }
 
@@ -61,6 +63,7 @@ func readSettings(data map[string]string) (Settings, error) {
 	s := Settings{
 		ClusterCIDR: data["cluster-cidr"], ServiceCIDR: data["service-cidr"], ClusterDNS: data["cluster-dns"],
 		ClusterDomain: data["cluster-domain"], ClientCA: data["client-ca"], CloudProvider: data["cloud-provider"],
+		LoadBalancers: data["load-balancer-addresses"],
 	}
 	if _, err := config.Ranges(s.ClusterCIDR); err != nil {
 		return s, fmt.Errorf("cluster-cidr %q %w", s.ClusterCIDR, err)

@@ -35,7 +35,9 @@ type Want struct {
 	Addresses []netip.Addr // this machine's, loopback not needed
 	// KubernetesService is the first address of the service range, where pods find the API server.
 	KubernetesService netip.Addr
-	ClusterDomain     string
+	// Virtual is the address of whichever API server answers, if the cluster has one.
+	Virtual       netip.Addr
+	ClusterDomain string
 }
 
 // PKI is all a server holds.
@@ -201,7 +203,7 @@ func (p *PKI) leaves(want Want) map[**Pair]leaf {
 		&p.APIServer: {
 			file: "apiserver", signer: p.ClusterCA, name: "kube-apiserver", usages: server,
 			dns: append(slices.Clone(local), service...),
-			ips: distinct(append(slices.Clone(machine), want.KubernetesService)), presentSigner: true,
+			ips: distinct(append(slices.Clone(machine), want.KubernetesService, want.Virtual)), presentSigner: true,
 		},
 		&p.NodeServer: {
 			file: NodeServerFile, signer: p.ClusterCA, usages: server,

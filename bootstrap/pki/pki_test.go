@@ -68,6 +68,10 @@ func TestEnsureAgain(t *testing.T) {
 			change: func(_ *testing.T, _ string, want *Want) { want.KubernetesService = netip.MustParseAddr("10.96.0.1") },
 			issued: []string{"apiserver.crt"},
 		},
+		"so does an address of all API servers": {
+			change: func(_ *testing.T, _ string, want *Want) { want.Virtual = netip.MustParseAddr("192.0.2.100") },
+			issued: []string{"apiserver.crt"},
+		},
 		"with more than a third of its life left a leaf stays": {now: today.Add(leafLifetime*2/3 - time.Hour)},
 		"with less than a third of its life left a leaf goes":  {now: today.Add(leafLifetime*2/3 + time.Hour), issued: leaves},
 		"long after its end a leaf is issued again":            {now: today.Add(3 * leafLifetime), issued: leaves},

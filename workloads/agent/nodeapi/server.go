@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -63,6 +65,8 @@ type Config struct {
 	// Volumes answers below /volumes/, about folders that are volumes of the cluster; nil where there are none. It is
 	// asked by those who have the right to nodes/proxy.
 	Volumes http.Handler
+	// Metrics are shown at /metrics beside those of the libraries of Kubernetes; nil where there are none.
+	Metrics prometheus.Gatherer
 	Log     *slog.Logger
 }
 
@@ -195,7 +199,11 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.serveRun)
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.serveRun)
 	mux.HandleFunc("GET /stats/summary", s.serveSummary)
-	mux.Handle("GET /metrics", legacyregistry.Handler())
+	gatherers := prometheus.Gatherers{legacyregistry.DefaultGatherer}
+	if s.config.Metrics != nil {
+		gatherers = append(gatherers, s.config.Metrics)
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /metrics/resource", s.serveResources)
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveContainers)
 	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.serveCheckpoint)
