@@ -88,7 +88,7 @@ func (e expressions) variables(compiler *cel.CompositedCompiler, variables []adm
 		case strings.TrimSpace(v.Name) == "":
 			errs = append(errs, field.Required(name, "name is not specified"))
 		case !isIdentifier(v.Name):
-			errs = append(errs, field.Invalid(name, v.Name, "name is not a valid CEL identifier"))
+			errs = append(errs, field.Invalid(name, v.Name, "must be a valid CEL identifier"))
 		}
 		if strings.TrimSpace(v.Expression) == "" {
 			errs = append(errs, field.Required(expression, "expression is not specified"))
@@ -99,7 +99,7 @@ func (e expressions) variables(compiler *cel.CompositedCompiler, variables []adm
 			errs = append(errs, field.Invalid(expression, v.Expression, result.Error.Detail))
 		}
 	}
-	return append(errs, check.Unique(base, variables, func(v admissionregistrationv1.Variable) string { return v.Name }, "name")...)
+	return errs
 }
 
 // identifier is a name in CEL, unless it is one of its reserved words, which the library escapes like this.
@@ -188,9 +188,6 @@ func validateParamRef(ref *admissionregistrationv1.ParamRef, at *field.Path) fie
 		errs = append(errs, check.Selector(at.Child("selector"), ref.Selector)...)
 	default:
 		errs = append(errs, field.Required(at, "one of name or selector must be specified"))
-	}
-	if ref.Namespace != "" {
-		errs = append(errs, check.Text(at.Child("namespace"), ref.Namespace, validation.IsDNS1123Label)...)
 	}
 	if ref.ParameterNotFoundAction == nil {
 		return append(errs, field.Required(at.Child("parameterNotFoundAction"), ""))

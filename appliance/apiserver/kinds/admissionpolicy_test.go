@@ -52,9 +52,9 @@ func TestValidatingAdmissionPolicy(t *testing.T) {
 		"a variable has to compile":           {to: func(s *spec) { s.Variables[0].Expression = "object." }, want: "spec.variables[0].expression: Invalid value"},
 		"a variable is known after its turn":  {to: func(s *spec) { s.Variables[0].Expression = "variables.many" }, want: "spec.variables[0].expression: Invalid value: \"variables.many\": compilation failed"},
 		"a variable needs a name":             {to: func(s *spec) { s.Variables[0].Name = "" }, want: "spec.variables[0].name: Required value"},
-		"reserved words name no variables":    {to: func(s *spec) { s.Variables[0].Name = "namespace" }, want: "spec.variables[0].name: Invalid value: \"namespace\": name is not a valid CEL identifier"},
-		"names of variables have no dashes":   {to: func(s *spec) { s.Variables[0].Name = "a-b" }, want: "name is not a valid CEL identifier"},
-		"two variables have two names":        {to: func(s *spec) { s.Variables[1].Name = "replicas" }, want: "spec.variables[1].name: Duplicate value"},
+		"reserved words name no variables":    {to: func(s *spec) { s.Variables[0].Name = "namespace" }, want: "spec.variables[0].name: Invalid value: \"namespace\": must be a valid CEL identifier"},
+		"names of variables have no dashes":   {to: func(s *spec) { s.Variables[0].Name = "a-b" }, want: "must be a valid CEL identifier"},
+		"the later of two variables is meant": {to: func(s *spec) { s.Variables = append(s.Variables, s.Variables[1]) }},
 		"conditions come before variables":    {to: func(s *spec) { s.MatchConditions[0].Expression = "variables.many" }, want: "spec.matchConditions[0].expression: Invalid value"},
 		"conditions have parameters":          {to: func(s *spec) { s.MatchConditions[0].Expression = "has(params.data)" }},
 		"a message is text":                   {to: func(s *spec) { s.Validations[0].MessageExpression = "1 + 1" }, want: "spec.validations[0].messageExpression: Invalid value"},
@@ -92,8 +92,9 @@ func TestValidatingAdmissionPolicy(t *testing.T) {
 
 func TestMutatingAdmissionPolicy(t *testing.T) {
 	policy := &admissionregistrationv1.MutatingAdmissionPolicy{Spec: admissionregistrationv1.MutatingAdmissionPolicySpec{
-		MatchConstraints: matchDeployments(admissionregistrationv1.Create, admissionregistrationv1.Update),
-		Variables:        []admissionregistrationv1.Variable{{Name: "team", Expression: "'web'"}},
+		MatchConstraints:   matchDeployments(admissionregistrationv1.Create, admissionregistrationv1.Update),
+		ReinvocationPolicy: admissionregistrationv1.NeverReinvocationPolicy,
+		Variables:          []admissionregistrationv1.Variable{{Name: "team", Expression: "'web'"}},
 		Mutations: []admissionregistrationv1.Mutation{
 			{PatchType: admissionregistrationv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionregistrationv1.ApplyConfiguration{
 				Expression: `Object{metadata: Object.metadata{labels: {"team": variables.team}}}`}},
@@ -102,9 +103,6 @@ func TestMutatingAdmissionPolicy(t *testing.T) {
 		},
 	}}
 	defaults.Default(policy)
-	if policy.Spec.ReinvocationPolicy != admissionregistrationv1.NeverReinvocationPolicy {
-		t.Errorf("reinvocationPolicy = %q by default", policy.Spec.ReinvocationPolicy)
-	}
 	type spec = admissionregistrationv1.MutatingAdmissionPolicySpec
 	tests := map[string]change[*spec]{
 		"a policy may be as it is":        {to: func(*spec) {}},
@@ -112,11 +110,12 @@ func TestMutatingAdmissionPolicy(t *testing.T) {
 		"a patch needs a list of patches": {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "Object{}" }, want: "spec.mutations[1].jsonPatch.expression: Invalid value"},
 		"an expression is needed":         {to: func(s *spec) { s.Mutations[1].JSONPatch.Expression = "" }, want: "spec.mutations[1].jsonPatch.expression: Required value"},
 		"the patch's type decides":        {to: func(s *spec) { s.Mutations[0].PatchType = "JSONPatch" }, want: "spec.mutations[0].jsonPatch: Required value"},
-		"one mutation has one patch":      {to: func(s *spec) { s.Mutations[0].JSONPatch = s.Mutations[1].JSONPatch }, want: "spec.mutations[0].jsonPatch: Forbidden"},
+		"one mutation has one patch":      {to: func(s *spec) { s.Mutations[0].JSONPatch = s.Mutations[1].JSONPatch }, want: "spec.mutations[0].jsonPatch: Invalid value"},
 		"there are two types of patches":  {to: func(s *spec) { s.Mutations[0].PatchType = "Merge" }, want: "spec.mutations[0].patchType: Unsupported value"},
 		"a policy does something":         {to: func(s *spec) { s.Mutations = nil }, want: "spec.mutations: Required value"},
 		"what goes cannot be changed":     {to: func(s *spec) { s.MatchConstraints = matchDeployments(admissionregistrationv1.Delete) }, want: "spec.matchConstraints.resourceRules[0].operations[0]: Unsupported value"},
 		"a policy is called again or not": {to: func(s *spec) { s.ReinvocationPolicy = "Always" }, want: "spec.reinvocationPolicy: Unsupported value"},
+		"a policy says which it is":       {to: func(s *spec) { s.ReinvocationPolicy = "" }, want: "spec.reinvocationPolicy: Required value"},
 		"variables are not patches":       {to: func(s *spec) { s.Variables[0].Expression = "JSONPatch{}" }, want: "spec.variables[0].expression: Invalid value"},
 	}
 	for name, tc := range tests {

@@ -8,11 +8,13 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -41,13 +43,16 @@ func TestTrustBundle(t *testing.T) {
 	authority := certificate(t, newKey(t).Public(), now, time.Hour, true)
 	leaf := certificate(t, newKey(t).Public(), now, time.Hour, false)
 	tests := map[string]struct {
-		name, signer, bundle string
-		want                 string
+		name, beginning, signer, bundle string
+		want                            string
 	}{
 		"one of nobody's has a plain name":         {name: "example.com.all", bundle: authority},
 		"one of a signer carries the signer":       {name: "example.com:web:v1", signer: "example.com/web", bundle: authority},
 		"one of a signer cannot hide that":         {name: "v1", signer: "example.com/web", bundle: authority, want: "must be named with prefix example.com:web:"},
 		"one of nobody's cannot look like another": {name: "example.com:web:v1", bundle: authority, want: "metadata.name: Invalid value"},
+		"a beginning ends as names do not":         {beginning: "example.com:web:v1-", signer: "example.com/web", bundle: authority},
+		"a beginning carries the signer too":       {beginning: "v1-", signer: "example.com/web", bundle: authority, want: "metadata.generateName: Invalid value"},
+		"a beginning is part of a name":            {name: "a", beginning: "\"", bundle: authority, want: "metadata.generateName: Invalid value"},
 		"an empty one is none":                     {name: "a", want: "at least one trust anchor"},
 		"only authorities are trusted":             {name: "a", bundle: leaf, want: "entry 0 does not have the CA bit set"},
 		"each once":                                {name: "a", bundle: authority + authority, want: "duplicate trust anchor (indices 0 and 1)"},
@@ -55,7 +60,7 @@ func TestTrustBundle(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			b := &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: tc.name}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: tc.signer, TrustBundle: tc.bundle}}
+			b := &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: tc.name, GenerateName: tc.beginning}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: tc.signer, TrustBundle: tc.bundle}}
 			expect(t, validateTrustBundle(b), tc.want)
 		})
 	}
@@ -84,7 +89,9 @@ func TestPodCertificateRequest(t *testing.T) {
 		"an hour is the least":                 {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.MaxExpirationSeconds = ptr.To[int32](3599) }, want: "must be >= 3600"},
 		"91 days are the most":                 {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.MaxExpirationSeconds = ptr.To[int32](7862401) }, want: "must be <= 7862400"},
 		"the request proves that it has a key": {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.StubPKCS10Request[70] ^= 1 }, want: "stubPKCS10Request: Invalid value"},
-		"it says for which pod":                {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodUID = "" }, want: "spec.podUID: Required value"},
+		"it says for which pod":                {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.PodUID = "" }, want: "spec.podUID: Invalid value: \"\": must not be empty"},
+		"a UID has an end":                     {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.NodeUID = types.UID(strings.Repeat("u", 129)) }, want: "spec.nodeUID: Too long"},
+		"it brings a request":                  {change: func(r *certificatesv1.PodCertificateRequest) { r.Spec.StubPKCS10Request = nil }, want: "spec: Invalid value: stubPKCS10Request must be set"},
 		"annotations say whose they are": {change: func(r *certificatesv1.PodCertificateRequest) {
 			r.Spec.UnverifiedUserAnnotations = map[string]string{"path": "/x"}
 		}, want: "must be domain-qualified"},

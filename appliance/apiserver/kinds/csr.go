@@ -51,7 +51,7 @@ var CertificateSigningRequest = resource.Hooks[*certificatesv1.CertificateSignin
 	ValidateStatus: func(_ context.Context, csr, old *certificatesv1.CertificateSigningRequest) field.ErrorList {
 		return ValidateCSRStatus(csr, old)
 	},
-	ValidateName: func(string, bool) []string { return nil }, // any name, checked as a path segment by the library
+	ValidateName: anyName,
 	Fields: func(csr *certificatesv1.CertificateSigningRequest) fields.Set {
 		return fields.Set{"spec.signerName": csr.Spec.SignerName}
 	},

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 )
@@ -137,6 +139,63 @@ func TestResourceSlice(t *testing.T) {
 			next := slice.DeepCopy()
 			tc.to(&next.Spec)
 			expect(t, ResourceSlice.ValidateUpdate(context.Background(), next, slice), tc.want)
+		})
+	}
+}
+
+func TestDeviceTaintRule(t *testing.T) {
+	rule := &resourcev1.DeviceTaintRule{Spec: resourcev1.DeviceTaintRuleSpec{
+		DeviceSelector: &resourcev1.DeviceTaintSelector{Driver: ptr.To("gpu.example.com"), Pool: ptr.To("node/one"), Device: ptr.To("gpu-0")},
+		Taint:          resourcev1.DeviceTaint{Key: "example.com/broken", Effect: resourcev1.DeviceTaintEffectNoExecute},
+	}}
+	type spec = resourcev1.DeviceTaintRuleSpec
+	tests := map[string]change[*spec]{
+		"a rule may be as it is":          {to: func(*spec) {}},
+		"a rule may be about nothing":     {to: func(s *spec) { s.DeviceSelector = nil }},
+		"a taint has a key":               {to: func(s *spec) { s.Taint.Key = "" }, want: "spec.taint.key: Invalid value: \"\": name part must be non-empty"},
+		"a key is a label's":              {to: func(s *spec) { s.Taint.Key = "* *" }, want: "spec.taint.key: Invalid value"},
+		"a value is a label's":            {to: func(s *spec) { s.Taint.Value = "a/b" }, want: "spec.taint.value: Invalid value"},
+		"a taint has an effect":           {to: func(s *spec) { s.Taint.Effect = "" }, want: "spec.taint.effect: Required value"},
+		"an effect is one of a few":       {to: func(s *spec) { s.Taint.Effect = "Prefer" }, want: "spec.taint.effect: Unsupported value"},
+		"a driver is a domain":            {to: func(s *spec) { s.DeviceSelector.Driver = ptr.To("a b") }, want: "spec.deviceSelector.driver: Invalid value"},
+		"a pool has a pool's name":        {to: func(s *spec) { s.DeviceSelector.Pool = ptr.To("Gt") }, want: "spec.deviceSelector.pool: Invalid value"},
+		"a device has a device's name":    {to: func(s *spec) { s.DeviceSelector.Device = ptr.To("a:b") }, want: "spec.deviceSelector.device: Invalid value"},
+		"a device that is named has some": {to: func(s *spec) { s.DeviceSelector.Device = ptr.To("") }, want: "spec.deviceSelector.device: Invalid value"},
+	}
+	ctx := context.Background()
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			next := rule.DeepCopy()
+			tc.to(&next.Spec)
+			expect(t, DeviceTaintRule.Validate(ctx, next), tc.want)
+		})
+	}
+	rule.Status.Conditions = make([]metav1.Condition, 9)
+	expect(t, DeviceTaintRule.ValidateStatus(ctx, rule, rule), "status.conditions: Too many: 9")
+}
+
+func TestDatesOfTaints(t *testing.T) {
+	morning, noon := metav1.NewTime(time.Date(2026, 1, 2, 6, 0, 0, 0, time.UTC)), metav1.NewTime(time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC))
+	evening := metav1.NewTime(noon.Add(6 * time.Hour))
+	taint := func(effect resourcev1.DeviceTaintEffect, at *metav1.Time) *resourcev1.DeviceTaintRule {
+		return &resourcev1.DeviceTaintRule{Spec: resourcev1.DeviceTaintRuleSpec{Taint: resourcev1.DeviceTaint{Key: "a", Effect: effect, TimeAdded: at}}}
+	}
+	tests := map[string]struct {
+		next *resourcev1.DeviceTaintRule
+		want metav1.Time
+	}{
+		"a taint that is sent back keeps its date":        {next: taint("NoExecute", &morning), want: morning},
+		"one that is sent back without its date keeps it": {next: taint("NoExecute", nil), want: morning},
+		"a client may know better":                        {next: taint("NoExecute", &noon), want: noon},
+		"another effect begins now":                       {next: taint("NoSchedule", &morning), want: evening},
+		"unless a client knows better":                    {next: taint("NoSchedule", &noon), want: noon},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			redateDeviceTaint(tc.next, taint("NoExecute", &morning), evening)
+			if got := tc.next.Spec.Taint.TimeAdded; got == nil || !got.Equal(&tc.want) {
+				t.Errorf("the taint is of %v, want %v", got, tc.want)
+			}
 		})
 	}
 }

@@ -18,6 +18,7 @@ const (
 	maxEndpoints         = 1000
 	maxEndpointAddresses = 100
 	maxEndpointPorts     = 20000
+	maxHints             = 8 // of zones, and of nodes
 )
 
 // EndpointSlice holds addresses of one family.
@@ -76,6 +77,36 @@ func validateEndpoint(endpoint discoveryv1.Endpoint, kind discoveryv1.AddressTyp
 	}
 	if endpoint.Hostname != nil {
 		errs = append(errs, check.Text(at.Child("hostname"), *endpoint.Hostname, validation.IsDNS1123Label)...)
+	}
+	if endpoint.Hints != nil {
+		errs = append(errs, validateHints(endpoint.Hints, at.Child("hints"))...)
+	}
+	return errs
+}
+
+// validateHints wants few zones and nodes, each once.
+func validateHints(hints *discoveryv1.EndpointHints, at *field.Path) field.ErrorList {
+	var zones, nodes []string
+	for _, zone := range hints.ForZones {
+		zones = append(zones, zone.Name)
+	}
+	for _, node := range hints.ForNodes {
+		nodes = append(nodes, node.Name)
+	}
+	var errs field.ErrorList
+	for _, list := range []struct {
+		at    *field.Path
+		names []string
+		rule  func(string) []string
+	}{{at.Child("forZones"), zones, validation.IsValidLabelValue}, {at.Child("forNodes"), nodes, check.Subdomain}} {
+		if count := len(list.names); count > maxHints {
+			errs = append(errs, field.TooMany(list.at, count, maxHints))
+			continue
+		}
+		for i, name := range list.names {
+			errs = append(errs, check.Text(list.at.Index(i).Child("name"), name, list.rule)...)
+		}
+		errs = append(errs, check.Unique(list.at, list.names, func(name string) string { return name }, "name")...)
 	}
 	return errs
 }

@@ -22,7 +22,14 @@ var FlowSchema = resource.Hooks[*flowcontrolv1.FlowSchema]{
 		if p := f.Spec.MatchingPrecedence; p <= 0 || p > maxPrecedence {
 			errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must be between 1 and 10000"))
 		}
-		return append(errs, check.Needed(specPath.Child("priorityLevelConfiguration", "name"), f.Spec.PriorityLevelConfiguration.Name, check.Subdomain)...)
+		errs = append(errs, check.Needed(specPath.Child("priorityLevelConfiguration", "name"), f.Spec.PriorityLevelConfiguration.Name, check.Subdomain)...)
+		if m := f.Spec.DistinguisherMethod; m != nil {
+			errs = append(errs, check.OneOf(specPath.Child("distinguisherMethod", "type"), m.Type, flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		}
+		for i := range f.Spec.Rules {
+			errs = append(errs, validateFlowRule(&f.Spec.Rules[i], specPath.Child("rules").Index(i))...)
+		}
+		return errs
 	}),
 }
 
@@ -36,6 +43,12 @@ var PriorityLevelConfiguration = resource.Hooks[*flowcontrolv1.PriorityLevelConf
 		errs := check.OneOf(specPath.Child("type"), p.Spec.Type, flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
 		if p.Spec.Type == flowcontrolv1.PriorityLevelEnablementLimited && p.Spec.Limited == nil {
 			errs = append(errs, field.Required(specPath.Child("limited"), "must not be empty when type is Limited"))
+		}
+		if e := p.Spec.Exempt; e != nil {
+			errs = append(errs, validateShares(e.NominalConcurrencyShares, e.LendablePercent, specPath.Child("exempt"))...)
+		}
+		if l := p.Spec.Limited; l != nil {
+			errs = append(errs, validateLimitedLevel(l, specPath.Child("limited"))...)
 		}
 		return errs
 	}),

@@ -27,6 +27,9 @@ func always[T any](rule func(T) field.ErrorList) func(context.Context, T) field.
 	return func(_ context.Context, obj T) field.ErrorList { return rule(obj) }
 }
 
+// anyName is the rule for names that only have to fit into a path, as the library sees to for every kind.
+func anyName(string, bool) []string { return nil }
+
 // onUpdate makes a ValidateUpdate hook of a rule for the new object and one for the change.
 func onUpdate[T any](rule func(T) field.ErrorList, change func(obj, old T) field.ErrorList) func(context.Context, T, T) field.ErrorList {
 	return func(_ context.Context, obj, old T) field.ErrorList {

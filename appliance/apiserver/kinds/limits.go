@@ -1,10 +1,12 @@
 package kinds
 
 import (
+	"context"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/podspec"
@@ -12,7 +14,14 @@ import (
 )
 
 // LimitRange bounds what one pod, container or claim of a namespace may ask for.
-var LimitRange = resource.Hooks[*corev1.LimitRange]{Validate: always(validateLimitRange)}
+var LimitRange = resource.Hooks[*corev1.LimitRange]{
+	PrepareCreate: func(_ context.Context, l *corev1.LimitRange) {
+		if l.Name == "" { // it is referred to by nothing, so it need not be called anything
+			l.Name = string(uuid.NewUUID())
+		}
+	},
+	Validate: always(validateLimitRange),
+}
 
 // defaultLimitRange completes limits of containers: the largest is also what a container gets that says nothing.
 func defaultLimitRange(l *corev1.LimitRange) {

@@ -74,18 +74,18 @@ func (e expressions) mutation(m *admissionregistrationv1.Mutation, options cel.O
 	switch m.PatchType {
 	case admissionregistrationv1.PatchTypeApplyConfiguration:
 		if m.JSONPatch != nil {
-			errs = append(errs, field.Forbidden(json, "must not be set when patchType is ApplyConfiguration"))
+			errs = append(errs, field.Invalid(json, "{jsonPatch}", "must not be specified when patchType is ApplyConfiguration"))
 		}
 		if m.ApplyConfiguration == nil {
-			return append(errs, field.Required(apply, "must be set when patchType is ApplyConfiguration"))
+			return append(errs, field.Required(apply, "must be specified when patchType is ApplyConfiguration"))
 		}
 		return append(errs, e.check(apply.Child("expression"), &patch.ApplyConfigurationCondition{Expression: m.ApplyConfiguration.Expression}, options)...)
 	case admissionregistrationv1.PatchTypeJSONPatch:
 		if m.ApplyConfiguration != nil {
-			errs = append(errs, field.Forbidden(apply, "must not be set when patchType is JSONPatch"))
+			errs = append(errs, field.Invalid(apply, "{applyConfiguration}", "must not be specified when patchType is JSONPatch"))
 		}
 		if m.JSONPatch == nil {
-			return append(errs, field.Required(json, "must be set when patchType is JSONPatch"))
+			return append(errs, field.Required(json, "must be specified when patchType is JSONPatch"))
 		}
 		return append(errs, e.check(json.Child("expression"), &patch.JSONPatchCondition{Expression: m.JSONPatch.Expression}, options)...)
 	}
@@ -94,7 +94,6 @@ func (e expressions) mutation(m *admissionregistrationv1.Mutation, options cel.O
 
 func defaultMutatingPolicy(p *admissionregistrationv1.MutatingAdmissionPolicy) {
 	set.Pointer(&p.Spec.FailurePolicy, admissionregistrationv1.Fail)
-	set.Default(&p.Spec.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)
 	defaultMatch(p.Spec.MatchConstraints)
 }
 

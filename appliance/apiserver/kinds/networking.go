@@ -143,6 +143,9 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 		for k, host := range tls.Hosts {
 			errs = append(errs, check.Text(specPath.Child("tls").Index(j).Child("hosts").Index(k), host, hostRule(host))...)
 		}
+		if tls.SecretName != "" {
+			errs = append(errs, check.Text(specPath.Child("tls").Index(j).Child("secretName"), tls.SecretName, check.Subdomain)...)
+		}
 	}
 	for j, rule := range i.Spec.Rules {
 		at := specPath.Child("rules").Index(j)
@@ -211,10 +214,14 @@ func validateBackend(b *networkingv1.IngressBackend, at *field.Path) field.Error
 	case b.Resource != nil && b.Service != nil:
 		errs = append(errs, field.Invalid(at, "", "cannot set both resource and service backends"))
 	case b.Resource != nil:
-		errs = append(errs, check.Needed(at.Child("resource", "name"), b.Resource.Name, nil)...)
-		errs = append(errs, check.Needed(at.Child("resource", "kind"), b.Resource.Kind, nil)...)
+		at := at.Child("resource")
+		if group := b.Resource.APIGroup; group != nil {
+			errs = append(errs, check.Text(at.Child("apiGroup"), *group, validation.IsDNS1123Subdomain)...)
+		}
+		errs = append(errs, check.Needed(at.Child("kind"), b.Resource.Kind, path.IsValidPathSegmentName)...)
+		errs = append(errs, check.Needed(at.Child("name"), b.Resource.Name, path.IsValidPathSegmentName)...)
 	case b.Service != nil:
-		errs = append(errs, check.Needed(at.Child("service", "name"), b.Service.Name, validation.IsDNS1035Label)...)
+		errs = append(errs, check.Needed(at.Child("service", "name"), b.Service.Name, validation.IsDNS1123Label)...)
 		port := at.Child("service", "port")
 		switch p := b.Service.Port; {
 		case p.Name != "" && p.Number != 0:

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/podspec"
@@ -51,7 +52,9 @@ func defaultPersistentVolume(v *corev1.PersistentVolume) {
 func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	errs := podspec.ValidateAccessModes(v.Spec.AccessModes, specPath.Child("accessModes"))
 	capacity := specPath.Child("capacity")
-	if size, found := v.Spec.Capacity[corev1.ResourceStorage]; !found || len(v.Spec.Capacity) > 1 {
+	if len(v.Spec.Capacity) == 0 {
+		errs = append(errs, field.Required(capacity, ""))
+	} else if size, found := v.Spec.Capacity[corev1.ResourceStorage]; !found || len(v.Spec.Capacity) > 1 {
 		errs = append(errs, field.NotSupported(capacity, v.Spec.Capacity, []string{string(corev1.ResourceStorage)}))
 	} else if size.Sign() <= 0 {
 		errs = append(errs, field.Invalid(capacity.Key(string(corev1.ResourceStorage)), size.String(), "must be greater than zero"))
@@ -62,6 +65,12 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	if v.Spec.StorageClassName != "" {
 		errs = append(errs, check.Text(specPath.Child("storageClassName"), v.Spec.StorageClassName, check.Subdomain)...)
 	}
+	if class := v.Spec.VolumeAttributesClassName; class != nil {
+		errs = append(errs, check.Needed(specPath.Child("volumeAttributesClassName"), *class, check.Subdomain)...)
+		if v.Spec.CSI == nil {
+			errs = append(errs, field.Required(specPath.Child("csi"), "has to be specified when using volumeAttributesClassName"))
+		}
+	}
 	if affinity := v.Spec.NodeAffinity; affinity != nil {
 		if affinity.Required == nil {
 			errs = append(errs, field.Required(specPath.Child("nodeAffinity", "required"), "must specify required node constraints"))
@@ -69,12 +78,12 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 			errs = append(errs, podspec.ValidateNodeSelector(affinity.Required, specPath.Child("nodeAffinity", "required"))...)
 		}
 	}
-	return append(errs, validateVolumeSource(v)...)
+	return append(errs, validateVolumeSource(&v.Spec, specPath)...)
 }
 
-func validateVolumeSource(v *corev1.PersistentVolume) field.ErrorList {
-	s := &v.Spec.PersistentVolumeSource
-	errs := check.ExactlyOne(specPath, "volume type", map[string]bool{
+func validateVolumeSource(v *corev1.PersistentVolumeSpec, at *field.Path) field.ErrorList {
+	s := &v.PersistentVolumeSource
+	errs := check.ExactlyOne(at, "volume type", map[string]bool{
 		"hostPath": s.HostPath != nil, "local": s.Local != nil, "nfs": s.NFS != nil, "csi": s.CSI != nil, "iscsi": s.ISCSI != nil,
 		"fc": s.FC != nil, "gcePersistentDisk": s.GCEPersistentDisk != nil, "awsElasticBlockStore": s.AWSElasticBlockStore != nil,
 		"glusterfs": s.Glusterfs != nil, "rbd": s.RBD != nil, "cinder": s.Cinder != nil, "cephfs": s.CephFS != nil, "flocker": s.Flocker != nil,
@@ -84,20 +93,20 @@ func validateVolumeSource(v *corev1.PersistentVolume) field.ErrorList {
 	})
 	switch {
 	case s.HostPath != nil:
-		errs = append(errs, podspec.ValidateHostPath(s.HostPath, specPath.Child("hostPath"))...)
-		if s.HostPath.Path == "/" && v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
-			errs = append(errs, field.Forbidden(specPath.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
+		errs = append(errs, podspec.ValidateHostPath(s.HostPath, at.Child("hostPath"))...)
+		if s.HostPath.Path == "/" && v.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+			errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
 		}
 	case s.NFS != nil:
-		errs = append(errs, podspec.ValidateNFS(s.NFS, specPath.Child("nfs"))...)
+		errs = append(errs, podspec.ValidateNFS(s.NFS, at.Child("nfs"))...)
 	case s.Local != nil:
-		errs = append(errs, check.Needed(specPath.Child("local", "path"), s.Local.Path, nil)...)
-		if v.Spec.NodeAffinity == nil {
-			errs = append(errs, field.Required(specPath.Child("nodeAffinity"), "Local volume requires node affinity"))
+		errs = append(errs, check.Needed(at.Child("local", "path"), s.Local.Path, nil)...)
+		if v.NodeAffinity == nil {
+			errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
 		}
 	case s.CSI != nil:
-		errs = append(errs, check.Needed(specPath.Child("csi", "driver"), s.CSI.Driver, check.Subdomain)...)
-		errs = append(errs, check.Needed(specPath.Child("csi", "volumeHandle"), s.CSI.VolumeHandle, nil)...)
+		errs = append(errs, check.Needed(at.Child("csi", "driver"), s.CSI.Driver, check.Subdomain)...)
+		errs = append(errs, check.Needed(at.Child("csi", "volumeHandle"), s.CSI.VolumeHandle, nil)...)
 	}
 	return errs
 }
@@ -107,8 +116,10 @@ var PersistentVolumeClaim = resource.Hooks[*corev1.PersistentVolumeClaim]{
 	Warnings: hints(claimHints),
 	PrepareCreate: func(_ context.Context, c *corev1.PersistentVolumeClaim) {
 		c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
+		dropDataSources(&c.Spec)
 		matchDataSources(&c.Spec)
 	},
+	PrepareUpdate: func(_ context.Context, c, _ *corev1.PersistentVolumeClaim) { matchDataSources(&c.Spec) },
 	Validate: always(func(c *corev1.PersistentVolumeClaim) field.ErrorList {
 		return podspec.ValidateClaimSpec(&c.Spec, specPath)
 	}),
@@ -126,20 +137,35 @@ func DefaultPersistentVolumeClaim(c *corev1.PersistentVolumeClaim) {
 	}
 }
 
+// dropDataSources forgets what Kubernetes has always ignored: in the old field all but claims and snapshots, and in the new
+// one objects of other namespaces.
+func dropDataSources(spec *corev1.PersistentVolumeClaimSpec) {
+	if s := spec.DataSource; s != nil {
+		group := ptr.Deref(s.APIGroup, "")
+		if !(group == "" && s.Kind == "PersistentVolumeClaim") && !(group == "snapshot.storage.k8s.io" && s.Kind == "VolumeSnapshot") {
+			spec.DataSource = nil
+		}
+	}
+	if ref := spec.DataSourceRef; ref != nil && ptr.Deref(ref.Namespace, "") != "" {
+		spec.DataSourceRef = nil
+	}
+}
+
 // matchDataSources shows the source of a claim in the old field and in the new one.
 func matchDataSources(spec *corev1.PersistentVolumeClaimSpec) {
 	old, ref := spec.DataSource, spec.DataSourceRef
 	switch {
 	case old != nil && ref == nil:
 		spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: old.APIGroup, Kind: old.Kind, Name: old.Name}
-	case old == nil && ref != nil && (ref.Namespace == nil || *ref.Namespace == ""):
+	case old == nil && ref != nil && ptr.Deref(ref.Namespace, "") == "":
 		spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
 	}
 }
 
 func claimStays(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	var errs field.ErrorList
-	same := c.Spec.DeepCopy()
+	same, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
+	matchDataSources(was) // as it is stored by now
 	if old.Spec.VolumeName == "" {
 		same.VolumeName = "" // binding
 	}
@@ -147,7 +173,6 @@ func claimStays(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 		same.StorageClassName = nil // a default class that came later
 	}
 	same.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
-	same.DataSource, same.DataSourceRef = old.Spec.DataSource, old.Spec.DataSourceRef
 	wanted, had := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
 	if old.Status.Phase == corev1.ClaimBound {
 		same.Resources.Requests = old.Spec.Resources.Requests
@@ -155,7 +180,7 @@ func claimStays(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 			errs = append(errs, field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
 		}
 	}
-	if !apiequality.Semantic.DeepEqual(same, &old.Spec) {
+	if !apiequality.Semantic.DeepEqual(same, was) {
 		errs = append(errs, field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"))
 	}
 	return errs

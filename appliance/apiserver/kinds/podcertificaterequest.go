@@ -16,6 +16,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
@@ -23,6 +24,9 @@ import (
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
+
+// longestUID of an object in a request, in bytes.
+const longestUID = 128
 
 // PodCertificateRequest is how a node asks a signer for a pod's certificate. It is answered once.
 var PodCertificateRequest = resource.Hooks[*certificatesv1.PodCertificateRequest]{
@@ -49,15 +53,28 @@ func validatePodCertificateRequest(r *certificatesv1.PodCertificateRequest) fiel
 		rule        func(string) []string
 	}{
 		{"podName", r.Spec.PodName, check.Subdomain},
-		{"podUID", string(r.Spec.PodUID), nil},
 		{"serviceAccountName", r.Spec.ServiceAccountName, check.Subdomain},
-		{"serviceAccountUID", string(r.Spec.ServiceAccountUID), nil},
 		{"nodeName", string(r.Spec.NodeName), check.Subdomain},
-		{"nodeUID", string(r.Spec.NodeUID), nil},
 	} {
 		errs = append(errs, check.Needed(specPath.Child(ref.name), ref.value, ref.rule)...)
 	}
+	for _, uid := range []struct {
+		name  string
+		value types.UID
+	}{
+		{"podUID", r.Spec.PodUID}, {"serviceAccountUID", r.Spec.ServiceAccountUID}, {"nodeUID", r.Spec.NodeUID},
+	} {
+		switch at := specPath.Child(uid.name); {
+		case uid.value == "":
+			errs = append(errs, field.Invalid(at, uid.value, "must not be empty"))
+		case len(uid.value) > longestUID:
+			errs = append(errs, field.TooLong(at, uid.value, longestUID))
+		}
+	}
 	errs = append(errs, podspec.ValidateCertificateLife(r.Spec.SignerName, r.Spec.MaxExpirationSeconds, specPath.Child("maxExpirationSeconds"))...)
+	if len(r.Spec.StubPKCS10Request) == 0 {
+		return append(errs, field.Invalid(specPath, field.OmitValueType{}, "stubPKCS10Request must be set"))
+	}
 	errs = append(errs, podspec.ValidateSignerAnnotations(r.Spec.UnverifiedUserAnnotations, specPath.Child("unverifiedUserAnnotations"))...)
 
 	at := specPath.Child("stubPKCS10Request")

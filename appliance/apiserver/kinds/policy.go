@@ -15,7 +15,7 @@ import (
 )
 
 // PodDisruptionBudget says how many pods of a set may be taken away at once.
-var PodDisruptionBudget = resource.Hooks[*policyv1.PodDisruptionBudget]{Validate: always(validateBudget)}
+var PodDisruptionBudget = resource.Hooks[*policyv1.PodDisruptionBudget]{Validate: always(validateBudget), LaxMetadata: true}
 
 func validateBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 	var errs field.ErrorList

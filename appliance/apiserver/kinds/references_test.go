@@ -8,6 +8,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -112,4 +113,82 @@ func TestValuesThereAreNot(t *testing.T) {
 		Spec:       certificatesv1.CertificateSigningRequestSpec{Usages: []certificatesv1.KeyUsage{"client auth", "world domination"}},
 	}
 	expect(t, CertificateSigningRequest.Validate(ctx, request), "spec.usages[1]: Unsupported value")
+}
+
+func TestLimitsNeedNoName(t *testing.T) {
+	limits := &corev1.LimitRange{}
+	LimitRange.PrepareCreate(context.Background(), limits)
+	if limits.Name == "" {
+		t.Error("limits that nobody named have no name")
+	}
+}
+
+func TestAttachedVolumes(t *testing.T) {
+	inline := func(source corev1.PersistentVolumeSource) *corev1.PersistentVolumeSpec {
+		return &corev1.PersistentVolumeSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, PersistentVolumeSource: source}
+	}
+	csi := corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "example.com", VolumeHandle: "1"}}
+	tests := map[string]struct {
+		source storagev1.VolumeAttachmentSource
+		want   string
+	}{
+		"a volume by its name":   {source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("data")}},
+		"a name that is none":    {source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("a b")}, want: "spec.source.persistentVolumeName: Invalid value"},
+		"a pod's own of CSI":     {source: storagev1.VolumeAttachmentSource{InlineVolumeSpec: inline(csi)}},
+		"a pod's own of another": {source: storagev1.VolumeAttachmentSource{InlineVolumeSpec: inline(corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/a"}})}, want: "spec.source.inlineVolumeSpec.csi: Required value"},
+		"a pod's own of two":     {source: storagev1.VolumeAttachmentSource{InlineVolumeSpec: inline(corev1.PersistentVolumeSource{CSI: csi.CSI, NFS: &corev1.NFSVolumeSource{Server: "a", Path: "/a"}})}, want: "spec.source.inlineVolumeSpec.nfs: Forbidden"},
+		"a pod's own for no use": {source: storagev1.VolumeAttachmentSource{InlineVolumeSpec: &corev1.PersistentVolumeSpec{PersistentVolumeSource: csi}}, want: "spec.source.inlineVolumeSpec.accessModes: Required value"},
+		"nothing":                {want: "spec.source: Required value"},
+		"both":                   {source: storagev1.VolumeAttachmentSource{PersistentVolumeName: ptr.To("data"), InlineVolumeSpec: inline(csi)}, want: "spec.source: Forbidden"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			a := &storagev1.VolumeAttachment{Spec: storagev1.VolumeAttachmentSpec{Attacher: "example.com", NodeName: "one", Source: tc.source}}
+			expect(t, VolumeAttachment.Validate(context.Background(), a), tc.want)
+		})
+	}
+}
+
+func TestHintsOfEndpoints(t *testing.T) {
+	tests := map[string]struct {
+		hints discoveryv1.EndpointHints
+		want  string
+	}{
+		"zones and nodes":           {hints: discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "north"}}, ForNodes: []discoveryv1.ForNode{{Name: "one"}}}},
+		"a zone is a label's value": {hints: discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a/b"}}}, want: "endpoints[0].hints.forZones[0].name: Invalid value"},
+		"a node has a node's name":  {hints: discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: "A"}}}, want: "endpoints[0].hints.forNodes[0].name: Invalid value"},
+		"a zone comes once":         {hints: discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: "a"}, {Name: "a"}}}, want: "endpoints[0].hints.forZones[1].name: Duplicate value"},
+		"they are few":              {hints: discoveryv1.EndpointHints{ForNodes: make([]discoveryv1.ForNode, 9)}, want: "endpoints[0].hints.forNodes: Too many: 9"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Hints: &tc.hints}}}
+			expect(t, EndpointSlice.Validate(context.Background(), s), tc.want)
+		})
+	}
+}
+
+func TestWhatAnIngressNames(t *testing.T) {
+	ingress := &networkingv1.Ingress{Spec: networkingv1.IngressSpec{
+		DefaultBackend: &networkingv1.IngressBackend{Resource: &corev1.TypedLocalObjectReference{APIGroup: ptr.To("example.com"), Kind: "Bucket", Name: "files"}},
+		TLS:            []networkingv1.IngressTLS{{SecretName: "key"}},
+	}}
+	service := func(name string) *networkingv1.IngressBackend {
+		return &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: name, Port: networkingv1.ServiceBackendPort{Number: 80}}}
+	}
+	tests := map[string]change[*networkingv1.IngressSpec]{
+		"any resource":                 {to: func(*networkingv1.IngressSpec) {}},
+		"its group is a domain":        {to: func(s *networkingv1.IngressSpec) { s.DefaultBackend.Resource.APIGroup = ptr.To("a b") }, want: "spec.defaultBackend.resource.apiGroup: Invalid value"},
+		"its name fits into a path":    {to: func(s *networkingv1.IngressSpec) { s.DefaultBackend.Resource.Name = "a/b" }, want: "spec.defaultBackend.resource.name: Invalid value"},
+		"a service may begin with a 1": {to: func(s *networkingv1.IngressSpec) { s.DefaultBackend = service("1web") }},
+		"a service's name has no dots": {to: func(s *networkingv1.IngressSpec) { s.DefaultBackend = service("a.b") }, want: "spec.defaultBackend.service.name: Invalid value"},
+		"a secret has a secret's name": {to: func(s *networkingv1.IngressSpec) { s.TLS[0].SecretName = "A" }, want: "spec.tls[0].secretName: Invalid value"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			next := ingress.DeepCopy()
+			tc.to(&next.Spec)
+			expect(t, Ingress.Validate(context.Background(), next), tc.want)
+		})
+	}
 }

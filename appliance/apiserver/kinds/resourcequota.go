@@ -57,9 +57,9 @@ func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 	}
 	at := specPath.Child("scopeSelector", "matchExpressions")
 	var scopes []corev1.ResourceQuotaScope
-	for i, e := range q.Spec.ScopeSelector.MatchExpressions {
+	for _, e := range q.Spec.ScopeSelector.MatchExpressions {
 		scopes = append(scopes, e.ScopeName)
-		errs = append(errs, validateQuotaExpression(e, at.Index(i))...)
+		errs = append(errs, validateQuotaExpression(e, at)...)
 	}
 	return append(errs, validateQuotaScopes(scopes, q.Spec.Hard, at, q.Spec.ScopeSelector)...)
 }
@@ -128,7 +128,7 @@ func countedIn(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
 func validateQuotaExpression(e corev1.ScopedResourceSelectorRequirement, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if existScopes.Has(e.ScopeName) && e.Operator != corev1.ScopeSelectorOpExists {
-		errs = append(errs, field.Invalid(at.Child("operator"), e.Operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+		errs = append(errs, field.Invalid(at.Child("operator"), e.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 	}
 	switch e.Operator {
 	case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:

@@ -36,10 +36,10 @@ func TestResourceQuota(t *testing.T) {
 		"services have no scope":        {spec: spec{Hard: amounts("services", "3"), Scopes: []corev1.ResourceQuotaScope{"NotTerminating"}}, want: "unsupported scope applied to resource"},
 		"a scope and its opposite":      {spec: spec{Scopes: []corev1.ResourceQuotaScope{"BestEffort", "NotBestEffort"}}, want: "conflicting scopes"},
 		"one of some priorities":        {spec: spec{ScopeSelector: expression("PriorityClass", "In", "high")}},
-		"one of none":                   {spec: spec{ScopeSelector: expression("PriorityClass", "In")}, want: "spec.scopeSelector.matchExpressions[0].values: Required value"},
+		"one of none":                   {spec: spec{ScopeSelector: expression("PriorityClass", "In")}, want: "spec.scopeSelector.matchExpressions.values: Required value"},
 		"any, and one":                  {spec: spec{ScopeSelector: expression("PriorityClass", "Exists", "high")}, want: "must be no value"},
 		"a comparison there is not":     {spec: spec{ScopeSelector: expression("PriorityClass", "Like", "high")}, want: "not a valid selector operator"},
-		"one has it or not":             {spec: spec{ScopeSelector: expression("BestEffort", "In", "yes")}, want: "must be 'Exist' when scope is any of"},
+		"one has it or not":             {spec: spec{ScopeSelector: expression("BestEffort", "In", "yes")}, want: "must be 'Exists' when scope is any of"},
 		"a class of volumes and claims": {spec: spec{Hard: amounts("persistentvolumeclaims", "3"), ScopeSelector: expression("VolumeAttributesClass", "In", "gold")}},
 		"a class of volumes and pods":   {spec: spec{Hard: amounts("pods", "3"), ScopeSelector: expression("VolumeAttributesClass", "In", "gold")}, want: "unsupported scope applied to resource"},
 	}

@@ -45,9 +45,7 @@ var ResourceSlice = resource.Hooks[*resourcev1.ResourceSlice]{
 func stampDeviceTaints(s *resourcev1.ResourceSlice, now metav1.Time) {
 	for i := range s.Spec.Devices {
 		for j := range s.Spec.Devices[i].Taints {
-			if taint := &s.Spec.Devices[i].Taints[j]; taint.TimeAdded == nil {
-				taint.TimeAdded = now.DeepCopy()
-			}
+			stampDeviceTaint(&s.Spec.Devices[i].Taints[j], now)
 		}
 	}
 }
@@ -66,6 +64,9 @@ func validateResourceSlice(s *resourcev1.ResourceSlice) field.ErrorList {
 		errs = append(errs, field.Invalid(specPath, "<value omitted>", "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"))
 	}
 	errs = append(errs, where.validate(specPath)...)
+	if spec.PerDeviceNodeSelection != nil && !perDevice {
+		errs = append(errs, field.Invalid(specPath.Child("perDeviceNodeSelection"), false, "must be either unset or set to true"))
+	}
 	if len(spec.Devices) > 0 && len(spec.SharedCounters) > 0 {
 		errs = append(errs, field.Forbidden(specPath.Child("sharedCounters"), "only one of `sharedCounters` and `devices` may be set"))
 	}
@@ -74,19 +75,23 @@ func validateResourceSlice(s *resourcev1.ResourceSlice) field.ErrorList {
 }
 
 func validatePool(pool *resourcev1.ResourcePool, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	switch {
-	case pool.Name == "":
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	case len(pool.Name) > resourcev1.PoolNameMaxLength:
-		errs = append(errs, field.TooLong(at.Child("name"), "", resourcev1.PoolNameMaxLength))
-	default:
-		for part := range strings.SplitSeq(pool.Name, "/") {
-			errs = append(errs, check.Text(at.Child("name"), part, validation.IsDNS1123Subdomain)...)
-		}
-	}
+	errs := validatePoolName(pool.Name, at.Child("name"))
 	errs = append(errs, check.NotNegative(at.Child("generation"), pool.Generation)...)
 	return append(errs, check.Positive(at.Child("resourceSliceCount"), pool.ResourceSliceCount)...)
+}
+
+func validatePoolName(name string, at *field.Path) field.ErrorList {
+	switch {
+	case name == "":
+		return field.ErrorList{field.Required(at, "")}
+	case len(name) > resourcev1.PoolNameMaxLength:
+		return field.ErrorList{field.TooLong(at, "", resourcev1.PoolNameMaxLength)}
+	}
+	var errs field.ErrorList
+	for part := range strings.SplitSeq(name, "/") {
+		errs = append(errs, check.Text(at, part, validation.IsDNS1123Subdomain)...)
+	}
+	return errs
 }
 
 // deviceNodes says from where devices can be used: a slice's or one device's choice.
@@ -381,10 +386,8 @@ func validateDeviceTaints(taints []resourcev1.DeviceTaint, at *field.Path) field
 	if count := len(taints); count > resourcev1.DeviceTaintsMaxLength {
 		errs = append(errs, field.TooMany(at, count, resourcev1.DeviceTaintsMaxLength))
 	}
-	for i, taint := range taints {
-		errs = append(errs, check.Needed(at.Index(i).Child("key"), taint.Key, validation.IsQualifiedName)...)
-		errs = append(errs, check.Text(at.Index(i).Child("value"), taint.Value, validation.IsValidLabelValue)...)
-		errs = append(errs, check.OneOf(at.Index(i).Child("effect"), taint.Effect, resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)...)
+	for i := range taints {
+		errs = append(errs, validateDeviceTaint(&taints[i], at.Index(i))...)
 	}
 	return errs
 }

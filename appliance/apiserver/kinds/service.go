@@ -42,7 +42,7 @@ var Service = resource.Hooks[*corev1.Service]{
 		return errs
 	}),
 	ValidateStatus: func(_ context.Context, svc, _ *corev1.Service) field.ErrorList { return validateServiceStatus(svc) },
-	ValidateName:   apivalidation.NameIsDNS1035Label,
+	ValidateName:   apivalidation.NameIsDNSLabel,
 	Fields: func(svc *corev1.Service) fields.Set {
 		return fields.Set{"spec.clusterIP": svc.Spec.ClusterIP, "spec.type": string(svc.Spec.Type)}
 	},

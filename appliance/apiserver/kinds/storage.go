@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
+	"knarr.dev/knarr/appliance/apiserver/kinds/podspec"
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
 	"knarr.dev/knarr/appliance/apiserver/resource"
 )
@@ -77,12 +78,33 @@ var VolumeAttachment = resource.Hooks[*storagev1.VolumeAttachment]{
 	Validate: always(func(a *storagev1.VolumeAttachment) field.ErrorList {
 		errs := check.Needed(specPath.Child("attacher"), a.Spec.Attacher, nil)
 		errs = append(errs, check.Needed(specPath.Child("nodeName"), a.Spec.NodeName, check.Subdomain)...)
-		if (a.Spec.Source.PersistentVolumeName == nil) == (a.Spec.Source.InlineVolumeSpec == nil) {
-			errs = append(errs, field.Required(specPath.Child("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-		}
-		return errs
+		return append(errs, validateAttached(&a.Spec.Source, specPath.Child("source"))...)
 	}),
 	ValidateUpdate: onUpdate(func(*storagev1.VolumeAttachment) field.ErrorList { return nil }, func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 		return check.Unchanged(specPath, a.Spec, old.Spec)
 	}),
+}
+
+// validateAttached wants either the name of a volume or, for a pod that brings its own, all of one of CSI.
+func validateAttached(s *storagev1.VolumeAttachmentSource, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	const one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+	switch {
+	case s.InlineVolumeSpec == nil && s.PersistentVolumeName == nil:
+		errs = append(errs, field.Required(at, one))
+	case s.InlineVolumeSpec != nil && s.PersistentVolumeName != nil:
+		errs = append(errs, field.Forbidden(at, one))
+	}
+	if s.PersistentVolumeName != nil {
+		errs = append(errs, check.Needed(at.Child("persistentVolumeName"), *s.PersistentVolumeName, check.Subdomain)...)
+	}
+	if spec := s.InlineVolumeSpec; spec != nil {
+		at := at.Child("inlineVolumeSpec")
+		if spec.CSI == nil {
+			errs = append(errs, field.Required(at.Child("csi"), "has to be specified in the context of inline volumes"))
+		}
+		errs = append(errs, podspec.ValidateAccessModes(spec.AccessModes, at.Child("accessModes"))...)
+		errs = append(errs, validateVolumeSource(spec, at)...)
+	}
+	return errs
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -20,7 +21,7 @@ var ClusterTrustBundle = resource.Hooks[*certificatesv1.ClusterTrustBundle]{
 	ValidateUpdate: onUpdate(validateTrustBundle, func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		return check.Unchanged(specPath.Child("signerName"), b.Spec.SignerName, old.Spec.SignerName)
 	}),
-	ValidateName: func(string, bool) []string { return nil }, // what is right depends on the signer: validateTrustBundle
+	ValidateName: anyName, // what is right depends on the signer: bundleName
 	Fields: func(b *certificatesv1.ClusterTrustBundle) fields.Set {
 		return fields.Set{"spec.signerName": b.Spec.SignerName}
 	},
@@ -28,19 +29,34 @@ var ClusterTrustBundle = resource.Hooks[*certificatesv1.ClusterTrustBundle]{
 
 func validateTrustBundle(b *certificatesv1.ClusterTrustBundle) field.ErrorList {
 	var errs field.ErrorList
-	at, name := field.NewPath("metadata", "name"), b.Name
-	if signer := b.Spec.SignerName; signer != "" {
-		errs = append(errs, validateSigner(signer, specPath.Child("signerName"))...)
-		// A bundle of a signer carries its name, so that one who may name bundles freely can't speak for a signer.
-		prefix := strings.ReplaceAll(signer, "/", ":") + ":"
-		rest, ok := strings.CutPrefix(name, prefix)
-		if !ok {
-			return append(errs, field.Invalid(at, name, fmt.Sprintf("ClusterTrustBundle for signerName %s must be named with prefix %s", signer, prefix)))
-		}
-		name = rest
+	if b.Spec.SignerName != "" {
+		errs = append(errs, validateSigner(b.Spec.SignerName, specPath.Child("signerName"))...)
 	}
-	errs = append(errs, check.Text(at, name, check.Subdomain)...)
+	for _, name := range []struct {
+		field, value string
+		prefix       bool
+	}{{"name", b.Name, false}, {"generateName", b.GenerateName, true}} {
+		if name.value != "" { // a name that is missing is reported for every kind
+			errs = append(errs, check.Text(metaPath.Child(name.field), name.value, bundleName(b.Spec.SignerName, name.prefix))...)
+		}
+	}
 	return append(errs, validateAnchors(b.Spec.TrustBundle, specPath.Child("trustBundle"))...)
+}
+
+// bundleName is the rule for names of a signer's bundles. They carry the signer's name, so that one who may name bundles
+// freely can't speak for a signer.
+func bundleName(signer string, beginning bool) func(string) []string {
+	return func(name string) []string {
+		if signer != "" {
+			prefix := strings.ReplaceAll(signer, "/", ":") + ":"
+			rest, ok := strings.CutPrefix(name, prefix)
+			if !ok {
+				return []string{fmt.Sprintf("ClusterTrustBundle for signerName %s must be named with prefix %s", signer, prefix)}
+			}
+			name = rest
+		}
+		return apivalidation.NameIsDNSSubdomain(name, beginning)
+	}
 }
 
 // validateAnchors wants nothing but certificates of authorities, each once.

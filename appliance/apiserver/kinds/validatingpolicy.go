@@ -80,11 +80,8 @@ func validateValidatingPolicy(p *admissionregistrationv1.ValidatingAdmissionPoli
 	}
 	for i, a := range p.Spec.AuditAnnotations {
 		at := annotations.Index(i)
-		if a.Key == "" {
-			errs = append(errs, field.Required(at.Child("key"), ""))
-		} else { // the audit log names it by both
-			errs = append(errs, check.Text(at.Child("key"), p.Name+"/"+a.Key, validation.IsQualifiedName)...)
-		}
+		// The audit log names it by both.
+		errs = append(errs, check.Text(at.Child("key"), p.Name+"/"+a.Key, validation.IsQualifiedName)...)
 		if len(a.ValueExpression) > longestAuditExpression {
 			errs = append(errs, field.TooLong(at.Child("valueExpression"), "", longestAuditExpression))
 			continue

@@ -2,7 +2,6 @@ package kinds
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	webhookutil "k8s.io/apiserver/pkg/util/webhook"
 
 	"knarr.dev/knarr/appliance/apiserver/kinds/check"
 	"knarr.dev/knarr/appliance/apiserver/kinds/set"
@@ -142,24 +142,13 @@ func validateClient(c *admissionregistrationv1.WebhookClientConfig, at *field.Pa
 	case (c.URL == nil) == (c.Service == nil):
 		return field.ErrorList{field.Required(at, "exactly one of url or service is required")}
 	case c.URL != nil:
-		u, err := url.Parse(*c.URL)
-		if err != nil {
-			return field.ErrorList{field.Required(at.Child("url"), "url must be a valid URL: "+err.Error())}
-		}
-		if u.Scheme != "https" {
-			return field.ErrorList{field.Invalid(at.Child("url"), u.Scheme, "'https' is the only allowed URL scheme; desired format: https://host[/path]")}
-		}
-		if u.Host == "" {
-			return field.ErrorList{field.Invalid(at.Child("url"), u.Host, "host must be specified; desired format: https://host[/path]")}
-		}
-		return nil
+		return webhookutil.ValidateWebhookURL(at.Child("url"), *c.URL, true)
 	}
-	errs := check.Needed(at.Child("service", "name"), c.Service.Name, nil)
-	errs = append(errs, check.Needed(at.Child("service", "namespace"), c.Service.Namespace, nil)...)
+	port := int32(443)
 	if c.Service.Port != nil {
-		errs = append(errs, check.Port(at.Child("service", "port"), *c.Service.Port)...)
+		port = *c.Service.Port
 	}
-	return errs
+	return webhookutil.ValidateWebhookService(at.Child("service"), c.Service.Namespace, c.Service.Name, c.Service.Path, port)
 }
 
 func defaultValidatingWebhooks(c *admissionregistrationv1.ValidatingWebhookConfiguration) {

@@ -25,6 +25,7 @@ type ErasedHooks struct {
 	gracefulDelete func(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool
 	fields         func(obj runtime.Object) fields.Set
 
+	laxMetadata         bool
 	allowCreateOnUpdate bool
 	needResourceVersion bool
 }
@@ -34,6 +35,7 @@ func Erase[T runtime.Object](h Hooks[T]) ErasedHooks {
 	e := ErasedHooks{
 		object:              reflect.TypeFor[T](),
 		validateName:        h.ValidateName,
+		laxMetadata:         h.LaxMetadata,
 		allowCreateOnUpdate: h.AllowCreateOnUpdate,
 		needResourceVersion: h.NeedResourceVersion,
 		prepareUpdate:       erasePrepare(h.PrepareUpdate),

@@ -33,6 +33,8 @@ type Hooks[T runtime.Object] struct {
 	ValidateStatus func(ctx context.Context, obj, old T) field.ErrorList
 	// ValidateName reports what is wrong with a name; nil means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
+	// LaxMetadata leaves metadata to what the library asks of every object, of names that they fit into a path.
+	LaxMetadata bool
 
 	Warnings func(ctx context.Context, obj T) []string // create and update
 

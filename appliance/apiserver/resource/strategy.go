@@ -3,8 +3,10 @@ package resource
 import (
 	"context"
 	"reflect"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/operation"
@@ -76,26 +78,48 @@ func (s *strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object
 }
 
 func (s *strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
-	name := s.row.Hooks.validateName
-	if name == nil {
-		name = apivalidation.NameIsDNSSubdomain
+	var errs field.ErrorList
+	if !s.row.Hooks.laxMetadata {
+		name := s.row.Hooks.validateName
+		if name == nil {
+			name = apivalidation.NameIsDNSSubdomain
+		}
+		errs = apivalidation.ValidateObjectMetaAccessor(accessor(obj), s.row.Namespaced, name, field.NewPath("metadata"))
+		errs = append(errs, newFinalizers(accessor(obj).GetFinalizers(), nil)...)
 	}
-	errs := apivalidation.ValidateObjectMetaAccessor(accessor(obj), s.row.Namespaced, name, field.NewPath("metadata"))
 	if f := s.row.Hooks.validate; f != nil {
 		errs = append(errs, f(ctx, obj)...)
 	}
 	return errs
 }
 
-// ValidateUpdate leaves metadata to the library, which has checked it before.
+// ValidateUpdate leaves most of metadata to the library, which has checked it before.
 func (s *strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	var errs field.ErrorList
+	if !s.row.Hooks.laxMetadata {
+		errs = newFinalizers(accessor(obj).GetFinalizers(), accessor(old).GetFinalizers())
+	}
 	if f := s.row.Hooks.validateUpdate; f != nil {
-		return f(ctx, obj, old)
+		return append(errs, f(ctx, obj, old)...)
 	}
 	if f := s.row.Hooks.validate; f != nil {
-		return f(ctx, obj)
+		return append(errs, f(ctx, obj)...)
 	}
-	return nil
+	return errs
+}
+
+// newFinalizers wants a domain before each finalizer that was not there before, but for Kubernetes' own three: nobody
+// would know whose it is.
+func newFinalizers(now, before []string) field.ErrorList {
+	var errs field.ErrorList
+	for i, name := range now {
+		own := name == metav1.FinalizerOrphanDependents || name == metav1.FinalizerDeleteDependents || name == string(corev1.FinalizerKubernetes)
+		if own || strings.Contains(name, "/") || slices.Contains(before, name) {
+			continue
+		}
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), name, "name is neither a standard finalizer name nor is it fully qualified"))
+	}
+	return errs
 }
 
 // ValidateDeclaratively adds what the type declares of itself.

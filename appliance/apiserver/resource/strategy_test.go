@@ -134,6 +134,37 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestFinalizers(t *testing.T) {
+	ctx := context.Background()
+	const refused = "name is neither a standard finalizer name nor is it fully qualified"
+	tests := map[string]struct {
+		before, now    []string
+		lax            bool
+		create, update string // what is said; "": allowed
+	}{
+		"a domain says whose one is":        {now: []string{"example.com/a"}},
+		"Kubernetes' own have none":         {now: []string{"foregroundDeletion", "kubernetes"}},
+		"nobody else's is without":          {now: []string{"example.com/a", "mine"}, create: refused, update: refused},
+		"one that was there may stay":       {before: []string{"mine"}, now: []string{"mine"}, create: refused},
+		"some kinds take what the path can": {now: []string{"mine"}, lax: true},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := strategyOf(Hooks[*appsv1.Deployment]{LaxMetadata: tc.lax})
+			d, old := deployment(1, 0, "a"), deployment(1, 0, "a")
+			d.Finalizers, old.Finalizers = tc.now, tc.before
+			for what, got := range map[string]struct {
+				errs field.ErrorList
+				want string
+			}{"create": {s.Validate(ctx, d), tc.create}, "update": {s.ValidateUpdate(ctx, d, old), tc.update}} {
+				if err := got.errs.ToAggregate(); (err == nil) != (got.want == "") || err != nil && !strings.Contains(err.Error(), got.want) {
+					t.Errorf("%s: %v, want %q", what, err, got.want)
+				}
+			}
+		})
+	}
+}
+
 func TestLayout(t *testing.T) {
 	tests := map[string]struct {
 		object  runtime.Object

@@ -15,6 +15,6 @@ func dra() []resource.Row {
 		{In: v1, Object: &resourcev1.ResourceClaimTemplate{}, List: &resourcev1.ResourceClaimTemplateList{}, Plural: "resourceclaimtemplates", Hooks: resource.Erase(kinds.ResourceClaimTemplate), Namespaced: true},
 		{In: v1, Object: &resourcev1.ResourceSlice{}, List: &resourcev1.ResourceSliceList{}, Plural: "resourceslices", Table: printing.ResourceSlices(), Hooks: resource.Erase(kinds.ResourceSlice), Generation: true},
 		{In: v1, Object: &resourcev1.DeviceClass{}, List: &resourcev1.DeviceClassList{}, Plural: "deviceclasses", Hooks: resource.Erase(kinds.DeviceClass), Generation: true},
-		{In: v1, Object: &resourcev1.DeviceTaintRule{}, List: &resourcev1.DeviceTaintRuleList{}, Plural: "devicetaintrules", Status: true, Generation: true},
+		{In: v1, Object: &resourcev1.DeviceTaintRule{}, List: &resourcev1.DeviceTaintRuleList{}, Plural: "devicetaintrules", Hooks: resource.Erase(kinds.DeviceTaintRule), Status: true, Generation: true},
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
@@ -23,7 +25,7 @@ import (
 // Access answers whether anybody may do something.
 func Access(env *resource.Env) (rest.Storage, error) {
 	return &question[authorizationv1.SubjectAccessReview]{answer: func(ctx context.Context, review *authorizationv1.SubjectAccessReview) error {
-		if errs := validateSubject(review.Spec, field.NewPath("spec")); len(errs) > 0 {
+		if errs := append(validateSubject(review.Spec, field.NewPath("spec")), validateNameless(review.ObjectMeta, "")...); len(errs) > 0 {
 			return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview").GroupKind(), "", errs)
 		}
 		review.Status = decide(ctx, env, attributes(subject(review.Spec), review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes))
@@ -35,7 +37,7 @@ func Access(env *resource.Env) (rest.Storage, error) {
 func LocalAccess(env *resource.Env) (rest.Storage, error) {
 	return &question[authorizationv1.LocalSubjectAccessReview]{namespaced: true, answer: func(ctx context.Context, review *authorizationv1.LocalSubjectAccessReview) error {
 		path := field.NewPath("spec")
-		errs := validateSubject(review.Spec, path)
+		errs := append(validateSubject(review.Spec, path), validateNameless(review.ObjectMeta, review.Namespace)...)
 		if review.Spec.NonResourceAttributes != nil {
 			errs = append(errs, field.Invalid(path.Child("nonResourceAttributes"), review.Spec.NonResourceAttributes, "disallowed on this kind of request"))
 		}
@@ -54,6 +56,7 @@ func LocalAccess(env *resource.Env) (rest.Storage, error) {
 func SelfAccess(env *resource.Env) (rest.Storage, error) {
 	return &question[authorizationv1.SelfSubjectAccessReview]{answer: func(ctx context.Context, review *authorizationv1.SelfSubjectAccessReview) error {
 		errs := validateAttributes(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes, field.NewPath("spec"))
+		errs = append(errs, validateNameless(review.ObjectMeta, "")...)
 		if len(errs) > 0 {
 			return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview").GroupKind(), "", errs)
 		}
@@ -212,22 +215,52 @@ func validateSubject(spec authorizationv1.SubjectAccessReviewSpec, path *field.P
 	return errs
 }
 
-func validateAttributes(r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes, path *field.Path) field.ErrorList {
-	switch {
-	case r != nil && n != nil:
-		return field.ErrorList{field.Invalid(path.Child("nonResourceAttributes"), n, "cannot be specified in combination with resourceAttributes")}
-	case r == nil && n == nil:
-		return field.ErrorList{field.Invalid(path.Child("resourceAttributes"), r, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
-	case r == nil:
+// validateNameless refuses metadata of a question: it is no object that anybody could find by it.
+func validateNameless(m metav1.ObjectMeta, namespace string) field.ErrorList {
+	m.ManagedFields = nil // the server's own
+	if apiequality.Semantic.DeepEqual(m, metav1.ObjectMeta{Namespace: namespace}) {
 		return nil
 	}
-	var errs field.ErrorList
-	at := path.Child("resourceAttributes")
-	if s := r.FieldSelector; s != nil && s.RawSelector != "" && len(s.Requirements) > 0 {
-		errs = append(errs, field.Invalid(at.Child("fieldSelector", "rawSelector"), s.RawSelector, "may not specified at the same time as requirements"))
+	must := "must be empty"
+	if namespace != "" {
+		must = "must be empty except for namespace"
 	}
-	if s := r.LabelSelector; s != nil && s.RawSelector != "" && len(s.Requirements) > 0 {
-		errs = append(errs, field.Invalid(at.Child("labelSelector", "rawSelector"), s.RawSelector, "may not specified at the same time as requirements"))
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, must)}
+}
+
+func validateAttributes(r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if (r == nil) == (n == nil) {
+		errs = append(errs, field.Invalid(path, n, "exactly one of nonResourceAttributes or resourceAttributes must be specified"))
+	}
+	if r == nil {
+		return errs
+	}
+	at := path.Child("resourceAttributes")
+	if s := r.FieldSelector; s != nil {
+		at := at.Child("fieldSelector")
+		errs = append(errs, validateSelector(s.RawSelector, len(s.Requirements), "resourceAttributes.fieldSelector", at)...)
+		for i, requirement := range s.Requirements {
+			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(requirement, metav1validation.FieldSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+		}
+	}
+	if s := r.LabelSelector; s != nil {
+		at := at.Child("labelSelector")
+		errs = append(errs, validateSelector(s.RawSelector, len(s.Requirements), "resourceAttributes.labelSelector", at)...)
+		for i, requirement := range s.Requirements {
+			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(requirement, metav1validation.LabelSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+		}
 	}
 	return errs
+}
+
+// validateSelector wants a selector in one of its two forms.
+func validateSelector(raw string, requirements int, name string, at *field.Path) field.ErrorList {
+	switch {
+	case raw != "" && requirements > 0:
+		return field.ErrorList{field.Invalid(at.Child("rawSelector"), raw, "may not specified at the same time as requirements")}
+	case raw == "" && requirements == 0:
+		return field.ErrorList{field.Required(at.Child("requirements"), "when "+name+" is specified, requirements or rawSelector is required")}
+	}
+	return nil
 }

@@ -250,15 +250,17 @@ func validateEnvFrom(sources []corev1.EnvFromSource, base *field.Path) field.Err
 		if source.Prefix != "" {
 			errs = append(errs, check.Text(at.Child("prefix"), source.Prefix, validation.IsRelaxedEnvVarName)...)
 		}
+		if source.ConfigMapRef != nil {
+			errs = append(errs, check.Needed(at.Child("configMapRef", "name"), source.ConfigMapRef.Name, check.Subdomain)...)
+		}
+		if source.SecretRef != nil {
+			errs = append(errs, check.Needed(at.Child("secretRef", "name"), source.SecretRef.Name, check.Subdomain)...)
+		}
 		switch {
 		case source.ConfigMapRef != nil && source.SecretRef != nil:
-			errs = append(errs, field.Invalid(at, "", "may not have more than one field specified at a time"))
-		case source.ConfigMapRef != nil:
-			errs = append(errs, check.Needed(at.Child("configMapRef", "name"), source.ConfigMapRef.Name, nil)...)
-		case source.SecretRef != nil:
-			errs = append(errs, check.Needed(at.Child("secretRef", "name"), source.SecretRef.Name, nil)...)
-		default:
-			errs = append(errs, field.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"))
+			errs = append(errs, field.Invalid(base, "", "may not have more than one field specified at a time"))
+		case source.ConfigMapRef == nil && source.SecretRef == nil:
+			errs = append(errs, field.Invalid(base, "", "must specify one of: `configMapRef` or `secretRef`"))
 		}
 	}
 	return errs
@@ -430,9 +432,6 @@ func validateLifecycle(lifecycle *corev1.Lifecycle, spec *corev1.PodSpec, base *
 		}
 		at := base.Child(name)
 		errs = append(errs, validateHandler(action{exec: handler.Exec, http: handler.HTTPGet, tcp: handler.TCPSocket, sleep: handler.Sleep}, spec.TerminationGracePeriodSeconds, at)...)
-	}
-	if lifecycle.StopSignal != nil && spec.OS == nil {
-		errs = append(errs, field.Forbidden(base.Child("stopSignal"), "may not be set for containers with empty `spec.os.name`"))
 	}
 	return errs
 }

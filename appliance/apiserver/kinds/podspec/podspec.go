@@ -137,7 +137,7 @@ func validateHost(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		}
 	}
 	if spec.OS != nil {
-		errs = append(errs, check.OneOf(path.Child("os", "name"), spec.OS.Name, corev1.Linux, corev1.Windows)...)
+		errs = append(errs, check.OneOf(path.Child("os"), spec.OS.Name, corev1.Linux, corev1.Windows)...)
 	}
 	return errs
 }

@@ -31,11 +31,15 @@ func ValidateRequirements(r *corev1.ResourceRequirements, claims sets.Set[string
 	}
 	errs = append(errs, requestsWithinLimits(r, base)...)
 	for i, claim := range r.Claims {
+		at := base.Child("claims").Index(i)
 		switch {
 		case claim.Name == "":
-			errs = append(errs, field.Required(base.Child("claims").Index(i).Child("name"), ""))
+			errs = append(errs, field.Required(at.Child("name"), ""))
 		case !claims.Has(claim.Name):
-			errs = append(errs, field.NotFound(base.Child("claims").Index(i).Child("name"), claim.Name))
+			errs = append(errs, field.NotFound(at, claim.Name))
+		}
+		if claim.Request != "" {
+			errs = append(errs, check.Text(at.Child("request"), claim.Request, validation.IsDNS1123Label)...)
 		}
 	}
 	return errs

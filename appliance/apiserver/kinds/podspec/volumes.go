@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -147,13 +149,46 @@ func ValidateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, base *field.Path)
 		errs = append(errs, check.Text(base.Child("storageClassName"), *spec.StorageClassName, check.Subdomain)...)
 	}
 	errs = append(errs, check.OneOfOptional(base.Child("volumeMode"), spec.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	if source := spec.DataSource; source != nil {
-		errs = append(errs, check.Needed(base.Child("dataSource", "name"), source.Name, nil)...)
-		errs = append(errs, check.Needed(base.Child("dataSource", "kind"), source.Kind, nil)...)
+	if class := spec.VolumeAttributesClassName; class != nil && *class != "" {
+		errs = append(errs, check.Text(base.Child("volumeAttributesClassName"), *class, check.Subdomain)...)
 	}
-	if source := spec.DataSourceRef; source != nil {
-		errs = append(errs, check.Needed(base.Child("dataSourceRef", "name"), source.Name, nil)...)
-		errs = append(errs, check.Needed(base.Child("dataSourceRef", "kind"), source.Kind, nil)...)
+	return append(errs, validateDataSources(spec.DataSource, spec.DataSourceRef, base)...)
+}
+
+// validateDataSources wants the old field and the new one to name the same object, which the old one can do in the
+// claim's own namespace only.
+func validateDataSources(old *corev1.TypedLocalObjectReference, ref *corev1.TypedObjectReference, base *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if old != nil {
+		errs = validateDataSource(*old, base.Child("dataSource"))
+	}
+	if ref == nil {
+		return errs
+	}
+	local := corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
+	errs = append(errs, validateDataSource(local, base.Child("dataSourceRef"))...)
+	elsewhere := ref.Namespace != nil && *ref.Namespace != ""
+	if elsewhere {
+		errs = append(errs, check.Text(base.Child("dataSourceRef", "namespace"), *ref.Namespace, check.Name(apivalidation.ValidateNamespaceName))...)
+	}
+	switch {
+	case old == nil:
+	case elsewhere:
+		errs = append(errs, field.Invalid(base, base.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified"))
+	case !apiequality.Semantic.DeepEqual(*old, local):
+		errs = append(errs, field.Invalid(base, base.Child("dataSource").String(), "must match dataSourceRef"))
+	}
+	return errs
+}
+
+func validateDataSource(source corev1.TypedLocalObjectReference, base *field.Path) field.ErrorList {
+	errs := check.Needed(base.Child("name"), source.Name, nil)
+	errs = append(errs, check.Needed(base.Child("kind"), source.Kind, nil)...)
+	switch group := source.APIGroup; {
+	case group != nil && *group != "":
+		errs = append(errs, check.Text(base.Child("apiGroup"), *group, validation.IsDNS1123Subdomain)...)
+	case source.Kind != "PersistentVolumeClaim":
+		errs = append(errs, field.Invalid(base, source.Kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
 	return errs
 }
