@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiextensionsclient "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -146,9 +147,9 @@ spec:
 `
 
 // define makes the custom kind and waits until it is served.
-func define(t *testing.T) {
+func define(t *testing.T, c *child) {
 	t.Helper()
-	client, err := apiextensionsclient.NewForConfig(server.config)
+	client, err := apiextensionsclient.NewForConfig(c.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,19 +160,19 @@ func define(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	definitions := client.ApiextensionsV1().CustomResourceDefinitions()
-	if _, err := definitions.Create(ctx, definition, metav1.CreateOptions{}); err != nil {
+	if _, err := definitions.Create(ctx, definition, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) { // of a run before, elsewhere
 		t.Fatal(err)
 	}
 	until(t, "the custom kind is served", func() error {
-		groups, err := server.clientset(t).Discovery().ServerResourcesForGroupVersion(customGroup + "/v1")
+		groups, err := c.clientset(t).Discovery().ServerResourcesForGroupVersion(customGroup + "/v1")
 		if err == nil && len(groups.APIResources) == 0 {
 			err = fmt.Errorf("no resources")
 		}
 		if err == nil { // what is written as well
-			_, err = server.clientset(t).RESTClient().Get().AbsPath("/apis/" + customGroup + "/v1/hostiles").DoRaw(ctx)
+			_, err = c.clientset(t).RESTClient().Get().AbsPath("/apis/" + customGroup + "/v1/hostiles").DoRaw(ctx)
 		}
 		if err == nil {
-			_, err = server.clientset(t).RESTClient().Get().AbsPath("/openapi/v3/apis/" + customGroup + "/v1").DoRaw(ctx)
+			_, err = c.clientset(t).RESTClient().Get().AbsPath("/openapi/v3/apis/" + customGroup + "/v1").DoRaw(ctx)
 		}
 		return err
 	})
@@ -192,15 +193,15 @@ func until(t *testing.T, what string, check func() error) {
 	}
 }
 
-// room makes a namespace for the objects of one kind.
-func room(t *testing.T, name string) string {
+// room makes a namespace with an account, as pods need one.
+func room(t *testing.T, c *child, name string) string {
 	t.Helper()
-	ctx, client := context.Background(), server.clientset(t)
+	ctx, client := context.Background(), c.clientset(t)
 	namespace := "hostile-" + strings.Trim(strings.ReplaceAll(name, ".", "-"), "-")
 	if _, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
 	return namespace

@@ -2,7 +2,8 @@
 //
 // In:       nothing but a temporary folder; COUNT of mutations a kind in KNARR_HOSTILE (a modest one otherwise), its SEED
 //
-//	in KNARR_HOSTILE_SEED, and KNARR_HOSTILE_ONLY=RESOURCE,RESOURCE for some kinds.
+//	in KNARR_HOSTILE_SEED, and KNARR_HOSTILE_ONLY=RESOURCE,RESOURCE for some kinds; a kubeconfig of another API server
+//	in KNARR_HOSTILE_OTHER, if their answers are to be compared.
 //
 // Out:      a server in a process of its own on a real datastore, and clients that send it what nobody should.
 // Promise:  a failure names the seed and shows the request, so that it can be sent again.

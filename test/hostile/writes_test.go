@@ -35,7 +35,7 @@ const atOnce = 8
 // TestHostileObjects sends mutations of a valid object of every kind as every write there is. No answer may be a
 // failure of the server, and what is refused may not change what is stored.
 func TestHostileObjects(t *testing.T) {
-	define(t)
+	define(t, server)
 	count, seed := number(t, "KNARR_HOSTILE", modest), number(t, "KNARR_HOSTILE_SEED", 1)
 	documents := map[schema.GroupVersion]*document{}
 	slots := make(chan struct{}, atOnce)
@@ -118,7 +118,7 @@ func newAttack(t *testing.T, k kind, d *document, seed uint64) *attack {
 		refused: map[string]string{}, accepted: map[string]bool{}, failures: map[string]string{}, answers: map[int]int{},
 	}
 	if k.namespaced {
-		a.namespace = room(t, k.resource+"-"+k.Version+"-"+k.Group)
+		a.namespace = room(t, server, k.resource+"-"+k.Version+"-"+k.Group)
 		moveTo(a.valid, a.namespace)
 	}
 	if metadata, ok := a.valid["metadata"].(map[string]any); ok {
