@@ -43,8 +43,10 @@ func earlier(a, b *Entry) bool { return a.due.Before(b.due) }
 
 func gated(pod *corev1.Pod) bool { return len(pod.Spec.SchedulingGates) > 0 }
 
-// concerns says whether a pod's news could change where it may go; its conditions, which we write, cannot.
+// concerns says whether a pod's news could change where it may go; its conditions, which we write, cannot. The names of claims
+// made for it can: a claim may be seen before the pod that says it is its own.
 func concerns(before, after *corev1.Pod) bool {
-	return before.Generation != after.Generation || !maps.Equal(before.Labels, after.Labels) ||
+	return before.Generation != after.Generation ||
+		!apiequality.Semantic.DeepEqual(before.Status.ResourceClaimStatuses, after.Status.ResourceClaimStatuses) || !maps.Equal(before.Labels, after.Labels) ||
 		!apiequality.Semantic.DeepEqual(before.Spec, after.Spec)
 }

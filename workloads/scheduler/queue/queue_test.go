@@ -118,6 +118,19 @@ func TestNewsOfAPodWakesItUnlessTheyAreOurs(t *testing.T) {
 	}
 }
 
+func TestAPodThatLearnsOfItsClaimWakes(t *testing.T) {
+	q := New(0, 0)
+	first := pod("a", 0)
+	q.Add(first, start)
+	q.Park(q.Pop(start), map[string]bool{"DynamicResources": true}, start)
+	made := first.DeepCopy()
+	made.Status.ResourceClaimStatuses = []corev1.PodResourceClaimStatus{{Name: "gpu", ResourceClaimName: ptr.To("a-gpu")}}
+	q.Add(made, start)
+	if got := names(q, start); got != "a" {
+		t.Errorf("popped %q, want a", got)
+	}
+}
+
 func TestARemovedPodStaysAway(t *testing.T) {
 	q := New(0, 0)
 	q.Add(pod("a", 0), start)
