@@ -54,14 +54,29 @@ func portOf(c *netlink.Conn) (port uint32, err error) {
 // Ours tells our tables from other people's by their names.
 func Ours(table string) bool { return strings.HasPrefix(table, "knarr-") }
 
-// Remove deletes a table; one that is not there is as good.
+// Available is why this kernel has no nftables; nil if it has.
+func Available() error {
+	conn, err := nftables.New()
+	if err == nil {
+		_, err = conn.ListTables()
+	}
+	if err != nil {
+		return fmt.Errorf("talk to nftables: %w", err)
+	}
+	return nil
+}
+
+// Remove deletes a table; one that is not there is as good, and so is a kernel that can have none.
 func Remove(family nftables.TableFamily, name string) error {
 	conn, err := nftables.New()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	conn.DelTable(&nftables.Table{Name: name, Family: family})
-	if err := conn.Flush(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := conn.Flush(); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("delete nftables table %s: %w", name, err)
 	}
 	return nil
