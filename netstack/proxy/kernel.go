@@ -13,15 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // TableName is our table in the kernel, in the inet family.
 const TableName = "knarr-services"
 
+// probeName is a table that never is.
+const probeName = "knarr-probe"
+
 // chunk is how many elements travel in one message: an attribute holds 64 KiB, a chain's name up to 250 bytes.
 const chunk = 150
 
-// kernel turns changes into transactions.
+// kernel turns changes into transactions of nftables.
 type kernel struct {
 	conn   *nftables.Conn
 	port   uint32 // our netlink address, by which the watch tells our transactions from other people's
@@ -61,21 +65,52 @@ func (k *kernel) close() error { return k.conn.CloseLasting() }
 // notice; what sticky clients had is carried over.
 func (k *kernel) rebuild(all Change) error {
 	kept := k.readSticky()
+	if err := errors.Join(k.build(all), k.restoreSticky(kept)); err != nil {
+		return fmt.Errorf("render the service table: %w", err)
+	}
+	if err := k.conn.Flush(); err != nil {
+		return explain(fmt.Errorf("install the service table: %w", err))
+	}
+	return nil
+}
+
+// build adds a whole table to the transaction.
+func (k *kernel) build(all Change) error {
 	k.pools, k.numbers, k.sets = map[string]held{}, map[uint32]bool{}, map[string]bool{}
 	k.conn.AddTable(k.table) // deleting what is not there would fail
 	k.conn.DelTable(k.table)
 	k.conn.AddTable(k.table)
-	if err := errors.Join(k.frame(), k.render(all), k.restoreSticky(kept)); err != nil {
-		return fmt.Errorf("render the service table: %w", err)
+	return errors.Join(k.frame(), k.render(all))
+}
+
+// Probe tells why this kernel's nftables do not do for Services; nil if they do. It has the kernel accept a whole table of
+// each kind of rule, and its removal, in one transaction: nobody sees it.
+func Probe() error {
+	network := netip.MustParsePrefix("192.0.2.0/24")
+	k, err := openKernel(Site{Pods: []netip.Prefix{network}}, []netip.Prefix{network})
+	if err != nil {
+		return err
 	}
+	defer func() { _ = k.close() }()
+	k.table = &nftables.Table{Name: probeName, Family: k.table.Family}
+	endpoint := []netip.AddrPort{netip.AddrPortFrom(network.Addr(), 1)}
+	sample := newChange()
+	sample.Add = map[string]Chain{
+		"inside": {Pool: endpoint}, "sticky": {Pool: endpoint, Sticky: defaultSticky}, "outside": {Kind: outside, Next: "inside"},
+		"here": {Kind: outsideHere, Pool: endpoint, Next: "inside"}, "guard": {Kind: guard, Sources: []netip.Prefix{network}, Next: "outside"},
+	}
+	if err := k.build(sample); err != nil {
+		return fmt.Errorf("render a service table: %w", err)
+	}
+	k.conn.DelTable(k.table)
 	if err := k.conn.Flush(); err != nil {
-		return fmt.Errorf("install the service table: %w", err)
+		return explain(fmt.Errorf("try a service table: %w", err))
 	}
 	return nil
 }
 
 // commit makes one change.
-func (k *kernel) commit(c Change) error {
+func (k *kernel) commit(c Change, _ func() Change) error {
 	if c.empty() {
 		return nil
 	}
@@ -456,8 +491,5 @@ func (k *kernel) intact(all Change) (bool, error) {
 
 // Remove deletes everything this package puts into the kernel. Nothing there is fine.
 func Remove() error {
-	if err := nft.Remove(nftables.TableFamilyINet, TableName); err != nil {
-		return err
-	}
-	return removeWayOut()
+	return errors.Join(nft.Remove(nftables.TableFamilyINet, TableName), xt.Remove(ownerName), removeWayOut())
 }

@@ -9,6 +9,7 @@ import (
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
 	"knarr.dev/knarr/netstack/netlab"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
@@ -48,15 +49,45 @@ func outsider(t testing.TB, name, addr string) *netlab.Host {
 // theNode is a host whose questions come from the node itself.
 var theNode *netlab.Host
 
-// start runs a proxy over objects.
+// starter runs a proxy over objects.
+type starter func(t testing.TB, view *endpoints.View) (stop func())
+
+// start runs one that writes nftables.
 func start(t testing.TB, view *endpoints.View) (stop func()) {
 	t.Helper()
-	return endpointstest.Run(t, proxyOf(view))
+	return endpointstest.Run(t, proxyOf(view, false))
 }
 
-func proxyOf(view *endpoints.View) *Proxy {
+// startTables runs one that writes ip_tables.
+func startTables(t testing.TB, view *endpoints.View) (stop func()) {
+	t.Helper()
+	return endpointstest.Run(t, proxyOf(view, true))
+}
+
+// withEither runs a test with a proxy of either kind: packets must not tell them apart.
+func withEither(t *testing.T, test func(t *testing.T, start starter)) {
+	t.Run("nftables", func(t *testing.T) {
+		needKernel(t)
+		test(t, start)
+	})
+	t.Run("iptables", func(t *testing.T) {
+		needTables(t)
+		test(t, startTables)
+	})
+}
+
+// needTables is needKernel for tests that write ip_tables.
+func needTables(t testing.TB) {
+	t.Helper()
+	needKernel(t)
+	if err := xt.Probe(false, true); err != nil {
+		t.Skip(err)
+	}
+}
+
+func proxyOf(view *endpoints.View, ipTables bool) *Proxy {
 	return New(Config{
 		Node: "here", PodRanges: []netip.Prefix{podRange, podRange6}, ServiceRanges: []netip.Prefix{services, services6}, Reserved: []netip.Addr{dnsAddr},
-		Log: slog.New(slog.DiscardHandler),
+		IPTables: ipTables, Log: slog.New(slog.DiscardHandler),
 	}, view)
 }

@@ -1,10 +1,11 @@
 // Package proxy makes Service addresses reachable from this node and its pods.
 //
 // In:       Services with their EndpointSlices (netstack/endpoints).
-// Out:      one nftables table, knarr-services, changed in single transactions; stale UDP flows deleted; a route of last
-// resort for cluster addresses. Nothing else in the kernel is ours.
-// Promise:  a connection to an endpoint that stays ready survives every change, also our restart and our end: the table
-// stays until Remove. A table that somebody flushed is back within a second.
+// Out:      one nftables table, knarr-services, changed in single transactions, or on kernels without nftables chains of
+// ip_tables named KNARR-SVC (iptables.go); stale UDP flows deleted; a route of last resort for cluster addresses. Nothing
+// else in the kernel is ours.
+// Promise:  a connection to an endpoint that stays ready survives every change, also our restart and our end: the rules
+// stay until Remove. A table that somebody flushed is back within a second, chains of ip_tables within ten.
 // Not here: pods' interfaces (netstack/podnet), names and the cluster DNS address (netstack/dns).
 //
 // # How a connection flows
@@ -44,6 +45,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -53,6 +55,7 @@ import (
 
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // Config says where the proxy works.
@@ -63,7 +66,19 @@ type Config struct {
 	ServiceRanges []netip.Prefix                    // addresses of all Services
 	Reserved      []netip.Addr                      // cluster addresses that this node answers itself: DNS
 	Own           map[netip.AddrPort]netip.AddrPort // places of TCP, no Service's, that lead to programs on this node
+	IPTables      bool                              // the kernel's ip_tables instead of nftables
 	Log           *slog.Logger
+}
+
+// packetFilter is how the kernel is told what is wanted: by nftables (kernel.go) or by ip_tables (iptables.go).
+type packetFilter interface {
+	// rebuild makes it all, whatever is there.
+	rebuild(all Change) error
+	// commit makes a change; after it, all is wanted.
+	commit(c Change, all func() Change) error
+	// intact tells whether all is still there, as far as that can be seen at little cost.
+	intact(all Change) (bool, error)
+	close() error
 }
 
 // Nodes is what is needed of the shared cache.
@@ -123,19 +138,30 @@ func (p *Proxy) Run(ctx context.Context, ready func()) error {
 	if err := addWayOut(p.cfg.ServiceRanges); err != nil {
 		p.cfg.Log.Warn("programs on this machine reach Services only while it has a default route", "component", p.Name(), "error", err)
 	}
-	events, err := nft.OpenEvents(TableName)
+	guard, err := p.guard()
 	if err != nil {
-		return explain(err)
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return events.Run(ctx, p.changed, func() { p.flag(&p.unsure) })
-	})
+	group.Go(func() error { return guard(ctx) })
 	group.Go(func() error { return p.follow(ctx, ready) })
 	if p.cfg.Nodes != nil {
 		group.Go(func() error { return p.watchSelf(ctx) })
 	}
 	return group.Wait()
+}
+
+// guard returns what notices that somebody else changes our rules.
+func (p *Proxy) guard() (func(ctx context.Context) error, error) {
+	doubt := func() { p.flag(&p.unsure) }
+	if p.cfg.IPTables {
+		return func(ctx context.Context) error { return xt.Watch(ctx, doubt) }, nil
+	}
+	events, err := nft.OpenEvents(TableName)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return func(ctx context.Context) error { return events.Run(ctx, p.changed, doubt) }, nil
 }
 
 // follow is the one goroutine that writes to the kernel.
@@ -156,8 +182,9 @@ func (p *Proxy) follow(ctx context.Context, ready func()) error {
 	plans[types.NamespacedName{}] = fixed(p.cfg.Own) // no Service has this name
 	first := p.wanted.apply(plans)
 	if err := k.rebuild(p.wanted.all()); err != nil {
-		return explain(err)
+		return err
 	}
+	p.leave()
 	p.forget(first)
 	ready()
 
@@ -185,15 +212,30 @@ func (p *Proxy) follow(ctx context.Context, ready func()) error {
 	}
 }
 
+// leave takes away the rules of the other kind, which a knarr wrote that was told otherwise.
+func (p *Proxy) leave() {
+	var err error
+	if p.cfg.IPTables {
+		err = nft.Remove(nftables.TableFamilyINet, TableName)
+	} else {
+		err = xt.Leave(ownerName)
+	}
+	if err != nil {
+		p.cfg.Log.Warn("older service rules are still in force beside those of now", "component", p.Name(), "error", err)
+	}
+}
+
 // pass brings the kernel to the wanted state: by a difference if it is where we left it, else from the ground up.
-func (p *Proxy) pass(k *kernel, lost bool) error {
+func (p *Proxy) pass(k packetFilter, lost bool) error {
 	began := time.Now()
 	if p.unsure.Swap(false) && !lost { // before anything new is wanted: that is not there yet
 		intact, err := k.intact(p.wanted.all())
 		if err != nil {
 			return err
 		}
-		lost = !intact
+		if lost = !intact; lost {
+			p.cfg.Log.Warn("somebody took rules of ours away; building them anew", "component", p.Name())
+		}
 	}
 	plans := p.takeDirty()
 	causes := p.causes(plans)
@@ -206,7 +248,7 @@ func (p *Proxy) pass(k *kernel, lost bool) error {
 		if err := k.rebuild(p.wanted.all()); err != nil {
 			return err
 		}
-	} else if err := k.commit(change); err != nil {
+	} else if err := k.commit(change, p.wanted.all); err != nil {
 		return err
 	}
 	p.forget(change)
@@ -222,7 +264,10 @@ func (p *Proxy) forget(c Change) {
 	}
 }
 
-func (p *Proxy) open() (*kernel, error) {
+func (p *Proxy) open() (packetFilter, error) {
+	if p.cfg.IPTables {
+		return openTables(p.site(), p.cfg.ServiceRanges)
+	}
 	k, err := openKernel(p.site(), p.cfg.ServiceRanges)
 	if err != nil {
 		return nil, explain(err)

@@ -60,28 +60,32 @@ func TestOneServiceWithThousandsOfEndpoints(t *testing.T) {
 // BenchmarkChange measures from a changed EndpointSlice to the first packet that follows it, among n other Services.
 // `go test -bench Change -run - ./netstack/proxy` also says what installing them all at once took.
 func BenchmarkChange(b *testing.B) {
-	for _, n := range []int{1, 1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			needKernel(b)
-			client, one, two := pod(b, "client", "10.42.0.9"), pod(b, "one", "10.42.0.11"), pod(b, "two", "10.42.0.12")
-			one.Serve("one", 8080)
-			two.Serve("two", 8080)
-			cluster, view := endpointstest.Running(b, append(crowd(n), svc(onlyTCP), sliceOf(ep("10.42.0.11", "here")))...)
-			began := time.Now()
-			start(b, view)
-			installed := time.Since(began)
-			names := []string{"one", "two"}
-			slices := []*discoveryv1.EndpointSlice{sliceOf(ep("10.42.0.11", "here")), sliceOf(ep("10.42.0.12", "here"))}
-			i := 0
-			for b.Loop() {
-				i++
-				cluster.Put(slices[i%2])
-				netlab.Eventually(b, "the change is seen", func() bool {
-					name, _, err := client.Ask("tcp", "10.43.0.80:80")
-					return err == nil && name == names[i%2]
-				})
-			}
-			b.ReportMetric(float64(installed.Milliseconds()), "ms-to-install-all")
+	for kind, start := range map[string]starter{"nftables": start, "iptables": startTables} {
+		for _, n := range []int{1, 1000, 10000} {
+			b.Run(fmt.Sprint(kind, "/", n), func(b *testing.B) { benchmarkChange(b, n, start) })
+		}
+	}
+}
+
+func benchmarkChange(b *testing.B, n int, start starter) {
+	needKernel(b)
+	client, one, two := pod(b, "client", "10.42.0.9"), pod(b, "one", "10.42.0.11"), pod(b, "two", "10.42.0.12")
+	one.Serve("one", 8080)
+	two.Serve("two", 8080)
+	cluster, view := endpointstest.Running(b, append(crowd(n), svc(onlyTCP), sliceOf(ep("10.42.0.11", "here")))...)
+	began := time.Now()
+	start(b, view)
+	installed := time.Since(began)
+	names := []string{"one", "two"}
+	slices := []*discoveryv1.EndpointSlice{sliceOf(ep("10.42.0.11", "here")), sliceOf(ep("10.42.0.12", "here"))}
+	i := 0
+	for b.Loop() {
+		i++
+		cluster.Put(slices[i%2])
+		netlab.Eventually(b, "the change is seen", func() bool {
+			name, _, err := client.Ask("tcp", "10.43.0.80:80")
+			return err == nil && name == names[i%2]
 		})
 	}
+	b.ReportMetric(float64(installed.Milliseconds()), "ms-to-install-all")
 }
