@@ -18,10 +18,16 @@ const (
 )
 
 func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
+	for name, ipTables := range map[string]bool{"nftables": false, "iptables": true} {
+		t.Run(name, func(t *testing.T) { testFamilies(t, ipTables) })
+	}
+}
+
+func testFamilies(t *testing.T, ipTables bool) {
 	l := lab.New(t)
 	m, world := l.Machine("n"), l.Machine("world")
 	world6 := world.AddIPv6()
-	n := newNodeOf(t, m, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
+	n := newNodeOf(t, m, ipTables, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
 	node6, gateway6 := n.ips[1], netip.MustParseAddr("fd42::1")
 	n.up(podRange4, podRange6)
 	web, b := n.connected("web", hostPort(8080, 80, "tcp", ""), hostPort(8080, 80, "udp", "")), n.connected("b")
@@ -90,7 +96,7 @@ func TestPodsHaveAnAddressOfEachFamily(t *testing.T) {
 // must ask for them at once: while its own address is on trial, a second or two, the kernel does not.
 func TestWhoLearnsFromWhom(t *testing.T) {
 	m := lab.New(t).Machine("n")
-	n := newNodeOf(t, m, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
+	n := newNodeOf(t, m, false, []netip.Addr{m.IP(), m.AddIPv6()}, cluster4, cluster6)
 	n.up(podRange4, podRange6)
 	for setting, want := range map[string]string{"conf/all/forwarding": "1\n", "conf/eth0/accept_ra": "2\n", "conf/knarr0/accept_ra": "0\n", "conf/knarr0/accept_dad": "0\n"} {
 		if err := n.Do(func() error {
@@ -125,7 +131,7 @@ func TestPodsOfTwoMachinesReachEachOtherInEachFamily(t *testing.T) {
 			var ns []*node
 			for i, machine := range []string{"n1", "n2"} {
 				m := l.Machine(machine)
-				ns = append(ns, newNodeOf(t, m, tc.machine(m, m.AddIPv6()), tc.cluster...))
+				ns = append(ns, newNodeOf(t, m, false, tc.machine(m, m.AddIPv6()), tc.cluster...))
 				ns[i].up(tc.ranges[i]...)
 			}
 			for _, n := range ns {

@@ -26,8 +26,8 @@ func guardBridge(ctx context.Context, wake func()) error {
 	return nil
 }
 
-// guardRules calls wake when rules of our table go. Our own writing does so too; the pass that follows finds all in place.
-func guardRules(ctx context.Context, wake func()) error {
+// guard wakes for our own writing too; the pass that follows finds all in place.
+func (nftRules) guard(ctx context.Context, wake func()) error {
 	events, err := nft.OpenEvents(Table)
 	if err != nil {
 		return err

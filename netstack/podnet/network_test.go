@@ -1,6 +1,7 @@
 package podnet_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
+	"knarr.dev/knarr/netstack/xt"
 	"knarr.dev/knarr/test/lab/lab"
 )
 
@@ -30,6 +32,15 @@ var bridgedFrames = map[string]string{
 	"where bridged frames pass no rules of IP":  "0",
 }
 
+// eachWay runs a test with the rules in nftables and in ip_tables, each with both kinds of kernel.
+func eachWay(t *testing.T, test func(t *testing.T, ipTables bool, bridged string)) {
+	for kind, ipTables := range map[string]bool{"nftables": false, "iptables": true} {
+		for name, value := range bridgedFrames {
+			t.Run(kind+" "+name, func(t *testing.T) { test(t, ipTables, value) })
+		}
+	}
+}
+
 func setBridgedFrames(t *testing.T, m *lab.Machine, value string) {
 	t.Helper()
 	const path = "/proc/sys/net/bridge/bridge-nf-call-iptables"
@@ -39,81 +50,77 @@ func setBridgedFrames(t *testing.T, m *lab.Machine, value string) {
 }
 
 func TestPodsReachEachOtherTheirNodeAndTheWorld(t *testing.T) {
-	for name, value := range bridgedFrames {
-		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
-			n, world := newNode(t, l.Machine("n")), l.Machine("world")
-			setBridgedFrames(t, n.Machine, value)
-			n.up("10.42.0.0/24")
-			a, b := n.connected("a"), n.connected("b")
-			for _, network := range []string{"tcp4", "udp4"} {
-				onA := serve(t, a, network, ":0")
-				address := func(ip netip.Addr) string { return netip.AddrPortFrom(ip, onA.Port()).String() }
-				expect(t, "pod to pod", b, network, address(a.address), b.address)
-				expect(t, "pod to itself", a, network, address(a.address), a.address)
-				expect(t, "node to pod", n, network, address(a.address), gateway)
-				onNode := serve(t, n, network, n.IP().String()+":0")
-				expect(t, "pod to node", a, network, onNode.String(), a.address)
-				onDNS := serve(t, n, network, clusterDNS+":53")
-				expect(t, "pod to the cluster's DNS address", a, network, onDNS.String(), a.address)
-				outside := serve(t, world, network, world.IP().String()+":0")
-				expect(t, "pod to the world, behind the node's address", a, network, outside.String(), n.IP())
-			}
-			if err := a.check(); err != nil {
-				t.Errorf("CHECK of a pod: %v", err)
-			}
-			local := serve(t, n, "tcp4", "127.0.0.1:0")
-			if _, err := ask(a, "tcp4", fmt.Sprintf("%s:%d", n.IP(), local.Port())); err == nil {
-				t.Error("a pod reaches what its node serves on its loopback address")
-			}
-		})
-	}
+	eachWay(t, func(t *testing.T, ipTables bool, value string) {
+		l := lab.New(t)
+		n, world := newNodeWith(t, l.Machine("n"), ipTables), l.Machine("world")
+		setBridgedFrames(t, n.Machine, value)
+		n.up("10.42.0.0/24")
+		a, b := n.connected("a"), n.connected("b")
+		for _, network := range []string{"tcp4", "udp4"} {
+			onA := serve(t, a, network, ":0")
+			address := func(ip netip.Addr) string { return netip.AddrPortFrom(ip, onA.Port()).String() }
+			expect(t, "pod to pod", b, network, address(a.address), b.address)
+			expect(t, "pod to itself", a, network, address(a.address), a.address)
+			expect(t, "node to pod", n, network, address(a.address), gateway)
+			onNode := serve(t, n, network, n.IP().String()+":0")
+			expect(t, "pod to node", a, network, onNode.String(), a.address)
+			onDNS := serve(t, n, network, clusterDNS+":53")
+			expect(t, "pod to the cluster's DNS address", a, network, onDNS.String(), a.address)
+			outside := serve(t, world, network, world.IP().String()+":0")
+			expect(t, "pod to the world, behind the node's address", a, network, outside.String(), n.IP())
+		}
+		if err := a.check(); err != nil {
+			t.Errorf("CHECK of a pod: %v", err)
+		}
+		local := serve(t, n, "tcp4", "127.0.0.1:0")
+		if _, err := ask(a, "tcp4", fmt.Sprintf("%s:%d", n.IP(), local.Port())); err == nil {
+			t.Error("a pod reaches what its node serves on its loopback address")
+		}
+	})
 }
 
 func TestHostPorts(t *testing.T) {
-	for name, value := range bridgedFrames {
-		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
-			n, world := newNode(t, l.Machine("n")), l.Machine("world")
-			setBridgedFrames(t, n.Machine, value)
-			n.up("10.42.0.0/24")
-			web := n.connected("web",
-				hostPort(8080, 80, "tcp", ""), hostPort(8080, 80, "udp", ""), hostPort(9090, 90, "tcp", n.IP().String()))
-			local := n.connected("local", hostPort(9090, 90, "tcp", "127.0.0.1"))
-			other := n.connected("other")
-			serve(t, web, "tcp4", ":80")
-			serve(t, web, "udp4", ":80")
-			serve(t, web, "tcp4", ":90")
-			serve(t, local, "tcp4", ":90")
-			onNode := func(port int) string { return fmt.Sprintf("%s:%d", n.IP(), port) }
+	eachWay(t, func(t *testing.T, ipTables bool, value string) {
+		l := lab.New(t)
+		n, world := newNodeWith(t, l.Machine("n"), ipTables), l.Machine("world")
+		setBridgedFrames(t, n.Machine, value)
+		n.up("10.42.0.0/24")
+		web := n.connected("web",
+			hostPort(8080, 80, "tcp", ""), hostPort(8080, 80, "udp", ""), hostPort(9090, 90, "tcp", n.IP().String()))
+		local := n.connected("local", hostPort(9090, 90, "tcp", "127.0.0.1"))
+		other := n.connected("other")
+		serve(t, web, "tcp4", ":80")
+		serve(t, web, "udp4", ":80")
+		serve(t, web, "tcp4", ":90")
+		serve(t, local, "tcp4", ":90")
+		onNode := func(port int) string { return fmt.Sprintf("%s:%d", n.IP(), port) }
 
-			for _, network := range []string{"tcp4", "udp4"} {
-				expect(t, "the world", world, network, onNode(8080), world.IP())
-				expect(t, "the node itself", n, network, onNode(8080), n.IP())
-				expect(t, "the node through its loopback", n, network, "127.0.0.1:8080", gateway)
-				expect(t, "another pod", other, network, onNode(8080), other.address)
-				expect(t, "the pod itself", web, network, onNode(8080), gateway)
-			}
-			expect(t, "a port of one address", world, "tcp4", onNode(9090), world.IP())
-			expect(t, "the same port of another address, for another pod", n, "tcp4", "127.0.0.1:9090", gateway)
+		for _, network := range []string{"tcp4", "udp4"} {
+			expect(t, "the world", world, network, onNode(8080), world.IP())
+			expect(t, "the node itself", n, network, onNode(8080), n.IP())
+			expect(t, "the node through its loopback", n, network, "127.0.0.1:8080", gateway)
+			expect(t, "another pod", other, network, onNode(8080), other.address)
+			expect(t, "the pod itself", web, network, onNode(8080), gateway)
+		}
+		expect(t, "a port of one address", world, "tcp4", onNode(9090), world.IP())
+		expect(t, "the same port of another address, for another pod", n, "tcp4", "127.0.0.1:9090", gateway)
 
-			n.kill9()
-			expect(t, "the world, while knarr is away", world, "tcp4", onNode(8080), world.IP())
-			n.start()
-			n.log.wait(t, `msg="pod network is up"`)
-			expect(t, "the world, when knarr is back", world, "tcp4", onNode(8080), world.IP())
+		n.kill9()
+		expect(t, "the world, while knarr is away", world, "tcp4", onNode(8080), world.IP())
+		n.start()
+		n.log.wait(t, `msg="pod network is up"`)
+		expect(t, "the world, when knarr is back", world, "tcp4", onNode(8080), world.IP())
 
-			if err := web.del(); err != nil {
-				t.Fatal(err)
-			}
-			successor := n.connected("successor", hostPort(8080, 81, "udp", ""))
-			serve(t, successor, "udp4", ":81")
-			expect(t, "the world asks the next pod with the port", world, "udp4", onNode(8080), world.IP())
-			if _, err := ask(world, "tcp4", onNode(8080)); err == nil {
-				t.Error("a host port answers after its pod went")
-			}
-		})
-	}
+		if err := web.del(); err != nil {
+			t.Fatal(err)
+		}
+		successor := n.connected("successor", hostPort(8080, 81, "udp", ""))
+		serve(t, successor, "udp4", ":81")
+		expect(t, "the world asks the next pod with the port", world, "udp4", onNode(8080), world.IP())
+		if _, err := ask(world, "tcp4", onNode(8080)); err == nil {
+			t.Error("a host port answers after its pod went")
+		}
+	})
 }
 
 func TestAddressesOutliveKillAndReboot(t *testing.T) {
@@ -282,7 +289,12 @@ func TestABridgeThatIsTakenAwayComesBackWithItsPods(t *testing.T) {
 }
 
 func TestNothingIsLeftAfterRemove(t *testing.T) {
-	n := newNode(t, lab.New(t).Machine("n"))
+	for name, ipTables := range map[string]bool{"nftables": false, "iptables": true} {
+		t.Run(name, func(t *testing.T) { testNothingIsLeft(t, newNodeWith(t, lab.New(t).Machine("n"), ipTables)) })
+	}
+}
+
+func testNothingIsLeft(t *testing.T, n *node) {
 	n.up("10.42.0.0/24")
 	n.connected("a", hostPort(80, 80, "tcp", ""))
 	n.tell(n.object("10.42.0.0/24"), peer(n, "other", "10.42.1.0/24"))
@@ -313,6 +325,21 @@ func TestNothingIsLeftAfterRemove(t *testing.T) {
 		tables, err := conn.ListTables()
 		for _, table := range tables {
 			t.Errorf("nftables table %s is left", table.Name)
+		}
+		for _, table := range xt.InUse(false) {
+			program, err := xt.Find(false)
+			if err != nil {
+				return err
+			}
+			chains, _, err := program.Dump(table)
+			if err != nil {
+				return err
+			}
+			for name, rules := range chains {
+				if xt.Ours(name) || len(rules) > 0 {
+					t.Errorf("in ip_tables %s, chain %s is left with %v", table, name, rules)
+				}
+			}
 		}
 		return err
 	}); err != nil {
@@ -349,15 +376,17 @@ func TestProbe(t *testing.T) {
 	m := lab.New(t).Machine("m")
 	tests := map[string]struct {
 		credential *syscall.Credential
+		kind       string
 		want       string
 	}{
 		"root on this kernel can make a pod network": {credential: &syscall.Credential{}, want: "<nil>"},
+		"so it can with ip_tables":                   {credential: &syscall.Credential{}, kind: "iptables", want: "<nil>"},
 		"a user is told to be root":                  {credential: &syscall.Credential{Uid: 65534, Gid: 65534}, want: "make a network namespace: operation not permitted: knarr needs root"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			cmd := m.Command(t.Context(), "/proc/self/exe")
-			cmd.Env = append(os.Environ(), beProbe+"=yes")
+			cmd.Env = append(os.Environ(), beProbe+"="+cmp.Or(tc.kind, "nftables"))
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: tc.credential}
 			out, err := cmd.CombinedOutput()
 			if err != nil || !strings.HasPrefix(string(out), tc.want) {

@@ -38,6 +38,7 @@ import (
 	"knarr.dev/knarr/netstack/cni"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/netstack/podnet"
+	"knarr.dev/knarr/netstack/xt"
 	"knarr.dev/knarr/test/lab/lab"
 )
 
@@ -60,9 +61,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Getenv(beProbe) != "" {
+	if kind := os.Getenv(beProbe); kind != "" {
 		start := time.Now()
-		fmt.Println(podnet.Probe(), "after", time.Since(start))
+		fmt.Println(podnet.Probe(kind == "iptables"), "after", time.Since(start))
 		os.Exit(0)
 	}
 	var err error
@@ -80,6 +81,8 @@ type nodeConfig struct {
 	Name  string
 	IPs   []netip.Addr
 	Pods  []netip.Prefix
+
+	IPTables bool
 }
 
 func runNode(text string) error {
@@ -93,8 +96,8 @@ func runNode(text string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	network, err := podnet.New(podnet.Config{
 		Paths: cfg.Paths, NodeName: cfg.Name, NodeIPs: cfg.IPs, ClusterRanges: cfg.Pods,
-		ClusterDNS: netip.MustParseAddr(clusterDNS),
-		Overhead:   overlay.Overhead(cfg.IPs[0]),
+		ClusterDNS: netip.MustParseAddr(clusterDNS), IPTables: cfg.IPTables,
+		Overhead: overlay.Overhead(cfg.IPs[0]),
 	}, nodes, log)
 	if err != nil {
 		return err
@@ -170,22 +173,32 @@ type node struct {
 	cmd   *lab.Cmd
 	stdin io.WriteCloser
 	log   *logbook
+
+	ipTables bool
 }
 
 // newNode starts one. The nodes it should know are told with tell.
-func newNode(t *testing.T, m *lab.Machine) *node {
+func newNode(t *testing.T, m *lab.Machine) *node { return newNodeWith(t, m, false) }
+
+// newNodeWith starts one whose rules are in ip_tables, or in nftables.
+func newNodeWith(t *testing.T, m *lab.Machine, ipTables bool) *node {
 	t.Helper()
 	// As strict as machines are about where packets come from.
 	if err := m.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) }); err != nil {
 		t.Fatal(err)
 	}
-	return newNodeOf(t, m, []netip.Addr{m.IP()}, "10.42.0.0/16")
+	return newNodeOf(t, m, ipTables, []netip.Addr{m.IP()}, "10.42.0.0/16")
 }
 
 // newNodeOf starts one with these addresses, in a cluster of these pods.
-func newNodeOf(t *testing.T, m *lab.Machine, ips []netip.Addr, pods ...string) *node {
+func newNodeOf(t *testing.T, m *lab.Machine, ipTables bool, ips []netip.Addr, pods ...string) *node {
 	t.Helper()
-	n := &node{Machine: m, t: t, ips: ips, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
+	if ipTables {
+		if err := m.Do(func() error { return xt.Probe(false, true) }); err != nil {
+			t.Skip(err)
+		}
+	}
+	n := &node{Machine: m, ipTables: ipTables, t: t, ips: ips, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
 	for _, text := range pods {
 		n.pods = append(n.pods, netip.MustParsePrefix(text))
 	}
@@ -196,7 +209,7 @@ func newNodeOf(t *testing.T, m *lab.Machine, ips []netip.Addr, pods ...string) *
 
 func (n *node) start() {
 	n.t.Helper()
-	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IPs: n.ips, Pods: n.pods})
+	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IPs: n.ips, Pods: n.pods, IPTables: n.ipTables})
 	if err != nil {
 		n.t.Fatal(err)
 	}

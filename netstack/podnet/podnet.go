@@ -1,7 +1,8 @@
 // Package podnet gives every pod of this node a link, an address and a way out.
 //
 // In:       CNI requests from containerd through our client; this node's pod ranges, from its Node object.
-// Out:      bridge knarr0, one veth pair a pod, the nftables tables knarr-podnet, one lease file a pod, the CNI configuration.
+// Out:      bridge knarr0, one veth pair a pod, the nftables tables knarr-podnet, or on kernels without nftables chains of
+// ip_tables named KNARR-POD (iptables.go), one lease file a pod, the CNI configuration.
 // Promise:  an address is never given twice, whatever is killed when; pods keep their network while knarr is away; a family
 // that the cluster has not costs nothing.
 // Not here: the way to other nodes (netstack/overlay), services (netstack/proxy), names (netstack/dns).
@@ -51,6 +52,7 @@ type Config struct {
 	ClusterDNS    netip.Addr     // an address of the bridge, for netstack/dns to listen on; may be unset
 	Overhead      int            // bytes the overlay adds to each packet
 	Policy        Policy         // nil lets everybody talk to everybody
+	IPTables      bool           // the kernel's ip_tables instead of nftables
 }
 
 // Policy decides who may talk to whom. A pod gets its link when its rules are in force.
@@ -95,6 +97,8 @@ type Network struct {
 	log    *slog.Logger
 	newest chan []netip.Prefix // the newest ranges of this node, if they aren't taken up yet
 	kick   chan struct{}       // somebody took something of ours away
+	rules  packetFilter
+	leave  func() error // takes away what the other kind of rules left
 
 	mu     sync.Mutex // over leases and what is built on them
 	leases *leases
@@ -119,8 +123,12 @@ func (n *Network) Name() string { return "pod network" }
 // Run serves CNI requests. It is ready when it answers them; until this node has a pod range the answer is "try later",
 // and containerd, which finds no configuration, reports the network as not ready.
 func (n *Network) Run(ctx context.Context, ready func()) error {
+	var err error
+	if n.rules, n.leave, err = n.cfg.open(); err != nil {
+		return fmt.Errorf("pod network: %w", err)
+	}
 	if _, err := netlink.LinkByName(Bridge); errors.As(err, &netlink.LinkNotFoundError{}) {
-		if err := Probe(); err != nil {
+		if err := Probe(n.cfg.IPTables); err != nil {
 			return err
 		}
 	}
@@ -149,7 +157,7 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.watch(ctx) })
 	group.Go(func() error { return n.keep(ctx, known) })
-	group.Go(func() error { return guardRules(ctx, n.wake) })
+	group.Go(func() error { return n.rules.guard(ctx, n.wake) })
 	group.Go(func() error { return guardBridge(ctx, n.wake) })
 	group.Go(func() error { return cni.Serve(ctx, listener, n) })
 	ready()
@@ -256,16 +264,18 @@ func (n *Network) settle(ranges []netip.Prefix) error {
 	}
 	same, whole := slices.Equal(ranges, n.ranges), false
 	if same {
-		if whole, err = intact(ranges, n.cfg.ClusterRanges); err != nil {
+		if whole, err = n.rules.intact(ranges, n.cfg.ClusterRanges); err != nil {
 			return err
 		}
 	}
 	if !whole {
-		if err := writeRules(ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all())); err != nil {
+		if err := n.rules.write(ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all())); err != nil {
 			return err
 		}
 		if same {
-			n.log.Warn("rules were taken away and are back", "table", Table)
+			n.log.Warn("rules were taken away and are back")
+		} else if err := n.leave(); err != nil {
+			n.log.Warn("older rules of the pod network are still in force beside those of now", "error", err)
 		}
 	}
 	if err := n.writeConfig(); err != nil {

@@ -13,21 +13,21 @@ import (
 
 // Probe tries what a pod network takes, in a network namespace that is gone afterwards, and says what this kernel or
 // this user cannot do. Nothing of the machine is changed.
-func Probe() error {
+func Probe(ipTables bool) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			defer runtime.UnlockOSThread() // as in inside
-			done <- Probe()
+			done <- Probe(ipTables)
 			return
 		}
-		done <- probe() // never unlocked: the thread ends with this goroutine, and the namespace with the thread
+		done <- probe(ipTables) // never unlocked: the thread ends with this goroutine, and the namespace with the thread
 	}()
 	return <-done
 }
 
-func probe() error {
+func probe(ipTables bool) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace: %w: knarr needs root (CAP_SYS_ADMIN) and a kernel with CONFIG_NET_NS", err)
 	}
@@ -47,8 +47,12 @@ func probe() error {
 		}
 	}
 	network := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	if err := writeRules(network, network, nil); err != nil {
-		return fmt.Errorf("try nftables: %w", err)
+	rules, _, err := Config{ClusterRanges: network, IPTables: ipTables}.open()
+	if err == nil {
+		err = rules.write(network, network, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("try the rules of a pod network: %w", err)
 	}
 	return nil
 }

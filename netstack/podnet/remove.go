@@ -12,6 +12,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // resultCache is where containerd's CNI library keeps the answers to ADD; the place cannot be configured.
@@ -20,13 +21,17 @@ const resultCache = "/var/lib/cni/results"
 // Remove takes everything of the pod network off this machine. It goes on after a failure, so that a second call has
 // less to do. Kernel settings stay: others may have come to rely on them.
 func Remove(paths config.Paths) error {
-	errs := []error{removeLinks(), nft.Remove(nftables.TableFamilyIPv4, Table), nft.Remove(nftables.TableFamilyIPv6, Table), removeResults()}
+	errs := []error{removeLinks(), removeNftables(), xt.Remove(ownerName), removeResults()}
 	for _, path := range []string{paths.Network(), paths.CNIConfig(), paths.CNISocket()} {
 		if err := os.RemoveAll(path); err != nil {
 			errs = append(errs, fmt.Errorf("remove pod network state: %w", err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func removeNftables() error {
+	return errors.Join(nft.Remove(nftables.TableFamilyIPv4, Table), nft.Remove(nftables.TableFamilyIPv6, Table))
 }
 
 func removeLinks() error {

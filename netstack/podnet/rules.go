@@ -1,6 +1,7 @@
 package podnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 
 	"knarr.dev/knarr/netstack/cni"
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // Table is the nftables table of this package, in the family ip and, where pods have IPv6 addresses, in ip6; nothing else is
@@ -31,6 +33,30 @@ import (
 //
 // IPv6 has no route_localnet: host ports are not on ::1.
 const Table = "knarr-podnet"
+
+// packetFilter is how the kernel is told of the rules: by nftables (nftRules) or by ip_tables (tables).
+type packetFilter interface {
+	// write makes all of them anew.
+	write(ranges, cluster []netip.Prefix, all []forward) error
+	// writePorts changes the host ports: the usual case when a pod comes or goes.
+	writePorts(ranges, cluster []netip.Prefix, all []forward) error
+	// intact tells whether they are all there.
+	intact(ranges, cluster []netip.Prefix) (bool, error)
+	// guard calls wake when some of them may have gone.
+	guard(ctx context.Context, wake func()) error
+}
+
+// open is the kernel for the configuration, and what takes away what the other kind left.
+func (c Config) open() (rules packetFilter, leave func() error, err error) {
+	if c.IPTables {
+		rules, err = openTables(c.ClusterRanges)
+		return rules, removeNftables, err
+	}
+	return nftRules{}, func() error { return xt.Leave(ownerName) }, nil
+}
+
+// nftRules is a kernel with nftables.
+type nftRules struct{}
 
 // forward is one host port: what arrives for it, and where it goes. An invalid address means every address of the node.
 type forward struct {
@@ -166,8 +192,8 @@ func (f family) contents(all []forward) []content {
 // word pads a value to a register of four bytes, as concatenations want.
 func word(value ...byte) []byte { return append(value, make([]byte, 4-len(value))...) }
 
-// writeRules replaces the whole tables in one transaction.
-func writeRules(ranges, cluster []netip.Prefix, all []forward) error {
+// write replaces the whole tables in one transaction.
+func (nftRules) write(ranges, cluster []netip.Prefix, all []forward) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -197,7 +223,7 @@ func writeRules(ranges, cluster []netip.Prefix, all []forward) error {
 
 // intact says whether the tables still have their chains with their rules. Those who manage a machine's firewall begin by
 // flushing what there is.
-func intact(ranges, cluster []netip.Prefix) (bool, error) {
+func (nftRules) intact(ranges, cluster []netip.Prefix) (bool, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return false, fmt.Errorf("open nftables: %w", err)
@@ -263,8 +289,8 @@ func (f family) chains(podRange netip.Prefix, cluster []netip.Prefix) []chain {
 	}
 }
 
-// writeHostPorts replaces the host ports alone: the usual case when a pod comes or goes.
-func writeHostPorts(ranges []netip.Prefix, all []forward) error {
+// writePorts replaces the contents of sets alone.
+func (nftRules) writePorts(ranges, _ []netip.Prefix, all []forward) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)

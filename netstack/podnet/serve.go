@@ -82,9 +82,9 @@ func smallest(ranges []netip.Prefix) netip.Prefix {
 // openPorts brings the rules up to date after lease came or went.
 func (n *Network) openPorts(lease Lease) error {
 	all := hostPorts(n.leases.all())
-	if err := writeHostPorts(n.ranges, all); err != nil {
+	if err := n.rules.writePorts(n.ranges, n.cfg.ClusterRanges, all); err != nil {
 		// Somebody took our table away: make it anew.
-		if err := writeRules(n.ranges, n.cfg.ClusterRanges, all); err != nil {
+		if err := n.rules.write(n.ranges, n.cfg.ClusterRanges, all); err != nil {
 			return err
 		}
 	}
@@ -148,7 +148,7 @@ func (n *Network) GC(_ context.Context, keep []cni.Attachment) error {
 	if len(gone) == 0 || len(n.ranges) == 0 {
 		return nil
 	}
-	return writeRules(n.ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all()))
+	return n.rules.write(n.ranges, n.cfg.ClusterRanges, hostPorts(n.leases.all()))
 }
 
 func (n *Network) available() error {
