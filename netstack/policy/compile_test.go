@@ -207,16 +207,20 @@ func TestCompile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			rules := Compile(aCluster(t, tc.policies...))
 			for want, packets := range map[bool][]string{true: tc.pass, false: tc.not} {
-				for _, packet := range packets {
+				for _, each := range packets {
 					protocol := uint8(unix.IPPROTO_TCP)
-					text, udp := strings.CutPrefix(packet, "udp ")
+					text, udp := strings.CutPrefix(each, "udp ")
 					if udp {
 						protocol = unix.IPPROTO_UDP
 					}
 					from, to, _ := strings.Cut(text, " ")
 					host, port, _ := strings.Cut(to, ":")
-					if got := passes(rules, protocol, netip.MustParseAddr(resolve(from)), netip.MustParseAddrPort(resolve(host)+":"+port)); got != want {
-						t.Errorf("%s passes: %v; want %v\n%v", packet, got, want, rules.Chains)
+					sender, at := netip.MustParseAddr(resolve(from)), netip.MustParseAddrPort(resolve(host)+":"+port)
+					if got := passes(rules, protocol, sender, at); got != want {
+						t.Errorf("%s passes: %v; want %v\n%v", each, got, want, rules.Chains)
+					}
+					if got := passesTables(rules, packet{protocol, sender, at}); got != want {
+						t.Errorf("%s passes in ip_tables: %v; want %v\n%v", each, got, want, rules.Chains)
 					}
 				}
 			}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // TableName is our table in the kernel, in the inet family.
@@ -49,7 +51,7 @@ var (
 // selfSet has address . address of the local pods that have rules: no pod is kept from itself.
 const selfSet = "selves"
 
-// kernel turns rules into transactions.
+// kernel turns rules into transactions of nftables.
 type kernel struct {
 	conn     *nftables.Conn
 	port     uint32
@@ -68,6 +70,15 @@ func openKernel(families []nft.Family) (*kernel, error) {
 }
 
 func (k *kernel) close() error { return k.conn.CloseLasting() }
+
+// doubt has what is there forgotten: who says that it changed knows.
+func (k *kernel) doubt() bool {
+	if k.has == nil || len(k.has.Chains) == 0 {
+		return false
+	}
+	k.has = nil
+	return true
+}
 
 // commit makes the table what rules say, in one transaction: by a difference, if what is there is known. Rules for nobody
 // are no table at all: packets of a cluster without policies pass none.
@@ -378,4 +389,6 @@ func (k *kernel) rule(chain string, exprs []expr.Any) {
 }
 
 // Remove deletes everything this package puts into the kernel. Nothing there is fine.
-func Remove() error { return nft.Remove(nftables.TableFamilyINet, TableName) }
+func Remove() error {
+	return errors.Join(nft.Remove(nftables.TableFamilyINet, TableName), xt.Remove(ownerName), removeSets())
+}

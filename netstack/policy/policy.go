@@ -1,9 +1,11 @@
 // Package policy decides who may talk to whom: NetworkPolicies, in force on this node.
 //
 // In:       NetworkPolicies, namespaces and pods, from the API; which address a local pod gets, from netstack/podnet.
-// Out:      one nftables table, knarr-policy, changed in single transactions; no table while there is no policy.
+// Out:      one nftables table, knarr-policy, changed in single transactions, or on kernels without nftables chains of
+// ip_tables and sets named KNARR-POL (iptables.go); none of it while there is no policy.
 // Promise:  a pod's first packet meets its rules: podnet connects it when Enforce has returned. Whoever is not known to be
-// allowed is not. The table stays while knarr is away, and is back within a second after somebody flushed it.
+// allowed is not. The rules stay while knarr is away, and are back after somebody flushed them: a table within a second,
+// chains of ip_tables within ten.
 // Not here: pods' interfaces (netstack/podnet), services (netstack/proxy).
 //
 // # How a connection flows
@@ -33,6 +35,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sync/errgroup"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -42,6 +45,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 const (
@@ -58,6 +62,7 @@ type Config struct {
 	Node      string
 	PodRanges []netip.Prefix // addresses of all pods of the cluster
 	DNS       netip.Addr     // the cluster's DNS address; may be unset
+	IPTables  bool           // the kernel's ip_tables instead of nftables
 	Log       *slog.Logger
 }
 
@@ -70,6 +75,15 @@ func (c Config) Validate() error {
 		return errors.New("network policy: no range of pod addresses: set --cluster-cidr")
 	}
 	return nil
+}
+
+// packetFilter is how the kernel is told: by nftables (kernel.go) or by ip_tables (iptables.go).
+type packetFilter interface {
+	// commit makes the kernel's rules these, by a difference if what is there is known.
+	commit(Rules) error
+	// doubt is told that others may have changed our rules. It tells whether there are any to make anew.
+	doubt() bool
+	close() error
 }
 
 // Own is the cache of what this node reads anyway: policies, and the pods it runs.
@@ -89,8 +103,8 @@ type Policy struct {
 	cfg      Config
 	own      Own
 	everyone Everyone
-	kernel   *kernel
-	port     atomic.Uint32 // of the kernel's connection
+	kernel   packetFilter
+	port     atomic.Uint32 // of the connection to nftables
 	wake     chan struct{}
 	told     chan struct{} // closed when podnet has said which pods there are
 	tell     func()
@@ -128,33 +142,51 @@ func (p *Policy) Name() string { return "network-policy" }
 // Run keeps the kernel's table equal to the policies until ctx ends, and leaves it in force. It is ready when the
 // policies that existed are in force.
 func (p *Policy) Run(ctx context.Context, ready func()) error {
-	events, err := nft.OpenEvents(TableName)
+	guard, err := p.guard()
 	if err != nil {
 		return err
 	}
 	patient := time.AfterFunc(patience, func() { close(p.late) })
 	defer patient.Stop()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return events.Run(ctx, p.changed, func() { p.suspect() }) })
+	group.Go(func() error { return guard(ctx) })
 	group.Go(func() error { return p.follow(ctx, ready) })
 	return group.Wait()
 }
 
+// guard returns what notices that somebody else changes our rules.
+func (p *Policy) guard() (func(ctx context.Context) error, error) {
+	if p.cfg.IPTables {
+		return func(ctx context.Context) error { return xt.Watch(ctx, p.touched) }, nil
+	}
+	events, err := nft.OpenEvents(TableName)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return events.Run(ctx, p.changed, func() { p.suspect() }) }, nil
+}
+
 // changed hears of every change of our table.
 func (p *Policy) changed(e nft.Event) {
-	if e.By != p.port.Load() && e.By != 0 && p.suspect() {
-		p.cfg.Log.Warn("somebody changed our nftables table; building it anew", "component", p.Name(), "table", TableName)
+	if e.By != p.port.Load() && e.By != 0 {
+		p.touched()
 	}
 }
 
-// suspect has the table built anew, if there should be one: somebody else touched it, or may have.
+// touched is that somebody else may have changed our rules.
+func (p *Policy) touched() {
+	if p.suspect() {
+		p.cfg.Log.Warn("somebody changed our rules; building them anew", "component", p.Name())
+	}
+}
+
+// suspect has the rules built anew, if there should be any: somebody else touched them, or may have.
 func (p *Policy) suspect() bool {
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	if p.kernel == nil || p.kernel.has == nil || len(p.kernel.has.Chains) == 0 {
+	if p.kernel == nil || !p.kernel.doubt() {
 		return false
 	}
-	p.kernel.has = nil
 	p.wakeUp()
 	return true
 }
@@ -181,6 +213,7 @@ func (p *Policy) follow(ctx context.Context, ready func()) error {
 			retry = time.After(retryInterval)
 		} else if first && err == nil {
 			first = false
+			p.leave()
 			close(p.known)
 			ready()
 		}
@@ -190,6 +223,20 @@ func (p *Policy) follow(ctx context.Context, ready func()) error {
 		case <-p.wake:
 		case <-retry:
 		}
+	}
+}
+
+// leave takes away the rules of the other kind, which a knarr wrote that was told otherwise: not before those of now are in
+// force.
+func (p *Policy) leave() {
+	var err error
+	if p.cfg.IPTables {
+		err = nft.Remove(nftables.TableFamilyINet, TableName)
+	} else {
+		err = errors.Join(xt.Leave(ownerName), removeSets())
+	}
+	if err != nil {
+		p.cfg.Log.Warn("older policies are still in force beside those of now", "component", p.Name(), "error", err)
 	}
 }
 
@@ -212,12 +259,10 @@ func (p *Policy) settle(ctx context.Context, wait bool) error {
 		return err
 	}
 	if p.kernel == nil {
-		k, err := openKernel(p.families())
-		if err != nil {
-			return fmt.Errorf("%w; network policies need root and a kernel of 5.9 or newer with nf_tables", err)
+		if p.kernel, err = p.open(); err != nil {
+			p.kernel = nil
+			return err
 		}
-		p.kernel = k
-		p.port.Store(k.port)
 	}
 	if err := p.kernel.commit(Compile(cluster)); err != nil {
 		// There may be answers left on the connection that the next transaction would take for its own.
@@ -226,6 +271,18 @@ func (p *Policy) settle(ctx context.Context, wait bool) error {
 		return err
 	}
 	return nil
+}
+
+func (p *Policy) open() (packetFilter, error) {
+	if p.cfg.IPTables {
+		return openTables(p.families())
+	}
+	k, err := openKernel(p.families())
+	if err != nil {
+		return nil, fmt.Errorf("%w; network policies need root and a kernel of 5.9 or newer with nf_tables", err)
+	}
+	p.port.Store(k.port)
+	return k, nil
 }
 
 func (p *Policy) families() []nft.Family {
