@@ -1,12 +1,12 @@
 // Package firewall has a machine's own firewall let the packets of pods pass.
 //
-// In:       base chains that others made: iptables-nft, Docker, ufw, firewalld, an administrator's rules.
+// In:       base chains that others made: iptables, Docker, ufw, firewalld, an administrator's rules.
 // Out:      at the top of those that drop what they do not know, rules that accept what comes in or goes out by our links.
 // Promise:  every such rule carries our comment; Remove takes all of them away, and nothing else of others' is touched.
 // Not here: rules of our own tables. What one base chain accepts, others still judge: network policies hold all the same.
 //
-// In nftables a packet has to be accepted by every base chain of a hook, so no table of ours could speak for it. Rules of
-// the older ip_tables modules (iptables-legacy) are not seen here.
+// In nftables a packet has to be accepted by every base chain of a hook, so no table of ours could speak for it. The older
+// ip_tables (iptables.go) are one more of these, with chains of the same names.
 package firewall
 
 import (
@@ -21,8 +21,10 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"golang.org/x/sync/errgroup"
 
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 // comment is how our rules are known, by people and by Remove.
@@ -36,50 +38,95 @@ const pause = time.Second
 
 // Firewall is the component.
 type Firewall struct {
-	log  *slog.Logger
-	kick chan struct{}
+	log      *slog.Logger
+	nftables bool          // the kernel has them
+	kick     chan struct{} // others changed theirs
+	look     chan struct{} // it is time to see whether others changed ip_tables, of which the kernel tells nobody
+	sizes    xt.Changed
+	blind    bool // it was said already that ip_tables cannot be seen
 }
 
 // New is idle until Run.
-func New(log *slog.Logger) *Firewall { return &Firewall{log: log, kick: make(chan struct{}, 1)} }
+func New(log *slog.Logger) *Firewall {
+	return &Firewall{log: log, kick: make(chan struct{}, 1), look: make(chan struct{}, 1), sizes: xt.Changed{}}
+}
 
 // Name of the component.
 func (f *Firewall) Name() string { return "firewall" }
 
 // Run looks again whenever others change their rules. What it put there stays when it ends.
 func (f *Firewall) Run(ctx context.Context, ready func()) error {
-	events, err := nft.OpenOthersEvents()
-	if err != nil {
-		return err
+	group, ctx := errgroup.WithContext(ctx)
+	wake := func(what chan struct{}) func() {
+		return func() {
+			select {
+			case what <- struct{}{}:
+			default: // the pass that is due will see this change too
+			}
+		}
 	}
-	f.pass()
+	if f.nftables = nft.Available() == nil; f.nftables {
+		events, err := nft.OpenOthersEvents()
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return events.Run(ctx, func(nft.Event) { wake(f.kick)() }, wake(f.kick)) })
+		f.pass()
+	}
+	f.passTables()
 	ready()
-	done := make(chan error, 1)
-	go func() { done <- events.Run(ctx, func(nft.Event) { f.wake() }, f.wake) }()
+	group.Go(func() error { return xt.Watch(ctx, wake(f.look)) })
+	group.Go(func() error { return f.follow(ctx) })
+	return group.Wait()
+}
+
+func (f *Firewall) follow(ctx context.Context) error {
 	for {
 		select {
 		case <-f.kick:
 			f.pass()
-		case err := <-done:
-			return err
+		case <-f.look:
+			f.passTables()
+		case <-ctx.Done():
+			return nil
 		}
 		select {
 		case <-time.After(pause):
-		case err := <-done:
-			return err
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
 
-func (f *Firewall) wake() {
-	select {
-	case f.kick <- struct{}{}:
-	default: // the pass that is due will see this change too
-	}
-}
-
+// pass is about nftables.
 func (f *Firewall) pass() {
 	opened, err := settle(wanted)
+	f.report(opened, err)
+}
+
+// passTables is about ip_tables, if anybody changed those.
+func (f *Firewall) passTables() {
+	changed := false
+	for _, v6 := range []bool{false, true} {
+		changed = slices.Contains(xt.InUse(v6), filter) && f.sizes.Look(xt.Place{V6: v6, Table: filter}) || changed
+	}
+	if !changed {
+		return
+	}
+	opened, err := settleTables(wantedInTables)
+	if len(opened) > 0 {
+		clear(f.sizes) // a table that is emptied before the next look would be as large as it was
+	}
+	if errors.Is(err, xt.ErrNoProgram) {
+		if f.blind {
+			return
+		}
+		f.blind = true
+	}
+	f.report(opened, err)
+}
+
+func (f *Firewall) report(opened []string, err error) {
 	for _, chain := range opened {
 		f.log.Info("a firewall on this machine drops what it does not know; pods' packets pass it now", "component", f.Name(), "chain", chain)
 	}
@@ -91,8 +138,13 @@ func (f *Firewall) pass() {
 
 // Remove takes our rules out of everybody's chains. None there is fine.
 func Remove() error {
-	_, err := settle(func(rules) bool { return false })
-	return err
+	var errs []error
+	if nft.Available() == nil {
+		_, err := settle(func(rules) bool { return false })
+		errs = append(errs, err)
+	}
+	_, err := settleTables(func(string, []string) bool { return false })
+	return errors.Join(append(errs, err)...)
 }
 
 // rules are what is to be decided about: one base chain of somebody else's.

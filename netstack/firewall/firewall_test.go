@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"knarr.dev/knarr/netstack/netlab"
 	"knarr.dev/knarr/netstack/nft"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
@@ -41,9 +43,95 @@ func TestWanted(t *testing.T) {
 	}
 }
 
-// The chains of a machine with Docker or ufw are those of iptables-nft: table filter of family ip, with policies.
+func TestWantedInTables(t *testing.T) {
+	cases := map[string]struct {
+		policy string
+		rules  []string
+		want   bool
+	}{
+		"a chain that lets everything pass is left alone": {policy: "ACCEPT"},
+		"a policy that drops needs us":                    {policy: "DROP", want: true},
+		"a last rule that rejects the rest does":          {"ACCEPT", []string{"-m conntrack --ctstate ESTABLISHED -j ACCEPT", "-j REJECT --reject-with icmp-host-prohibited"}, true},
+		"so does one with a comment":                      {"ACCEPT", []string{`-m comment --comment "the rest" -j DROP`}, true},
+		"a last rule that drops some does not":            {"ACCEPT", []string{"-s 192.0.2.0/24 -j DROP"}, false},
+		"a jump at the end does not":                      {"ACCEPT", []string{"-j DROPS"}, false},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			if got := wantedInTables(tc.policy, tc.rules); got != tc.want {
+				t.Errorf("wantedInTables() = %v", got)
+			}
+		})
+	}
+}
+
+// firewallOf is somebody else's firewall that lets nothing pass.
+type firewallOf struct {
+	shut func() // loads it
+	drop func() // takes it away
+	left func() int
+	mute bool // nobody hears of it
+}
+
+// TestPodsPassAFirewallThatForwardsNothing has the chains of a machine with Docker or ufw: table filter, with policies.
 func TestPodsPassAFirewallThatForwardsNothing(t *testing.T) {
+	for name, makeFirewall := range map[string]func(*testing.T) firewallOf{"iptables-nft": ofNftables, "iptables-legacy": ofTables} {
+		t.Run(name, func(t *testing.T) { testFirewall(t, makeFirewall(t)) })
+	}
+}
+
+func ofNftables(t *testing.T) firewallOf {
 	netlab.NeedKernel(t)
+	conn, err := nftables.New()
+	netlab.Check(t, err)
+	filter := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+	policy := nftables.ChainPolicyDrop
+	chains := map[string]*nftables.ChainHook{"FORWARD": nftables.ChainHookForward, "INPUT": nftables.ChainHookInput}
+	return firewallOf{
+		shut: func() {
+			conn.AddTable(filter)
+			for name, hook := range chains {
+				conn.AddChain(&nftables.Chain{Name: name, Table: filter, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &policy})
+			}
+			netlab.Check(t, conn.Flush())
+		},
+		drop: func() { conn.DelTable(filter); netlab.Check(t, conn.Flush()) },
+		left: func() (n int) {
+			for name := range chains {
+				rules, err := conn.GetRules(filter, &nftables.Chain{Name: name, Table: filter})
+				netlab.Check(t, err)
+				n += len(rules)
+			}
+			return n
+		},
+	}
+}
+
+func ofTables(t *testing.T) firewallOf {
+	netlab.NeedKernel(t)
+	if err := xt.Probe(false); err != nil {
+		t.Skip(err)
+	}
+	program, err := xt.Find(false)
+	netlab.Check(t, err)
+	policy := func(target string) {
+		for _, chain := range []string{"FORWARD", "INPUT"} {
+			netlab.Check(t, errors.Join(program.ClearChain("filter", chain), program.ChangePolicy("filter", chain, target)))
+		}
+	}
+	return firewallOf{
+		mute: true,
+		shut: func() { policy("DROP") },
+		drop: func() { policy("ACCEPT") },
+		left: func() (n int) {
+			chains, _, err := program.Dump("filter")
+			netlab.Check(t, err)
+			return len(chains["FORWARD"]) + len(chains["INPUT"]) + len(chains["OUTPUT"])
+		},
+	}
+}
+
+func testFirewall(t *testing.T, others firewallOf) {
 	gateway := netip.MustParseAddr("10.42.0.1")
 	pod := netlab.Wire(t, "knarr-pod", "10.42.0.9", gateway) // a name of ours
 	outside := netlab.Wire(t, "eth1", "192.168.9.2", netip.MustParseAddr("192.168.9.1"))
@@ -57,19 +145,8 @@ func TestPodsPassAFirewallThatForwardsNothing(t *testing.T) {
 		}
 		return err == nil
 	}
-	conn, err := nftables.New()
-	netlab.Check(t, err)
-	filter := conn.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
-	policy := nftables.ChainPolicyDrop
-	chains := map[string]*nftables.ChainHook{"FORWARD": nftables.ChainHookForward, "INPUT": nftables.ChainHookInput}
-	shut := func() {
-		for name, hook := range chains {
-			conn.AddChain(&nftables.Chain{Name: name, Table: filter, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &policy})
-		}
-		netlab.Check(t, conn.Flush())
-	}
-	shut()
-	t.Cleanup(func() { conn.DelTable(filter); netlab.Check(t, conn.Flush()) })
+	others.shut()
+	t.Cleanup(others.drop)
 	if reaches(pod, "192.168.9.2:8080") {
 		t.Fatal("the firewall of this test forwards")
 	}
@@ -85,20 +162,18 @@ func TestPodsPassAFirewallThatForwardsNothing(t *testing.T) {
 		t.Error("what has nothing to do with pods is let through")
 	}
 
-	conn.DelTable(filter) // a firewall that is loaded anew
-	filter = conn.AddTable(filter)
-	shut()
+	others.drop() // a firewall that is loaded anew
+	others.shut()
+	if others.mute {
+		f.look <- struct{}{} // what happens every xt.Interval
+	}
 	netlab.Eventually(t, "pods' packets pass again after the firewall was loaded anew", both)
 	stop()
 	netlab.Check(t, <-ended)
 
 	netlab.Check(t, Remove())
 	netlab.Check(t, Remove()) // nothing there is fine
-	for name := range chains {
-		left, err := conn.GetRules(filter, &nftables.Chain{Name: name, Table: filter})
-		netlab.Check(t, err)
-		if len(left) != 0 {
-			t.Errorf("%d rules are left in %s", len(left), name)
-		}
+	if n := others.left(); n != 0 {
+		t.Errorf("%d rules are left", n)
 	}
 }
