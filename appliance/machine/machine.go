@@ -48,6 +48,12 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	if err := preflight(cfg.DataDir, !cfg.DisableNode, ports...); err != nil {
 		return err
 	}
+	var tables bool
+	if !cfg.DisableNode {
+		if tables, err = ipTables(cfg.PacketFilter, log); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
@@ -60,7 +66,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 
 	shareMetrics()
-	b := &builder{cfg: cfg, version: version, log: log, begun: make(chan struct{}), steady: steady.New(log.With("component", "clock"))}
+	b := &builder{cfg: cfg, version: version, log: log, ipTables: tables, begun: make(chan struct{}), steady: steady.New(log.With("component", "clock"))}
 	stages, err := b.stages(ctx)
 	if err != nil {
 		return err
@@ -82,6 +88,8 @@ type builder struct {
 	version string
 	log     *slog.Logger
 	steady  *steady.Clock
+
+	ipTables bool // the kernel's ip_tables are used instead of nftables
 
 	helpers string        // folder of runc and its like; "" means PATH
 	begun   chan struct{} // closed when the machine serves

@@ -210,14 +210,14 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Component, error) {
 	paths := b.cfg.Paths()
 	rules, err := policy.New(policy.Config{
-		Paths: paths, Node: b.cfg.NodeName, PodRanges: in.ranges.pods, DNS: in.ranges.dns, Log: b.log,
+		Paths: paths, Node: b.cfg.NodeName, PodRanges: in.ranges.pods, DNS: in.ranges.dns, IPTables: b.ipTables, Log: b.log,
 	}, in.cache, in.everyone)
 	if err != nil {
 		return nil, err
 	}
 	pods, err := podnet.New(podnet.Config{
 		Paths: paths, NodeName: b.cfg.NodeName, NodeIPs: in.ranges.nodes, ClusterRanges: in.ranges.pods,
-		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.nodes[0]), Policy: rules,
+		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.nodes[0]), Policy: rules, IPTables: b.ipTables,
 	}, in.cache, b.log.With("component", "podnet"))
 	if err != nil {
 		return nil, err
@@ -241,7 +241,7 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		view,
 		proxy.New(proxy.Config{
 			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: in.ranges.pods, ServiceRanges: in.ranges.services,
-			Reserved: []netip.Addr{in.ranges.dns}, Own: api, Log: b.log,
+			Reserved: []netip.Addr{in.ranges.dns}, Own: api, IPTables: b.ipTables, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
 		names,

@@ -4,16 +4,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/proxy"
+	"knarr.dev/knarr/netstack/xt"
 )
 
 const (
@@ -47,7 +49,7 @@ func preflight(dataDir string, node bool, ports ...int) error {
 		errs = append(errs, checkPort(port))
 	}
 	if node {
-		errs = append(errs, checkCgroups("/proc/self/cgroup", "/sys/fs/cgroup"), checkNftables())
+		errs = append(errs, checkCgroups("/proc/self/cgroup", "/sys/fs/cgroup"))
 	}
 	return errors.Join(errs...)
 }
@@ -147,13 +149,22 @@ func checkCgroups(self, root string) error {
 	return nil
 }
 
-func checkNftables() error {
-	conn, err := nftables.New()
-	if err == nil {
-		_, err = conn.ListTables()
+// ipTables decides whether packets are filtered by ip_tables rather than nftables. Nftables are what is meant for it: ip_tables
+// are for kernels that have none, or none that do.
+func ipTables(setting string, log *slog.Logger) (bool, error) {
+	switch setting {
+	case config.FilterNFTables:
+		return false, proxy.Probe()
+	case config.FilterIPTables:
+		return true, xt.Probe(false)
 	}
-	if err != nil {
-		return fmt.Errorf("talk to nftables: %w; services need a kernel with CONFIG_NF_TABLES (modprobe nf_tables)", err)
+	refused := proxy.Probe()
+	if refused == nil {
+		return false, nil
 	}
-	return nil
+	if err := xt.Probe(false); err != nil {
+		return false, fmt.Errorf("packets can be filtered neither by nftables nor by ip_tables: %w; %w", refused, err)
+	}
+	log.Warn("packets are filtered by ip_tables, at a higher cost: this kernel's nftables do not do", "error", refused)
+	return true, nil
 }

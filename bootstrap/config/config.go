@@ -29,6 +29,13 @@ const External = "external"
 // OwnAddresses is the LoadBalancerAddresses of clusters whose services have the addresses of nodes.
 const OwnAddresses = "nodes"
 
+// What PacketFilter may be: which of the two that Linux has filters and rewrites packets here.
+const (
+	FilterAuto     = "auto" // nftables where the kernel has them
+	FilterNFTables = "nftables"
+	FilterIPTables = "iptables"
+)
+
 // Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
 // configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
 type Config struct {
@@ -49,6 +56,8 @@ type Config struct {
 	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer: a pool (bootstrap/addresspool), or OwnAddresses
 	APIVirtualAddress     string `mapstructure:"api-virtual-address"`     // of whichever API server answers; "" for none
 	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
+
+	PacketFilter string `mapstructure:"packet-filter"` // FilterAuto and the others
 
 	CgroupRoot string `mapstructure:"cgroup-root"`
 	KubeletDir string `mapstructure:"kubelet-dir"` // the path by which plugins for storage and devices know the agent's folder

@@ -41,6 +41,7 @@ var settings = []setting{
 	{"run-dir", "folder for sockets and state of this boot", "/run/knarr", true},
 	{"node-name", "name of this machine in the cluster (default: the host name)", "", true},
 	{"node-ip", "address other machines reach this one at, or one of each family between a comma (default: those of the default routes)", "", true},
+	{"packet-filter", "auto, nftables or iptables: what filters and rewrites packets; auto is nftables where the kernel has them", FilterAuto, true},
 	{"cgroup-root", "cgroup below which pods run", "/", true},
 	{"kubelet-dir", "where plugins for storage and devices look for this node, a link to DATA-DIR/agent (default: /var/lib/kubelet, or the folder itself with another data-dir)", "", true},
 	{"registries", "file that says where images are fetched from (mirrors, configs); the default may be missing", defaultRegistries, true},

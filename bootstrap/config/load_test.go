@@ -218,15 +218,16 @@ func TestValidate(t *testing.T) {
 		"DNS may have an address of either family": {change: func(c *Config) {
 			c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS = "10.42.0.0/16,fd42::/48", "10.43.0.0/16,fd43::/112", "fd43::a"
 		}},
-		"the machine is not a pod":          {change: func(c *Config) { c.NodeIP = "10.42.0.1" }, err: "is within cluster-cidr"},
-		"the machine is not local":          {change: func(c *Config) { c.NodeIP = "127.0.0.1" }, err: "cannot be reached from other machines"},
-		"a port beyond the last":            {change: func(c *Config) { c.HTTPSPort = 70000 }, err: "is not a port"},
-		"a port of another part":            {change: func(c *Config) { c.HTTPSPort = 10250 }, err: "belongs to the node agent"},
-		"a run folder too long for sockets": {change: func(c *Config) { c.RunDir = "/" + strings.Repeat("r", 90) }, err: "is too long for sockets"},
-		"a relative cgroup":                 {change: func(c *Config) { c.CgroupRoot = "knarr" }, err: "is not absolute"},
-		"a server without https":            {change: func(c *Config) { c.Join = "http://a:6443" }, err: "give https://HOST:6443"},
-		"a server and a path":               {change: func(c *Config) { c.Join = "https://a:6443/api" }, err: "give https://HOST:6443"},
-		"a token without a server":          {change: func(c *Config) { c.Token = "t" }, err: "token is set but join is not"},
+		"the machine is not a pod":           {change: func(c *Config) { c.NodeIP = "10.42.0.1" }, err: "is within cluster-cidr"},
+		"the machine is not local":           {change: func(c *Config) { c.NodeIP = "127.0.0.1" }, err: "cannot be reached from other machines"},
+		"a port beyond the last":             {change: func(c *Config) { c.HTTPSPort = 70000 }, err: "is not a port"},
+		"a port of another part":             {change: func(c *Config) { c.HTTPSPort = 10250 }, err: "belongs to the node agent"},
+		"a run folder too long for sockets":  {change: func(c *Config) { c.RunDir = "/" + strings.Repeat("r", 90) }, err: "is too long for sockets"},
+		"packets are filtered by one of two": {change: func(c *Config) { c.PacketFilter = "ebpf" }, err: "use auto, nftables or iptables"},
+		"a relative cgroup":                  {change: func(c *Config) { c.CgroupRoot = "knarr" }, err: "is not absolute"},
+		"a server without https":             {change: func(c *Config) { c.Join = "http://a:6443" }, err: "give https://HOST:6443"},
+		"a server and a path":                {change: func(c *Config) { c.Join = "https://a:6443/api" }, err: "give https://HOST:6443"},
+		"a token without a server":           {change: func(c *Config) { c.Token = "t" }, err: "token is set but join is not"},
 		"an agent needs no ranges": {change: func(c *Config) {
 			c.Role, c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain, c.HTTPSPort = Agent, "", "", "", "", 0
 		}},
@@ -250,6 +251,7 @@ func TestValidate(t *testing.T) {
 			config := &Config{
 				Role: Server, DataDir: "/var/lib/knarr", RunDir: "/run/knarr", NodeName: "alpha", NodeIP: "192.0.2.7", HTTPSPort: 6443,
 				ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local", CgroupRoot: "/",
+				PacketFilter: FilterAuto,
 			}
 			tc.change(config)
 			err := config.Validate()

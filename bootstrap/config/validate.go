@@ -35,6 +35,9 @@ func (c *Config) Validate() error {
 	if !strings.HasPrefix(c.CgroupRoot, "/") {
 		report("cgroup-root", c.CgroupRoot, "is not absolute: begin it with /")
 	}
+	if !slices.Contains([]string{FilterAuto, FilterNFTables, FilterIPTables}, c.PacketFilter) {
+		report("packet-filter", c.PacketFilter, "is not known: use %s, %s or %s", FilterAuto, FilterNFTables, FilterIPTables)
+	}
 	machine, err := Addresses(c.NodeIP)
 	if err != nil {
 		report("node-ip", c.NodeIP, "%s", err)

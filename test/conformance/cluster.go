@@ -29,6 +29,7 @@ const (
 type cluster struct {
 	name    string
 	harness harness
+	more    []string // arguments of knarr
 }
 
 func (c *cluster) up(ctx context.Context) error {
@@ -56,7 +57,7 @@ func (c *cluster) up(ctx context.Context) error {
 	}
 	on := func(m *lab.Machine, args ...string) (string, error) { return runKnarr(ctx, binary, m, args...) }
 
-	if _, err := server.Knarr("server"); err != nil {
+	if _, err := server.Knarr("server", c.more...); err != nil {
 		return err
 	}
 	if err := awaitReady(on, server); err != nil {
@@ -67,7 +68,7 @@ func (c *cluster) up(ctx context.Context) error {
 		return err
 	}
 	join := []string{"--join", fmt.Sprintf("https://%s:6443", server.IP()), "--token", strings.TrimSpace(token)}
-	if _, err := node.Knarr("agent", join...); err != nil {
+	if _, err := node.Knarr("agent", append(join, c.more...)...); err != nil {
 		return err
 	}
 	if err := awaitReady(on, node); err != nil {

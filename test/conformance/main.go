@@ -37,6 +37,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 	}
 	name := root.PersistentFlags().String("lab", "conf", "name of the lab")
+	more := root.PersistentFlags().StringArray("knarr", nil, "a further argument for knarr on both machines, such as --packet-filter=iptables")
 	// The command line comes first, so that what is missing is told before anything is made.
 	inHarness := func(do func(context.Context, *cluster, []string) error) func(*cobra.Command, []string) error {
 		return func(cmd *cobra.Command, args []string) error {
@@ -44,7 +45,7 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return do(cmd.Context(), &cluster{name: *name, harness: h}, args)
+			return do(cmd.Context(), &cluster{name: *name, harness: h, more: *more}, args)
 		}
 	}
 	root.RunE = inHarness(func(ctx context.Context, c *cluster, args []string) error {
