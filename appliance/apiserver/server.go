@@ -21,6 +21,7 @@ import (
 
 	"knarr.dev/knarr/appliance/apiserver/baseline"
 	"knarr.dev/knarr/appliance/apiserver/loopback"
+	"knarr.dev/knarr/bootstrap/watching"
 )
 
 // Server is one API server. It is a component of a machine.
@@ -39,7 +40,7 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	transport := loopback.New()
-	return &Server{config: config.complete(), loopback: transport, client: transport.Config()}, nil
+	return &Server{config: config.complete(), loopback: transport, client: watching.Through(transport.Config())}, nil
 }
 
 // Name for reports.

@@ -30,6 +30,7 @@ import (
 	"knarr.dev/knarr/bootstrap/durable"
 	"knarr.dev/knarr/bootstrap/pki"
 	"knarr.dev/knarr/bootstrap/token"
+	"knarr.dev/knarr/bootstrap/watching"
 )
 
 // patience is how long all of joining may take. Servers answer within a second; this is for one that is starting.
@@ -135,6 +136,7 @@ func (m *Member) connect() (err error) {
 		return err
 	}
 	m.api.Dial, m.api.TLSClientConfig = nil, rest.TLSClientConfig{} // the transport's now
+	m.api = watching.Through(m.api)
 	m.client, err = kubernetes.NewForConfig(m.api)
 	return err
 }
