@@ -207,6 +207,11 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 func (b *builder) sleepers(ctx context.Context, mgr manager.Manager, keys *pki.PKI) ([]*dormant.Sleeper, error) {
 	sleepers := []*dormant.Sleeper{
 		{
+			// Nothing needs it at the start, and there are namespaces as soon as anybody looks.
+			Name: "trust bundle", Resources: []schema.GroupResource{corev1.Resource("namespaces")},
+			Start: func() error { return rootca.RegisterBundle(mgr, keys.ClusterCA.CertPEM) },
+		},
+		{
 			Name: "bootstrap tokens", Resources: []schema.GroupResource{corev1.Resource("secrets")}, Concerns: bootstraptoken.Concerns,
 			Start: func() error { return bootstraptoken.Register(mgr, b.steady) },
 		},

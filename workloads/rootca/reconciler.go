@@ -1,7 +1,10 @@
-// Package rootca publishes the cluster's certificate authority to every namespace.
+// Package rootca publishes the cluster's certificate authority, to every namespace and as a bundle of the cluster.
 //
-// In:       namespaces and ConfigMaps named kube-root-ca.crt, from the shared cache; the CA's certificates.
-// Out:      that ConfigMap in every namespace that is not going; pods mount it beside their token.
+// In:       namespaces, from the shared cache; ConfigMaps named kube-root-ca.crt; trust bundles; the CA's certificates.
+// Out:      that ConfigMap in every namespace that is not going; pods mount it beside their token. One ClusterTrustBundle
+//
+//	of the signer kubernetes.io/kube-apiserver-serving, which pods may project.
+//
 // Promise:  an edited or deleted one is put right.
 // Not here: the CA itself (bootstrap/pki).
 package rootca
