@@ -128,9 +128,9 @@ func judgeClient(csr *certificatesv1.CertificateSigningRequest, request *x509.Ce
 			"a node named %[1]s is in this cluster and alive: give the new machine another name, or stop the old one and run `knarr kubectl delete node %[1]s`",
 			nodeName(request))}
 	case asked == newNode:
-		return verdict{certificatesv1.CertificateApproved, "AutoApproved", "a machine with a valid join token becomes a node"}
+		return verdict{certificatesv1.CertificateApproved, "AutoApproved", "Auto approving kubelet client certificate after SubjectAccessReview."}
 	}
-	return verdict{certificatesv1.CertificateApproved, "AutoApproved", "a node renews its own certificate"}
+	return verdict{certificatesv1.CertificateApproved, "AutoApproved", "Auto approving self kubelet client certificate after SubjectAccessReview."}
 }
 
 // judgeServing decides on the certificate of a node's own API: the node asks itself, and only for what it is known by.

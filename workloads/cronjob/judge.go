@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -42,6 +43,10 @@ func judge(c *batchv1.CronJob, jobs []*batchv1.Job, now time.Time) plan {
 	p.prune = append(surplus(jobs, batchv1.JobComplete, c.Spec.SuccessfulJobsHistoryLimit), surplus(jobs, batchv1.JobFailed, c.Spec.FailedJobsHistoryLimit)...)
 	if c.DeletionTimestamp != nil || ptr.Deref(c.Spec.Suspend, false) {
 		return p
+	}
+	if strings.Contains(c.Spec.Schedule, "TZ") { // from before the API refused it; it counts for more than timeZone
+		p.note(corev1.EventTypeWarning, "UnsupportedSchedule", "CRON_TZ or TZ used in schedule %q is not officially supported, "+
+			"see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details", c.Spec.Schedule)
 	}
 	s, err := scheduleOf(c)
 	switch {

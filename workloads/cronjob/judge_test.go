@@ -98,6 +98,10 @@ func TestJudge(t *testing.T) {
 		"a schedule nobody can read":               {cron: report(schedules("now and then")), tell: []string{"UnparseableSchedule"}},
 		"a zone nobody knows":                      {cron: report(func(c *batchv1.CronJob) { c.Spec.TimeZone = ptr.To("Atlantis/Center") }), tell: []string{"UnknownTimeZone"}},
 		"noon somewhere else":                      {cron: report(madeAgo(24*time.Hour), schedules("4 12 * * *"), func(c *batchv1.CronJob) { c.Spec.TimeZone = ptr.To("Asia/Tokyo") }), due: minute, again: maxWait},
+		"noon where the schedule itself says": {
+			cron: report(madeAgo(24*time.Hour), schedules("TZ=Asia/Tokyo 4 12 * * *"), func(c *batchv1.CronJob) { c.Spec.TimeZone = ptr.To("UTC") }),
+			due:  minute, tell: []string{"UnsupportedSchedule"}, again: maxWait,
+		},
 		"every so often counts from the last":      {cron: report(schedules("@every 1h"), lastAt(now.Add(-150*time.Minute))), due: now.Add(-30 * time.Minute), again: maxWait},
 		"every second for a year":                  {cron: report(schedules("@every 1s"), madeAgo(365*24*time.Hour)), due: now, tell: []string{"TooManyMissedTimes"}, again: time.Second},
 		"never":                                    {cron: report(schedules("0 0 31 2 *"))},

@@ -49,7 +49,7 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 		client: mgr.GetClient(), live: mgr.GetAPIReader(), events: events.Recorder(mgr, "cronjob-controller"), clock: steady,
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&batchv1.CronJob{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
+		For(&batchv1.CronJob{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: r.changed, DeleteFunc: func(e event.DeleteEvent) bool {
 			r.newest.Delete(e.Object.GetUID())
 			return false
 		}})).
@@ -60,6 +60,21 @@ func Register(mgr manager.Manager, steady clock.PassiveClock) error {
 		return fmt.Errorf("register the cron job controller: %w", err)
 	}
 	return nil
+}
+
+// changed leaves a cron job alone whose new schedule cannot be read, until it has another; one that was made so is told of
+// it by its passes.
+func (r *Reconciler) changed(e event.UpdateEvent) bool {
+	was, is := e.ObjectOld.(*batchv1.CronJob), e.ObjectNew.(*batchv1.CronJob)
+	if was.Spec.Schedule == is.Spec.Schedule && ptr.Equal(was.Spec.TimeZone, is.Spec.TimeZone) {
+		return true
+	}
+	_, err := scheduleOf(is)
+	if err == nil || errors.As(err, &zoneError{}) {
+		return true
+	}
+	r.events.Eventf(is, corev1.EventTypeWarning, "UnParseableCronJobSchedule", "unparseable schedule for cronjob: %s", is.Spec.Schedule)
+	return false
 }
 
 // Reconcile settles one CronJob.

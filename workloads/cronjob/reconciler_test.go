@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/steady/steadytest"
@@ -159,6 +160,36 @@ func TestAJumpOfTheClockStartsNothing(t *testing.T) {
 			}
 			if _, jobs := look(t, r); len(jobs) != 0 {
 				t.Errorf("%d jobs", len(jobs))
+			}
+		})
+	}
+}
+
+func TestANewScheduleNobodyCanReadIsLeftAlone(t *testing.T) {
+	zone := func(name string) func(*batchv1.CronJob) {
+		return func(c *batchv1.CronJob) { c.Spec.TimeZone = &name }
+	}
+	tests := map[string]struct {
+		next *batchv1.CronJob
+		want string
+	}{
+		"what stays is looked at":                  {next: report()},
+		"another schedule is looked at":            {next: report(schedules("5 * * * *"))},
+		"a zone nobody knows is for a pass":        {next: report(zone("Atlantis/Center"))},
+		"one that cannot be read waits for better": {next: report(schedules("now and then")), want: "Warning UnParseableCronJobSchedule unparseable schedule for cronjob: now and then"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			r, _, events := reconciler(interceptor.Funcs{})
+			if got := r.changed(event.UpdateEvent{ObjectOld: report(), ObjectNew: tc.next}); got != (tc.want == "") {
+				t.Errorf("changed() = %v", got)
+			}
+			got := ""
+			if len(events.Events) > 0 {
+				got = <-events.Events
+			}
+			if got != tc.want {
+				t.Errorf("told %q, want %q", got, tc.want)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +21,13 @@ func tellScaled(recorder record.EventRecorder, d *appsv1.Deployment, set string,
 	case to < from:
 		recorder.Eventf(d, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled down replica set %s from %d to %d", set, from, to)
 	}
+}
+
+// tellNotCreated writes the Event of a ReplicaSet the API refused, and returns what it says.
+func tellNotCreated(recorder record.EventRecorder, d *appsv1.Deployment, set string, err error) string {
+	why := fmt.Sprintf("Failed to create new replica set %q: %v", set, err)
+	recorder.Event(d, corev1.EventTypeWarning, reasonNotCreated, why)
+	return why
 }
 
 // followDeletedPods queues the Deployment of a pod that is gone: Recreate waits for the last old one, and nothing

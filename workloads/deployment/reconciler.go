@@ -155,8 +155,13 @@ func (r *Reconciler) create(ctx context.Context, d *appsv1.Deployment, plan *Pla
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil
 	case !apierrors.IsAlreadyExists(err):
-		plan.Status.Conditions = withCondition(d.Status.Conditions, progressing(corev1.ConditionFalse, "ReplicaSetCreateError", err.Error(), r.clock.Now()))
-		return errors.Join(fmt.Errorf("create replicaset %s/%s: %w", d.Namespace, rs.Name, err), r.note(ctx, d, plan.Status))
+		failed := fmt.Errorf("create replicaset %s/%s: %w", d.Namespace, rs.Name, err)
+		why := tellNotCreated(r.events, d, rs.Name, err)
+		if !hasDeadline(d) {
+			return failed
+		}
+		plan.Status.Conditions = withCondition(d.Status.Conditions, progressing(corev1.ConditionFalse, reasonNotCreated, why, r.clock.Now()))
+		return errors.Join(failed, r.note(ctx, d, plan.Status))
 	}
 	var there appsv1.ReplicaSet
 	if err := r.live.Get(ctx, client.ObjectKey{Namespace: d.Namespace, Name: plan.Create.Name}, &there); err != nil {

@@ -1,6 +1,9 @@
 package deployment
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +19,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/indexes"
@@ -86,6 +90,35 @@ func TestReconcileAvoidsATakenName(t *testing.T) {
 	pass()
 	if got := sets(t, r.client); len(got) != 2 {
 		t.Errorf("%d ReplicaSets, want the squatter and ours", len(got))
+	}
+}
+
+func TestReconcileTellsOfAReplicaSetTheAPIRefuses(t *testing.T) {
+	for name, deadline := range map[string]*int32{"in its progress, which has a deadline": ptr.To[int32](600), "in an event alone, without one": nil} {
+		t.Run(name, func(t *testing.T) {
+			d := web(1, intstr.FromInt32(1), intstr.FromInt32(0))
+			d.Spec.ProgressDeadlineSeconds = deadline
+			r, _ := reconciler(t, d)
+			r.client = interceptor.NewClient(r.client.(client.WithWatch), interceptor.Funcs{
+				Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+					return errors.New("quota exceeded")
+				},
+			})
+			if _, err := reconcile.AsReconciler(r.client, r).Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)}); err == nil {
+				t.Fatal("Reconcile() = nil, want an error that brings the next attempt")
+			}
+			why := fmt.Sprintf("Failed to create new replica set %q: quota exceeded", "web-"+hash(&d.Spec.Template, nil))
+			if event := <-r.events.(*record.FakeRecorder).Events; event != "Warning ReplicaSetCreateError "+why {
+				t.Errorf("event %q", event)
+			}
+			if err := r.client.Get(t.Context(), client.ObjectKeyFromObject(d), d); err != nil {
+				t.Fatal(err)
+			}
+			c := condition(d.Status.Conditions, appsv1.DeploymentProgressing)
+			if told := c != nil && c.Status == corev1.ConditionFalse && c.Reason == reasonNotCreated && c.Message == why; told != (deadline != nil) {
+				t.Errorf("progress %+v", c)
+			}
+		})
 	}
 }
 

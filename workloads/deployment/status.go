@@ -19,6 +19,8 @@ const (
 	reasonTimedOut  = "ProgressDeadlineExceeded"
 	reasonPaused    = "DeploymentPaused"
 	reasonResumed   = "DeploymentResumed"
+
+	reasonNotCreated = "ReplicaSetCreateError"
 )
 
 // count is the status the ReplicaSets amount to.

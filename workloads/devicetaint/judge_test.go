@@ -16,6 +16,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -126,5 +128,52 @@ func TestReconcileEvictsThePodTheClaimNames(t *testing.T) {
 		if apierrors.IsNotFound(err) != want {
 			t.Errorf("a claim of pod %s: %v, want it gone: %v", uid, err, want)
 		}
+	}
+}
+
+func TestAPodWhoseDeviceIsSoundAgainIsTold(t *testing.T) {
+	seconds := int64(90)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"}}
+	held := claim(resourcev1.DeviceToleration{Key: "broken", Value: "yes", TolerationSeconds: &seconds})
+	all := rule(&resourcev1.DeviceTaintSelector{}, taint(resourcev1.DeviceTaintEffectNoExecute, 0))
+	c, recorder := fake.NewClientBuilder().WithObjects(pod, held, &all).Build(), record.NewFakeRecorder(10)
+	r := &Reconciler{client: c, devices: c, events: recorder, clock: testclock.NewFakePassiveClock(now)}
+	pass := func(told int) {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(held)}); err != nil {
+			t.Fatal(err)
+		}
+		if len(recorder.Events) != told {
+			t.Fatalf("%d events, want %d", len(recorder.Events), told)
+		}
+	}
+	pass(0)
+	if err := c.Delete(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	pass(1)
+	pass(1)
+	if got := <-recorder.Events; got != "Normal DeviceTaintManagerEviction Cancelling deletion" {
+		t.Errorf("event %q", got)
+	}
+}
+
+func TestAJumpOfTheClockEvictsNobody(t *testing.T) {
+	seconds := int64(90)
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"}}
+			held := claim(resourcev1.DeviceToleration{Key: "broken", Value: "yes", TolerationSeconds: &seconds})
+			all := rule(&resourcev1.DeviceTaintSelector{}, taint(resourcev1.DeviceTaintEffectNoExecute, time.Minute))
+			c := fake.NewClientBuilder().WithObjects(pod, held, &all).Build()
+			r := &Reconciler{client: c, devices: c, events: record.NewFakeRecorder(10), clock: steadytest.Jumped(now, by)}
+			result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(held)})
+			if err != nil || result.RequeueAfter != 30*time.Second {
+				t.Errorf("Reconcile() = %v, %v", result.RequeueAfter, err)
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

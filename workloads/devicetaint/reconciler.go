@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -39,6 +40,7 @@ type Reconciler struct {
 	devices client.Reader // slices and rules
 	events  record.EventRecorder
 	clock   clock.PassiveClock
+	doomed  sync.Map // UIDs of claims whose pods go unless the taints do, by name; to tell of those that are spared
 }
 
 // Register adds the controllers to a manager. steady is the time of day.
@@ -87,27 +89,46 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, fmt.Errorf("list devices and rules: %w", err)
 	}
 	evict, again := judge(claim, slices.Items, rules.Items, r.clock.Now())
-	if !evict {
+	if again > 0 {
+		r.doomed.Store(req.NamespacedName, claim.UID)
 		return ctrl.Result{RequeueAfter: again}, nil
+	}
+	uid, was := r.doomed.LoadAndDelete(req.NamespacedName)
+	if !evict && (!was || uid != claim.UID) {
+		return ctrl.Result{}, nil
 	}
 	var errs []error
 	for _, ref := range claim.Status.ReservedFor {
-		if ref.APIGroup == "" && ref.Resource == "pods" {
-			errs = append(errs, r.evict(ctx, claim.Namespace, ref))
+		pod, err := r.consumer(ctx, claim.Namespace, ref)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case pod != nil && evict:
+			errs = append(errs, r.evict(ctx, pod))
+		case pod != nil:
+			r.events.Event(pod, corev1.EventTypeNormal, "DeviceTaintManagerEviction", "Cancelling deletion")
 		}
 	}
 	return ctrl.Result{}, errors.Join(errs...)
 }
 
-func (r *Reconciler) evict(ctx context.Context, namespace string, ref resourcev1.ResourceClaimConsumerReference) error {
+// consumer is a pod that uses a claim, nil if what uses it is none or ends anyway.
+func (r *Reconciler) consumer(ctx context.Context, namespace string, ref resourcev1.ResourceClaimConsumerReference) (*corev1.Pod, error) {
+	if ref.APIGroup != "" || ref.Resource != "pods" {
+		return nil, nil
+	}
 	pod := &corev1.Pod{}
 	err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pod)
 	if apierrors.IsNotFound(err) || err == nil && (pod.UID != ref.UID || pod.DeletionTimestamp != nil || podcontrol.Terminal(pod)) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("observe pod %s/%s: %w", namespace, ref.Name, err)
+		return nil, fmt.Errorf("observe pod %s/%s: %w", namespace, ref.Name, err)
 	}
+	return pod, nil
+}
+
+func (r *Reconciler) evict(ctx context.Context, pod *corev1.Pod) error {
 	r.events.Event(pod, corev1.EventTypeNormal, "DeviceTaintManagerEviction", "Marking for deletion")
 	marked := pod.DeepCopy()
 	condition := corev1.PodCondition{
@@ -119,7 +140,7 @@ func (r *Reconciler) evict(ctx context.Context, namespace string, ref resourcev1
 	} else {
 		marked.Status.Conditions = append(marked.Status.Conditions, condition)
 	}
-	err = r.client.Status().Patch(ctx, marked, client.StrategicMergeFrom(pod))
+	err := r.client.Status().Patch(ctx, marked, client.StrategicMergeFrom(pod))
 	if err == nil {
 		err = r.client.Delete(ctx, marked, client.Preconditions{UID: &pod.UID})
 	}
@@ -127,7 +148,7 @@ func (r *Reconciler) evict(ctx context.Context, namespace string, ref resourcev1
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("evict pod %s/%s: %w", namespace, ref.Name, err)
+		return fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
 }

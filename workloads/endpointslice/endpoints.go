@@ -61,6 +61,11 @@ func (r *Reconciler) settleEndpoints(ctx context.Context, service *corev1.Servic
 	case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err):
 		return behind, nil
 	}
+	if exists {
+		r.events.Eventf(next, corev1.EventTypeWarning, "FailedToUpdateEndpoint", "Failed to update endpoint %s/%s: %v", service.Namespace, service.Name, err)
+	} else {
+		r.events.Eventf(next, corev1.EventTypeWarning, "FailedToCreateEndpoint", "Failed to create endpoint for service %s/%s: %v", service.Namespace, service.Name, err)
+	}
 	return 0, fmt.Errorf("write endpoints %s/%s: %w", service.Namespace, service.Name, err)
 }
 

@@ -42,6 +42,7 @@ const (
 // Reconciler settles services.
 type Reconciler struct {
 	client   client.Client
+	events   record.EventRecorder
 	slices   *endpointslice.Reconciler
 	written  *endpointsliceutil.EndpointSliceTracker // our own writes, until the cache shows them
 	triggers *endpointsliceutil.TriggerTimeTracker
@@ -74,6 +75,7 @@ func New(c client.Client, clients kubernetes.Interface, recorder record.EventRec
 	written := endpointsliceutil.NewEndpointSliceTracker()
 	return &Reconciler{
 		client:   c,
+		events:   recorder,
 		written:  written,
 		triggers: endpointsliceutil.NewTriggerTimeTracker(),
 		// No topology cache: it serves the deprecated hints annotation; trafficDistribution does without.
@@ -122,6 +124,7 @@ func (r *Reconciler) settleSlices(ctx context.Context, service *corev1.Service, 
 	r.waiting.Delete(key)
 	trigger := r.triggers.ComputeEndpointLastChangeTriggerTime(service.Namespace, service, pods)
 	if err := r.slices.Reconcile(klog.Logger{}, service, pods, existing, trigger); err != nil {
+		r.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s: %v", key, err)
 		return fmt.Errorf("settle slices of service %s: %w", key, err)
 	}
 	return nil

@@ -4,22 +4,27 @@ package endpointslice
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	clientsetfake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
 func service(change func(*corev1.Service)) *corev1.Service {
@@ -152,6 +157,43 @@ func TestReconcilePublishesBothWays(t *testing.T) {
 	}
 	if len(endpoints.Subsets) != 1 || len(endpoints.Subsets[0].Addresses) != 1 || len(endpoints.Subsets[0].NotReadyAddresses) != 1 {
 		t.Errorf("endpoints %v", endpoints.Subsets)
+	}
+}
+
+func TestReconcileTellsOfWhatItCannotPublish(t *testing.T) {
+	refused := errors.New("refused")
+	tests := map[string]struct {
+		refuse func(*Reconciler, kubernetes.Interface)
+		want   string
+	}{
+		"slices": {
+			refuse: func(_ *Reconciler, clients kubernetes.Interface) {
+				clients.(*clientsetfake.Clientset).PrependReactor("create", "endpointslices", func(clienttesting.Action) (bool, runtime.Object, error) {
+					return true, nil, refused
+				})
+			},
+			want: "Warning FailedToUpdateEndpointSlices Error updating Endpoint Slices for Service shop/web: ",
+		},
+		"endpoints": {
+			refuse: func(r *Reconciler, _ kubernetes.Interface) {
+				r.client = interceptor.NewClient(r.client.(client.WithWatch), interceptor.Funcs{
+					Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error { return refused },
+				})
+			},
+			want: "Warning FailedToCreateEndpoint Failed to create endpoint for service shop/web: refused",
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			r, _, clients := cached(service(nil), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}, pod(1, true, nil))
+			tc.refuse(r, clients)
+			if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}}); err == nil {
+				t.Error("Reconcile() = nil, want an error that brings the next attempt")
+			}
+			if got := <-r.events.(*record.FakeRecorder).Events; !strings.HasPrefix(got, tc.want) {
+				t.Errorf("event %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
 

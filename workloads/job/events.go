@@ -26,7 +26,7 @@ func tellEnd(recorder record.EventRecorder, job batchJob, status *batchv1.JobSta
 		return
 	}
 	if completions := job.Spec.Completions; completions != nil && status.Succeeded > ptr.Deref(completions, 0) {
-		recorder.Event(job.Job, corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods recorded")
+		recorder.Event(job.Job, corev1.EventTypeWarning, "TooManySucceededPods", "Too many succeeded pods running after completion count reached")
 	}
 	recorder.Event(job.Job, corev1.EventTypeNormal, "Completed", "Job completed")
 }

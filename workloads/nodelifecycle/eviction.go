@@ -3,6 +3,7 @@ package nodelifecycle
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,7 @@ type Evictor struct {
 	client client.Client
 	events record.EventRecorder
 	clock  clock.PassiveClock
+	doomed sync.Map // pods that go unless their node's taints do, by name; to tell of those that are spared
 }
 
 func registerEviction(mgr manager.Manager, steady clock.PassiveClock) error {
@@ -52,6 +54,7 @@ func (r *Evictor) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result,
 	var pod corev1.Pod
 	err := r.client.Get(ctx, req.NamespacedName, &pod)
 	if apierrors.IsNotFound(err) || (err == nil && pod.Spec.NodeName == "") {
+		r.doomed.Delete(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	if err != nil {
@@ -66,14 +69,20 @@ func (r *Evictor) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result,
 		return ctrl.Result{}, fmt.Errorf("observe node %s: %w", pod.Spec.NodeName, err)
 	}
 	evict, again := judgeEviction(&pod, node.Spec.Taints, r.clock.Now())
-	if !evict {
-		return ctrl.Result{RequeueAfter: again}, nil
+	if evict {
+		r.doomed.Delete(req.NamespacedName)
+		return ctrl.Result{}, r.evict(ctx, &pod)
 	}
-	return ctrl.Result{}, r.evict(ctx, &pod)
+	if again > 0 {
+		r.doomed.Store(req.NamespacedName, pod.UID)
+	} else if uid, was := r.doomed.LoadAndDelete(req.NamespacedName); was && uid == pod.UID && !over(&pod) {
+		tellSpared(r.events, &pod)
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 func (r *Evictor) evict(ctx context.Context, pod *corev1.Pod) error {
-	r.events.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s/%s", pod.Namespace, pod.Name)
+	tellDriven(r.events, pod)
 	marked := disrupted(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", r.clock.Now())
 	err := r.client.Status().Patch(ctx, marked, client.StrategicMergeFrom(pod))
 	if err == nil {
@@ -90,7 +99,7 @@ func (r *Evictor) evict(ctx context.Context, pod *corev1.Pod) error {
 
 // judgeEviction says whether taints drive a pod away now; if only later, again is when to look.
 func judgeEviction(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (evict bool, again time.Duration) {
-	if pod.DeletionTimestamp != nil || podcontrol.Terminal(pod) {
+	if over(pod) {
 		return false, 0
 	}
 	for i := range taints {
@@ -121,6 +130,9 @@ func judgeEviction(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (evict
 	}
 	return false, again
 }
+
+// over says whether a pod has ended or is about to without us.
+func over(pod *corev1.Pod) bool { return pod.DeletionTimestamp != nil || podcontrol.Terminal(pod) }
 
 func tolerating(tolerations []corev1.Toleration, taint *corev1.Taint) *corev1.Toleration {
 	for i := range tolerations {

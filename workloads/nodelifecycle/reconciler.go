@@ -110,9 +110,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err != nil {
 			return ctrl.Result{}, fmt.Errorf("mark node %s unknown: %w", req.Name, err)
 		}
-		if healthy(&node) { // one that never was has nothing to lose
-			r.events.Eventf(next, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", next.Name)
-		}
 		return ctrl.Result{}, nil
 	}
 	more, err := r.taint(ctx, &node)
@@ -177,13 +174,13 @@ func (r *Reconciler) markPods(ctx context.Context, node *corev1.Node) error {
 			errs = append(errs, fmt.Errorf("mark pod %s/%s not ready: %w", pod.Namespace, pod.Name, err))
 			continue
 		}
-		r.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		tellLost(r.events, pod)
 	}
 	return errors.Join(errs...)
 }
 
 // followHealth queues every node when one turns healthy or stops being so, or goes: whether pods are driven from any
-// node depends on how many are healthy in its zone, and whether there is one at all.
+// node depends on how many are healthy in its zone, and whether there is one at all. It is also what tells of all that.
 func (r *Reconciler) followHealth() handler.EventHandler {
 	everyone := func(ctx context.Context, q queue) {
 		var all corev1.NodeList
@@ -195,12 +192,23 @@ func (r *Reconciler) followHealth() handler.EventHandler {
 		}
 	}
 	return handler.Funcs{
-		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
-			if healthy(e.ObjectOld.(*corev1.Node)) != healthy(e.ObjectNew.(*corev1.Node)) {
-				everyone(ctx, q)
-			}
+		CreateFunc: func(_ context.Context, e event.CreateEvent, _ queue) {
+			tellRegistered(r.events, e.Object.(*corev1.Node))
 		},
-		DeleteFunc: func(ctx context.Context, _ event.DeleteEvent, q queue) { everyone(ctx, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
+			before, node := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+			if healthy(before) == healthy(node) {
+				return
+			}
+			if healthy(before) {
+				tellNotReady(r.events, node)
+			}
+			everyone(ctx, q)
+		},
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+			tellRemoved(r.events, e.Object.(*corev1.Node))
+			everyone(ctx, q)
+		},
 	}
 }
 
