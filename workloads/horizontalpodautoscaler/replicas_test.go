@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -256,4 +258,19 @@ func show(v autoscalingv2.MetricValueStatus) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+func TestAJumpOfTheClockCountsPodsAsBefore(t *testing.T) {
+	young, old := started(time.Minute, corev1.ConditionFalse, 20*time.Second), started(time.Hour, corev1.ConditionFalse, time.Minute)
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			all := pods(2, young, old)
+			got, err := propose(percent("cpu", 50), used(5000, 1000), scene{
+				current: 2, observed: 2, pods: all, tolerance: tolerancesOf(nil), now: steadytest.Jumped(now, by).Now(),
+			})
+			if err != nil || got.replicas != 2 {
+				t.Errorf("propose() = %d, %v; want 2, for the old pod alone", got.replicas, err)
+			}
+		})
+	}
 }

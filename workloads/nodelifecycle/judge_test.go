@@ -213,3 +213,25 @@ func TestAJumpOfTheClockEvictsNobody(t *testing.T) {
 		})
 	}
 }
+
+func TestAJumpOfTheClockSilencesNoNode(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			well := node(corev1.ConditionTrue)
+			well.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(now.Add(by)) // its own clock may be anything
+			c := fake.NewClientBuilder().WithObjects(well).WithStatusSubresource(&corev1.Node{}).Build()
+			clock := testclock.NewFakePassiveClock(now)
+			r := New(c, record.NewFakeRecorder(10), clock, steadytest.Jumped(now, by))
+			for _, want := range []time.Duration{grace, time.Second} {
+				result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(well)})
+				if err != nil || result.RequeueAfter != want {
+					t.Errorf("Reconcile() = %v, %v; want another look in %v", result.RequeueAfter, err, want)
+				}
+				clock.SetTime(now.Add(grace - time.Second))
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(well), well); err != nil || !healthy(well) || len(well.Spec.Taints) > 0 {
+				t.Errorf("the node is %+v, taints %v, %v", well.Status.Conditions, well.Spec.Taints, err)
+			}
+		})
+	}
+}

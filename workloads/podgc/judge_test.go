@@ -11,7 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -97,5 +100,24 @@ func TestSweepWaitsAndAsksBeforeItDeletes(t *testing.T) {
 	clock.Step(quarantine)
 	if got := left(); got != 1 {
 		t.Errorf("%d pods after the quarantine, want the one whose node the API server knows", got)
+	}
+}
+
+func TestAJumpOfTheClockMakesNoOrphan(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			orphan := pod("orphan", "gone", false, corev1.PodRunning)
+			c, clock := fake.NewClientBuilder().WithObjects(&orphan).WithStatusSubresource(&corev1.Pod{}).Build(), testclock.NewFakeClock(now)
+			s := &Sweeper{client: c, live: c, clock: clock, steady: steadytest.Jumped(now, by), log: slog.New(slog.DiscardHandler)}
+			for range 2 {
+				if err := s.sweep(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Get(t.Context(), client.ObjectKeyFromObject(&orphan), &orphan); err != nil {
+					t.Errorf("%v after its node was missing: %v", clock.Since(now), err)
+				}
+				clock.Step(quarantine - time.Second)
+			}
+		})
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"knarr.dev/knarr/workloads/indexes"
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var (
@@ -148,5 +149,30 @@ func TestReconcileReportsARefusalUntilItIsOver(t *testing.T) {
 	}
 	if c := r.get(t).Status.Conditions; len(c) != 0 {
 		t.Errorf("conditions %v, want none once it works", c)
+	}
+}
+
+func TestAJumpOfTheClockMakesNoPodAvailable(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			rc := web(2)
+			rc.Spec.MinReadySeconds = 3600
+			readyFor := func(name string, long time.Duration) *corev1.Pod {
+				return &corev1.Pod{
+					ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: rc.Spec.Selector, OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rc, owners.Kind)}},
+					Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+						{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Add(-long))},
+					}},
+				}
+			}
+			r := reconciler(interceptor.Funcs{}, rc, readyFor("young", time.Minute), readyFor("old", 2*time.Hour))
+			r.Clock = steadytest.Jumped(now, by)
+			if err := r.pass(t); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.get(t).Status; got.ReadyReplicas != 2 || got.AvailableReplicas != 1 {
+				t.Errorf("%d pods ready, %d available; want 2 and the one that has been ready for hours", got.ReadyReplicas, got.AvailableReplicas)
+			}
+		})
 	}
 }

@@ -12,6 +12,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -97,5 +99,25 @@ func TestReconcile(t *testing.T) {
 	clock.SetTime(now.Add(grace))
 	if got := settle(); got != nil {
 		t.Errorf("deleted and no longer in use: %+v", got)
+	}
+}
+
+func TestAJumpOfTheClockEndsNoGrace(t *testing.T) {
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			deleted := cidr("a", true, "10.0.0.0/24")
+			c := fake.NewClientBuilder().WithObjects(&deleted).WithStatusSubresource(&networkingv1.ServiceCIDR{}).Build()
+			clock := testclock.NewFakePassiveClock(now)
+			r := &Reconciler{client: c, ranges: c, live: c, steady: steadytest.Jumped(now, by), clock: clock, deleting: map[types.UID]time.Time{}}
+			for range 2 {
+				if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&deleted)}); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Get(t.Context(), client.ObjectKeyFromObject(&deleted), &deleted); err != nil {
+					t.Errorf("%v after it was deleted: %v", clock.Since(now), err)
+				}
+				clock.SetTime(now.Add(grace - time.Second))
+			}
+		})
 	}
 }

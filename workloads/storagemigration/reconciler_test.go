@@ -11,6 +11,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"knarr.dev/knarr/workloads/steady/steadytest"
 )
 
 func TestConditions(t *testing.T) {
@@ -108,6 +113,27 @@ func TestHowLongAResourceMayTakeToBeServed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := untilServed(c.age); got != c.want {
 				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheClockFailsNoMigration(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, by := range steadytest.Jumps {
+		t.Run(name, func(t *testing.T) {
+			m := &storagemigrationv1.StorageVersionMigration{
+				ObjectMeta: metav1.ObjectMeta{Name: "m", CreationTimestamp: metav1.NewTime(now.Add(-58 * time.Second))},
+				Spec:       storagemigrationv1.StorageVersionMigrationSpec{Resource: metav1.GroupResource{Group: "example.com", Resource: "widgets"}},
+			}
+			c := fake.NewClientBuilder().WithObjects(m).WithStatusSubresource(m).Build()
+			r := &Reconciler{client: c, migrations: c, kinds: answer{}, clock: steadytest.Jumped(now, by)}
+			result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m)})
+			if err != nil || result.RequeueAfter != 2*time.Second {
+				t.Errorf("Reconcile() = %v, %v; want a last look at what is served in two seconds", result.RequeueAfter, err)
+			}
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(m), m); err != nil || ended(m) {
+				t.Errorf("the migration ended: %+v, %v", m.Status, err)
 			}
 		})
 	}
