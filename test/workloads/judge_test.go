@@ -44,6 +44,7 @@ func thrownOut(p *corev1.Pod) {
 func ending(p *corev1.Pod)    { p.DeletionTimestamp = &metav1.Time{} }
 func sick(p *corev1.Pod)      { p.Status.Conditions = nil }
 func succeeded(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }
+func failed(p *corev1.Pod)    { p.Status.Phase = corev1.PodFailed }
 
 func named(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, UID: types.UID(name)}
@@ -158,6 +159,7 @@ func TestJudge(t *testing.T) {
 		"a job within its parallelism":                        {story: []client.Object{workers(2, 9), pi("a"), pi("b"), pi("b", succeeded), pi("c")}},
 		"a job beyond its parallelism":                        {story: []client.Object{workers(2, 9), pi("a"), pi("b"), pi("c")}, want: "3 pods of at most 2"},
 		"a job beyond its completions":                        {story: []client.Object{workers(2, 1), pi("a"), pi("a", succeeded), pi("b")}, want: "1 pods and 1 successes for 1 completions"},
+		"a pod that is well again after its end":              {story: []client.Object{workers(2, 9), pi("a"), pi("a", failed), pi("a")}, want: "a pod that has ended runs again"},
 		"a suspended job that goes on":                        {story: []client.Object{suspended(workers(2, 9)), pi("a")}, want: "1 pods of at most 0"},
 		"an index twice at a time":                            {story: []client.Object{workers(2, 9), pi("a", index("0")), pi("b", index("0"))}, want: "two pods for index 0"},
 		"an index that has succeeded":                         {story: []client.Object{workers(2, 9), pi("a", index("0")), pi("a", index("0"), succeeded), pi("b", index("0"))}, want: "index 0, which has succeeded"},

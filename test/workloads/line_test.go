@@ -25,6 +25,7 @@ type line struct {
 	dead    bool // nor ever will
 	blind   bool // no watch shows pods
 	since   uint64
+	forgot  int // how often the watches of pods have lost what happened before since
 	watches map[*http.Request]watched
 }
 
@@ -150,11 +151,16 @@ func (l *line) Cut() { l.set(func() { l.cut = true }, func(watched) bool { retur
 // Blind lets no watch of pods through.
 func (l *line) Blind() { l.set(func() { l.blind = true }, func(w watched) bool { return w.pods }) }
 
+// forgetful is how often watches of pods forget. After each, client-go's informers wait twice as long before they list
+// everything anew, which would soon be all that a story does.
+const forgetful = 3
+
 // Mend makes the line whole. Watches of pods know nothing of what happened before now.
 func (l *line) Mend(now uint64) {
 	l.set(func() {
-		if l.blind {
+		if l.blind && l.forgot < forgetful {
 			l.since = now
+			l.forgot++
 		}
 		l.cut, l.blind = false, false
 	}, func(watched) bool { return false })

@@ -37,6 +37,7 @@ import (
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
 	"knarr.dev/knarr/bootstrap/addresspool"
+	"knarr.dev/knarr/bootstrap/watching"
 	"knarr.dev/knarr/storage/localpath"
 	"knarr.dev/knarr/workloads/bootstraptoken"
 	"knarr.dev/knarr/workloads/cronjob"
@@ -134,7 +135,7 @@ type process struct {
 
 func (p *process) start() error {
 	through, line := lay(p.server.Admin())
-	p.line = line
+	through, p.line = watching.Through(through), line
 	clock := steady.Of(steady.Sources{
 		Wall:    func() time.Time { return time.Now().Add(time.Duration(p.passed.Load() + p.wrong.Load())) },
 		Elapsed: func() time.Duration { return time.Since(p.began) + time.Duration(p.passed.Load()) },

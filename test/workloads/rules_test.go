@@ -198,6 +198,9 @@ func (c *chronicle) pod(pod *corev1.Pod, m moment) {
 		c.birth(pod, m)
 		return
 	}
+	if podcontrol.Terminal(before) && !podcontrol.Terminal(pod) {
+		c.accuse(m, "%s: a pod that has ended runs again, which its agent must not let it", pod.Name)
+	}
 	if hurt(pod) && !hurt(before) {
 		c.hurt[c.root(before)]++
 		if evicted(pod) {

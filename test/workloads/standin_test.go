@@ -49,7 +49,7 @@ func (s *standIn) serve(ctx context.Context, pod *corev1.Pod) {
 	if phase, ends := map[string]corev1.PodPhase{"succeeds": corev1.PodSucceeded, "fails": corev1.PodFailed}[image]; ends {
 		next := pod.DeepCopy()
 		next.Status.Phase = phase
-		_ = s.client.Status().Patch(ctx, next, client.StrategicMergeFrom(pod))
+		_ = s.client.Status().Patch(ctx, next, client.StrategicMergeFrom(pod, client.MergeFromWithOptimisticLock{}))
 		return
 	}
 	s.count++
@@ -60,7 +60,26 @@ func (s *standIn) serve(ctx context.Context, pod *corev1.Pod) {
 	next.Status.PodIP = fmt.Sprintf("10.42.%d.%d", s.count/250, s.count%250+2)
 	next.Status.PodIPs = []corev1.PodIP{{IP: next.Status.PodIP}}
 	next.Status.Conditions = append(next.Status.Conditions, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: now})
-	_ = s.client.Status().Patch(ctx, next, client.StrategicMergeFrom(pod)) // a conflict brings another event
+	// Of this version alone: a pod that was ended meanwhile must not run again. A conflict brings another event.
+	_ = s.client.Status().Patch(ctx, next, client.StrategicMergeFrom(pod, client.MergeFromWithOptimisticLock{}))
+}
+
+// TestTheStandInRunsNothingThatHasEnded: it would be two pods where an owner, who saw the end, may have one.
+func TestTheStandInRunsNothingThatHasEnded(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(t, "stand-in"), Name: "late"},
+		Spec:       corev1.PodSpec{NodeSelector: map[string]string{"story": "of-nobody"}, Containers: []corev1.Container{{Name: "c", Image: "app:1"}}},
+	}
+	create(t, pod)
+	seen := pod.DeepCopy()
+	pod.Status.Phase = corev1.PodFailed
+	if err := api.Status().Patch(t.Context(), pod, client.MergeFrom(seen)); err != nil {
+		t.Fatal(err)
+	}
+	(&standIn{client: api}).serve(t.Context(), seen)
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil || pod.Status.Phase != corev1.PodFailed {
+		t.Errorf("a pod that failed is %s now, %v", pod.Status.Phase, err)
+	}
 }
 
 // addNode registers a ready node, and takes it away after the story.
