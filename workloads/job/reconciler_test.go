@@ -423,6 +423,63 @@ func TestAStaleCacheDoesNotCountOrStartTwice(t *testing.T) {
 	}
 }
 
+// TestNoIndexHasTwoPods: whatever the cache shows late, and whether or not the API's answer came through.
+func TestNoIndexHasTwoPods(t *testing.T) {
+	for name, lost := range map[string]bool{"the pod that was made is not shown yet": false, "nobody said that the pod was made": true} {
+		t.Run(name, func(t *testing.T) {
+			var shown *corev1.PodList
+			cut := false
+			w := newWorld(t, interceptor.Funcs{
+				Create: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.CreateOption) error {
+					if err := withUIDs.Create(ctx, c, o, options...); err != nil || !cut {
+						return err
+					}
+					return errors.New("the line is cut")
+				},
+				List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+					pods, is := list.(*corev1.PodList)
+					if !is || shown == nil {
+						return c.List(ctx, list, options...)
+					}
+					var o client.ListOptions
+					if owner, _ := o.ApplyOptions(options).FieldSelector.RequiresExactMatch(indexes.PodController); owner != "" {
+						shown.DeepCopyInto(pods)
+					}
+					return nil
+				},
+			}, pi(indexed, parallelism(2), completions(5)).Job)
+			w.settle()
+			for _, pod := range w.all() {
+				if pod.Annotations[batchv1.JobCompletionIndexAnnotation] == "1" {
+					pod.Status.Phase = corev1.PodFailed
+					if err := w.client.Status().Update(t.Context(), &pod); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			w.clock.SetTime(now.Add(time.Hour)) // nothing rests after the failure any more
+			shown, cut = &corev1.PodList{Items: w.all()}, lost
+			for range 5 {
+				_, err := reconcile.AsReconciler(w.client, w.Reconciler).Reconcile(t.Context(), ctrl.Request{NamespacedName: key})
+				if err != nil && !lost {
+					t.Fatal(err)
+				}
+				cut = false
+			}
+			shown = nil
+			running := map[string]int{}
+			for _, pod := range w.all() {
+				if podcontrol.Active(&pod) {
+					running[pod.Annotations[batchv1.JobCompletionIndexAnnotation]]++
+				}
+			}
+			if diff := cmp.Diff(map[string]int{"0": 1, "1": 1}, running); diff != "" {
+				t.Errorf("running pods by index (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestStraysAreFreed(t *testing.T) {
 	orphan := func(p *corev1.Pod) { p.OwnerReferences = nil }
 	finished := pi(func(job *batchv1.Job) {
