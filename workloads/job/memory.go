@@ -45,6 +45,13 @@ func (m *memory) untracked(job, pod types.UID) {
 	m.of(job).untracked[pod] = true
 }
 
+// tracked takes back that a pod was untracked.
+func (m *memory) tracked(job, pod types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.of(job).untracked, pod)
+}
+
 // hidden are the pods that only seem to be tracked. The cache never goes back, so what it shows is forgotten.
 func (m *memory) hidden(job types.UID, pods []*corev1.Pod) map[types.UID]bool {
 	m.mu.Lock()

@@ -122,21 +122,18 @@ func (r *Reconciler) act(ctx context.Context, job batchJob, p plan) (created, de
 	if len(p.deletes) > 0 {
 		var moved atomic.Int32
 		n, err := podcontrol.Together(len(p.deletes), func(i int) error {
-			if p.withdrawn {
-				err := r.untrack(ctx, job, p.deletes[i], p.deletes[i].ResourceVersion)
-				if apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
-					moved.Add(1) // it may have succeeded just now; the newer object queues its own pass
-					return nil
-				}
-				if err != nil {
-					return err
-				}
+			if !p.withdrawn {
+				return r.pods.Delete(ctx, job.Job, p.deletes[i])
 			}
-			return r.pods.Delete(ctx, job.Job, p.deletes[i])
+			gone, err := r.withdraw(ctx, job, p.deletes[i])
+			if err == nil && !gone {
+				moved.Add(1) // the newer object queues its own pass
+			}
+			return err
 		})
 		return 0, int32(n) - moved.Load(), err
 	}
-	if _, err := podcontrol.Together(len(p.track), func(i int) error { return addFinalizer(ctx, r.client, p.track[i]) }); err != nil {
+	if _, err := podcontrol.Together(len(p.track), func(i int) error { return addFinalizer(ctx, r.client, p.track[i], p.track[i].ResourceVersion) }); err != nil {
 		return 0, 0, err
 	}
 	n, err := podcontrol.SlowStart(len(p.creates), func(i int) error { return r.pods.Create(ctx, job.Job, newPod(job, p.creates[i])) })
@@ -144,6 +141,27 @@ func (r *Reconciler) act(ctx context.Context, job batchJob, p plan) (created, de
 		err = nil // nothing can be created there, and soon there is nothing to create for
 	}
 	return int32(n), 0, err
+}
+
+// withdraw deletes a pod that is not needed any more, which is no failure of its: so it is not tracked when it goes. gone is
+// false for one that was written to meanwhile. It may have succeeded, and is to be counted as if nothing had been.
+func (r *Reconciler) withdraw(ctx context.Context, job batchJob, pod *corev1.Pod) (gone bool, err error) {
+	version, err := r.untrack(ctx, job, pod, pod.ResourceVersion)
+	if apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = r.pods.DeleteUnchanged(ctx, job.Job, pod, version)
+	if !apierrors.IsConflict(err) {
+		return err == nil, err
+	}
+	if err := addFinalizer(ctx, r.client, pod, ""); err != nil {
+		return false, err
+	}
+	r.memory.tracked(job.UID, pod.UID)
+	return false, nil
 }
 
 // account moves the pods that are over into the counters, and ends the job when it is at its end.
@@ -178,7 +196,7 @@ func (r *Reconciler) account(ctx context.Context, job batchJob, t tally, p plan,
 func (r *Reconciler) release(ctx context.Context, job batchJob, tracked map[types.UID]bool, free []*corev1.Pod) (map[types.UID]bool, error) {
 	released := make([]atomic.Bool, len(free))
 	_, err := podcontrol.Together(len(free), func(i int) error {
-		err := r.untrack(ctx, job, free[i], "")
+		_, err := r.untrack(ctx, job, free[i], "")
 		released[i].Store(err == nil)
 		return err
 	})
@@ -191,16 +209,18 @@ func (r *Reconciler) release(ctx context.Context, job batchJob, tracked map[type
 	return left, err
 }
 
-// untrack takes our finalizer from a pod, in exactly this version unless that is empty; that the pod is gone is no error.
-func (r *Reconciler) untrack(ctx context.Context, job batchJob, pod *corev1.Pod, version string) error {
+// untrack takes our finalizer from a pod, in exactly this version unless that is empty, and returns which version came of it;
+// that the pod is gone is no error.
+func (r *Reconciler) untrack(ctx context.Context, job batchJob, pod *corev1.Pod, version string) (string, error) {
 	if !hasFinalizer(pod) {
-		return nil
+		return pod.ResourceVersion, nil
 	}
-	if err := removeFinalizer(ctx, r.client, pod, version); err != nil {
-		return err
+	now, err := removeFinalizer(ctx, r.client, pod, version)
+	if err != nil {
+		return "", err
 	}
 	r.memory.untracked(job.UID, pod.UID)
-	return nil
+	return now, nil
 }
 
 // store writes a status if it differs, and remembers which version came of it.

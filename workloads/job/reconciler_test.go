@@ -299,6 +299,29 @@ func TestAPodThatHasJustSucceededIsNotWithdrawn(t *testing.T) {
 	}
 }
 
+// TestASuccessBetweenTheWritesOfAWithdrawalCounts: a withdrawn pod is let go of first and deleted then.
+func TestASuccessBetweenTheWritesOfAWithdrawalCounts(t *testing.T) {
+	for name, mode := range map[string]change{"by number": func(*batchv1.Job) {}, "by index": indexed} {
+		t.Run(name, func(t *testing.T) {
+			var w *world
+			ends := false
+			w = newWorld(t, interceptor.Funcs{Create: withUIDs.Create, Delete: func(ctx context.Context, c client.WithWatch, o client.Object, options ...client.DeleteOption) error {
+				if ends {
+					ends = false
+					w.end(corev1.PodSucceeded)
+				}
+				return c.Delete(ctx, o, options...)
+			}}, pi(parallelism(1), completions(1), mode).Job)
+			w.settle()
+			w.update(suspended)
+			ends = true
+			if job := w.settle(); ends || job.Status.Succeeded != 1 || len(w.all()) != 1 {
+				t.Errorf("%d pods, status %+v", len(w.all()), job.Status)
+			}
+		})
+	}
+}
+
 func TestAnotherControllersJobIsLeftAlone(t *testing.T) {
 	w := newWorld(t, withUIDs, pi(func(job *batchv1.Job) { job.Spec.ManagedBy = ptr.To("example.com/queue") }).Job)
 	if job := w.settle(); len(w.all()) != 0 || job.Status.StartTime != nil {

@@ -71,7 +71,8 @@ func (s *strays) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, 
 	if stray, err := s.stray(ctx, s.live, &now); err != nil || !stray || !hasFinalizer(&now) {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{}, removeFinalizer(ctx, s.client, &now, now.ResourceVersion)
+	_, err = removeFinalizer(ctx, s.client, &now, now.ResourceVersion)
+	return ctrl.Result{}, err
 }
 
 // stray says whether a pod has no job that will count it.
@@ -108,21 +109,23 @@ func (s *strays) podsOf(ctx context.Context, job client.Object) []reconcile.Requ
 	return requests
 }
 
-// addFinalizer puts our finalizer on a pod that is as it was seen. That it is gone or changed is no error: the newer
-// object queues its own pass.
-func addFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod) error {
-	err := patchMetadata(ctx, c, pod, map[string]any{
-		"uid": pod.UID, "resourceVersion": pod.ResourceVersion, "finalizers": []string{batchv1.JobTrackingFinalizer},
-	})
+// addFinalizer puts our finalizer on a pod, in exactly this version unless that is empty. That it is gone, going or changed
+// is no error: the newer object queues its own pass.
+func addFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, version string) error {
+	metadata := map[string]any{"uid": pod.UID, "finalizers": []string{batchv1.JobTrackingFinalizer}}
+	if version != "" {
+		metadata["resourceVersion"] = version
+	}
+	_, err := patchMetadata(ctx, c, pod, metadata)
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
 	return fmt.Errorf("track pod %s/%s: %w", pod.Namespace, pod.Name, err)
 }
 
-// removeFinalizer takes our finalizer from exactly this pod, and in exactly this version unless that is empty. That
-// the pod is gone is no error.
-func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, version string) error {
+// removeFinalizer takes our finalizer from exactly this pod, and in exactly this version unless that is empty, and returns
+// which version came of it. That the pod is gone is no error.
+func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, version string) (string, error) {
 	metadata := map[string]any{
 		"uid":                                 pod.UID,
 		"$deleteFromPrimitiveList/finalizers": []string{batchv1.JobTrackingFinalizer},
@@ -130,21 +133,23 @@ func removeFinalizer(ctx context.Context, c client.Client, pod *corev1.Pod, vers
 	if version != "" {
 		metadata["resourceVersion"] = version
 	}
-	err := patchMetadata(ctx, c, pod, metadata)
+	now, err := patchMetadata(ctx, c, pod, metadata)
 	if apierrors.IsNotFound(err) || (version == "" && (apierrors.IsConflict(err) || apierrors.IsInvalid(err))) {
-		return nil // gone, or another of the same name
+		return pod.ResourceVersion, nil // gone, or another of the same name
 	}
 	if err != nil {
-		return fmt.Errorf("release pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return "", fmt.Errorf("release pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return nil
+	return now, nil
 }
 
-func patchMetadata(ctx context.Context, c client.Client, pod *corev1.Pod, metadata map[string]any) error {
+// patchMetadata returns which version came of it.
+func patchMetadata(ctx context.Context, c client.Client, pod *corev1.Pod, metadata map[string]any) (version string, err error) {
 	body, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
-		return fmt.Errorf("encode a patch: %w", err)
+		return "", fmt.Errorf("encode a patch: %w", err)
 	}
 	target := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
-	return c.Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, body))
+	err = c.Patch(ctx, target, client.RawPatch(types.StrategicMergePatchType, body))
+	return target.ResourceVersion, err
 }

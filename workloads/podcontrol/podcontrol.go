@@ -120,12 +120,28 @@ func (c *Control[T]) Create(ctx context.Context, owner T, pod *corev1.Pod) error
 
 // Delete deletes one pod; that it is gone already is no error.
 func (c *Control[T]) Delete(ctx context.Context, owner T, pod *corev1.Pod) error {
+	err := c.delete(ctx, owner, pod, client.Preconditions{UID: &pod.UID})
+	if apierrors.IsConflict(err) { // another of its name
+		return nil
+	}
+	return err
+}
+
+// DeleteUnchanged deletes one pod that is still of that version; of one that is not, the error says so.
+func (c *Control[T]) DeleteUnchanged(ctx context.Context, owner T, pod *corev1.Pod, version string) error {
+	return c.delete(ctx, owner, pod, client.Preconditions{UID: &pod.UID, ResourceVersion: &version})
+}
+
+func (c *Control[T]) delete(ctx context.Context, owner T, pod *corev1.Pod, only client.Preconditions) error {
 	c.Expected.Deleting(owner.GetUID(), pod.Name)
-	err := c.Client.Delete(ctx, pod.DeepCopy(), client.Preconditions{UID: &pod.UID})
+	err := c.Client.Delete(ctx, pod.DeepCopy(), only)
 	if err != nil {
 		c.Expected.Deleted(owner.GetUID(), pod.Name)
-		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		switch {
+		case apierrors.IsNotFound(err):
 			return nil
+		case apierrors.IsConflict(err):
+			return err
 		}
 		c.Events.Eventf(owner, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return fmt.Errorf("delete pod %s of %s %s: %w", pod.Name, c.Kind.Kind, owner.GetName(), err)
