@@ -80,13 +80,13 @@ func containerdConfig(s settings) *srvconfig.Config {
 				"cdi_spec_dirs":                []string{},
 				"stats_collect_period":         "1m", // its one second would be most of an idle machine's work
 				"stats_retention_period":       "3m",
-				"ip_pref":                      "cni", // a pod's first address is of the cluster's first family
-				"drain_exec_sync_io_timeout":   "5s",  // a background process of an exec probe must not hold it open
+				"drain_exec_sync_io_timeout":   "5s", // a background process of an exec probe must not hold it open
 				"cni": map[string]any{
 					"bin_dirs":              cniDirs,
 					"conf_dir":              s.paths.CNIConfig(),
 					"max_conf_num":          1,
 					"use_internal_loopback": true,
+					"ip_pref":               "cni", // a pod's first address is of the cluster's first family
 				},
 				"containerd": map[string]any{
 					"default_runtime_name": runtimeName,
