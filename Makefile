@@ -16,7 +16,7 @@ build: $(BUNDLE)                     ## bin/knarr
 	go build -ldflags '$(LDFLAGS)' -o bin/knarr .
 
 # The helpers change when their versions or sources do.
-$(BUNDLE) bin/helpers/runc &: packaging/bundle/runc/go.mod packaging/bundle/pause/pause.c $(wildcard packaging/bundle/cni/*.go netstack/cni/*.go packaging/bundle/shim/*.go workloads/agent/sandbox/*.go) packaging/bundle/build/main.go go.mod
+$(BUNDLE) bin/helpers/runc &: packaging/bundle/runc/go.mod packaging/bundle/pause/pause.c $(wildcard packaging/bundle/cni/*.go netstack/cni/*.go packaging/bundle/shim/*.go workloads/agent/sandbox/*.go workloads/agent/sandbox/ends/*.go) packaging/bundle/build/main.go go.mod
 	@packaging/need gcc libseccomp
 	go run ./packaging/bundle/build
 bundle: $(BUNDLE)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +78,45 @@ func TestKilledAgentAdoptsItsPods(t *testing.T) {
 	m.deletePod("wanted", 1)
 	m.await("wanted", "gone", isGone)
 	m.traceless(wanted)
+}
+
+// What a container ended with is known even if the process that was told is killed before CRI writes it down.
+func TestAnEndIsKnownThatWasNotWrittenDown(t *testing.T) {
+	m := newMachine(t)
+	pod := named("p", slices.Concat(app("exit", "3"), app("sleep")))
+	pod.Spec.Containers[1].Name = "other" // keeps the pod going
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+	m.create(pod)
+	ended := func(p *corev1.Pod) *corev1.ContainerStateTerminated {
+		if p == nil || len(p.Status.ContainerStatuses) == 0 {
+			return nil
+		}
+		return p.Status.ContainerStatuses[0].State.Terminated
+	}
+	was := m.await("p", "to have a container that ended", func(p *corev1.Pod) bool { return ended(p) != nil })
+	m.stop()
+	id := strings.TrimPrefix(ended(was).ContainerID, "containerd://")
+	path := filepath.Join(m.paths.Containerd(), "io.containerd.grpc.v1.cri", "containers", id, "status")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"FinishedAt", "ExitCode"} { // as it was before the end
+		text = regexp.MustCompile(`"`+field+`":\d+`).ReplaceAll(text, []byte(`"`+field+`":0`))
+	}
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.start(helpers(t))
+	status, err := m.runtime.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := status.Status; s.State != runtimeapi.ContainerState_CONTAINER_EXITED || s.ExitCode != 3 {
+		t.Errorf("after the start the container is %v with code %d, want exited with 3", s.State, s.ExitCode)
+	}
+	m.deletePod("p", 1)
+	m.await("p", "gone", isGone)
 }
 
 // A node that comes up with nothing running and no API starts the pods it remembers, and those of its own files.

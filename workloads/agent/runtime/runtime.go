@@ -100,6 +100,10 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		return fmt.Errorf("create containerd's folders: %w", err)
 	}
 
+	if err := r.keepEnds(); err != nil {
+		r.log.Warn("take over what shims noted of containers' ends; some of them count as failed", "error", err)
+	}
+
 	failed := make(chan error, 1)
 	bridgeLogs(r.log, failed)
 	// containerd must not see ctx end before Stop: its plugins would drop what they are doing halfway.

@@ -54,11 +54,14 @@ type Service struct {
 	exited runc.Exit     // once gone is closed
 
 	stopped bool
-	tasks   int // containers that were made and not yet deleted
+	tasks   int             // containers that were made and not yet deleted
+	running map[string]bool // those of them that were started
 }
 
 // New makes the service; end ends the shim, and may be called more than once.
-func New(pause string, end func()) *Service { return &Service{pause: pause, end: end} }
+func New(pause string, end func()) *Service {
+	return &Service{pause: pause, end: end, running: map[string]bool{}}
+}
 
 // RegisterTTRPC serves the sandbox API.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
@@ -178,6 +181,22 @@ func (s *Service) count(change int) {
 	defer s.mu.Unlock()
 	s.tasks += change
 	s.retire()
+}
+
+// started takes in that a container runs.
+func (s *Service) started(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running[id] = true
+}
+
+// ended takes in that a container was deleted, and says whether it had been started.
+func (s *Service) ended(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.running[id]
+	delete(s.running, id)
+	return was
 }
 
 // retire ends the shim when nothing is left that needs it; s.mu is held.

@@ -19,8 +19,11 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"knarr.dev/knarr/workloads/agent/sandbox/ends"
 )
 
 // Manager starts and clears away shims as containerd asks for it: containerd's own manager for runc, for shims that
@@ -139,7 +142,8 @@ func statOf(pid int) (stat, error) {
 }
 
 // Tasks serves containers. Their last one's end does not end the shim, as it does without a sandbox: the pod may get
-// another.
+// another. How one that was started ended is noted before it is forgotten here, because who is told may be killed before he has
+// written it down.
 type Tasks struct {
 	taskapi.TTRPCTaskService
 	Sandbox *Service
@@ -163,12 +167,26 @@ func (t Tasks) Create(ctx context.Context, q *taskapi.CreateTaskRequest) (*taska
 	return answer, err
 }
 
-func (t Tasks) Delete(ctx context.Context, q *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	answer, err := t.TTRPCTaskService.Delete(ctx, q)
+func (t Tasks) Start(ctx context.Context, q *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	answer, err := t.TTRPCTaskService.Start(ctx, q)
 	if err == nil && q.GetExecID() == "" {
-		t.Sandbox.count(-1)
+		t.Sandbox.started(q.GetID())
 	}
 	return answer, err
+}
+
+func (t Tasks) Delete(ctx context.Context, q *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	answer, err := t.TTRPCTaskService.Delete(ctx, q)
+	if err != nil || q.GetExecID() != "" {
+		return answer, err
+	}
+	if t.Sandbox.ended(q.GetID()) {
+		if err := ends.Note(".", q.GetID(), ends.End{Code: answer.GetExitStatus(), At: answer.GetExitedAt().AsTime()}); err != nil {
+			log.G(ctx).WithError(err).Warn("an end is lost if knarr is killed now")
+		}
+	}
+	t.Sandbox.count(-1)
+	return answer, nil
 }
 
 func (t Tasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
