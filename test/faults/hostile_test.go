@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,7 +178,7 @@ func TestHostilePods(t *testing.T) {
 		t.Skip("takes minutes: say how many with -pods")
 	}
 	n := start(t)
-	s := &siege{node: n, voyage: newVoyage(n), refused: map[string]int{}}
+	s := &siege{node: n, voyage: newVoyage(n, 0), came: map[string]int{}, refused: map[string]int{}, held: map[string]int{}}
 	for i := range 2 {
 		s.voyage.create(t.Context(), newPod(fmt.Sprintf("bystander-%d", i), i, s.voyage.r))
 	}
@@ -200,6 +201,10 @@ func TestHostilePods(t *testing.T) {
 		s.wave(list)
 	}
 	t.Logf("%d hostile pods, %d refused by the API server %v", *pods, sum(s.refused), s.refused)
+	for _, kind := range slices.Sorted(maps.Keys(s.came)) {
+		t.Logf("%4d x %s", s.came[kind], kind)
+	}
+	t.Logf("%d containers of theirs and %d of their neighbours were held to what their pods say", s.held["hostile"], s.held["fleet"])
 	t.Logf("a good pod is ready after %s, among hostile ones after %s", spread(s.usual), spread(s.good))
 	t.Logf("the agent answers within %s; hostile pods gone after %s", spread(s.answers), spread(s.gone))
 	t.Logf("most a container's logs took: %d MiB", s.loudest>>20)
@@ -211,9 +216,10 @@ func TestHostilePods(t *testing.T) {
 // siege is one run.
 type siege struct {
 	*node
-	voyage  *voyage
-	refused map[string]int
-	loudest int64
+	voyage        *voyage
+	came, refused map[string]int // by what they try
+	held          map[string]int // containers whose limits were looked at, by the part their pods play
+	loudest       int64
 
 	usual, good, answers, gone []time.Duration
 }
@@ -286,6 +292,7 @@ func (s *siege) wave(list []*corev1.Pod) {
 			_, err := s.client.CoreV1().Pods(metav1.NamespaceDefault).Create(s.t.Context(), p, metav1.CreateOptions{})
 			mu.Lock()
 			defer mu.Unlock()
+			s.came[p.Annotations["tries"]]++
 			switch {
 			case err == nil:
 				names = append(names, p.Name)
@@ -301,6 +308,7 @@ func (s *siege) wave(list []*corev1.Pod) {
 	s.ask()
 	s.good = append(s.good, s.startGood())
 	s.bounds(names)
+	s.limits()
 	s.freeze(names)
 	began := time.Now()
 	s.delete(names...)
@@ -371,6 +379,72 @@ func sizeOf(dir string) (size int64) {
 		}
 	}
 	return size
+}
+
+// limits looks whether every container, hostile or not, is held to what its pod says.
+func (s *siege) limits() {
+	s.t.Helper()
+	list, err := s.client.CoreV1().Pods(metav1.NamespaceDefault).List(s.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := range list.Items {
+		p := &list.Items[i]
+		for k, status := range p.Status.ContainerStatuses {
+			if status.State.Running == nil || k >= len(p.Spec.Containers) {
+				continue
+			}
+			is, err := s.heldTo(string(p.UID), strings.TrimPrefix(status.ContainerID, "containerd://"))
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+				continue // it ended meanwhile
+			}
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.held[p.Labels["part"]]++
+			limits := p.Spec.Containers[k].Resources.Limits
+			if want := (bound{limits.Memory().Value(), limits.Cpu().MilliValue()}); is != want {
+				s.voyage.find(p.Name, []finding{{"limits not kept", fmt.Sprintf("%s of %s, which tries %q: %+v, want %+v", status.Name, p.Name, p.Annotations["tries"], is, want)}})
+			}
+		}
+	}
+}
+
+// bound is what a container may take: bytes, and thousandths of a core.
+type bound struct{ memory, cpu int64 }
+
+// heldTo is what the kernel holds a container to.
+func (s *siege) heldTo(uid, id string) (bound, error) {
+	files := [][2]string{{"memory", "memory.limit_in_bytes"}, {"cpu", "cpu.cfs_quota_us"}, {"cpu", "cpu.cfs_period_us"}}
+	if _, err := os.Stat("/sys/fs/cgroup/memory"); err != nil {
+		files = [][2]string{{"", "memory.max"}, {"", "cpu.max"}}
+	}
+	var numbers []int64
+	for _, file := range files {
+		pattern := filepath.Join("/sys/fs/cgroup", file[0], s.machine.CgroupRoot(), "kubepods/*/pod"+uid, id, file[1])
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return bound{}, err
+		}
+		if len(found) == 0 {
+			return bound{}, fmt.Errorf("%s: %w", pattern, os.ErrNotExist)
+		}
+		text, err := os.ReadFile(found[0])
+		if err != nil {
+			return bound{}, err
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			n, err := strconv.ParseInt(field, 10, 64)
+			if err != nil {
+				n = -1 // "max"
+			}
+			numbers = append(numbers, n)
+		}
+	}
+	if len(numbers) != 3 {
+		return bound{}, fmt.Errorf("limits of container %s are %v", id, numbers)
+	}
+	return bound{memory: numbers[0], cpu: numbers[1] * 1000 / max(numbers[2], 1)}, nil
 }
 
 // freeze some of their containers, so that no signal reaches them.

@@ -22,9 +22,7 @@ func judge(pods []corev1.Pod, w *world) []finding {
 	for i := range pods {
 		j.pods[string(pods[i].UID)] = &pods[i]
 	}
-	for _, p := range j.pods {
-		j.settled(p)
-	}
+	j.found = unsettled(pods)
 	j.sandboxes()
 	j.containers()
 	j.processes()
@@ -49,14 +47,18 @@ func ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// settled: nothing is on its way with this pod.
-func (j *judgement) settled(p *corev1.Pod) {
-	switch {
-	case p.DeletionTimestamp != nil:
-		j.add("pod not ended", "%s", p.Name)
-	case !ended(p) && !ready(p):
-		j.add("pod not ready", "%s: %s", p.Name, waiting(p))
+// unsettled are the pods that are on their way.
+func unsettled(pods []corev1.Pod) []finding {
+	var found []finding
+	for i := range pods {
+		switch p := &pods[i]; {
+		case p.DeletionTimestamp != nil:
+			found = append(found, finding{"pod not ended", p.Name})
+		case !ended(p) && !ready(p):
+			found = append(found, finding{"pod not ready", p.Name + ": " + waiting(p)})
+		}
 	}
+	return found
 }
 
 func ready(p *corev1.Pod) bool {

@@ -8,7 +8,7 @@
 // Promise:  what is done follows from the seed; nothing is left behind.
 // Not here: what an ill-meaning client does to the API server (test/hostile).
 //
-//	go test ./test/faults -run TestKilled -kills 500 -seed 7 -v -timeout 2h
+//	go test ./test/faults -run TestKilled -kills 500 -machines 2 -seed 7 -v -timeout 2h
 //	go test ./test/faults -run TestHostilePods -pods 1000 -seed 7 -v -timeout 2h
 package faults
 
@@ -33,9 +33,10 @@ import (
 )
 
 var (
-	kills = flag.Int("kills", 0, "how often knarr is killed")
-	pods  = flag.Int("pods", 0, "how many hostile pods come")
-	seed  = flag.Uint64("seed", 1, "what the run follows from")
+	kills    = flag.Int("kills", 0, "how often knarr is killed")
+	machines = flag.Int("machines", 1, "on how many machines side by side, each of which is alone; a kill is mostly waiting")
+	pods     = flag.Int("pods", 0, "how many hostile pods come")
+	seed     = flag.Uint64("seed", 1, "what the run follows from")
 )
 
 // patience is how long anything that takes a second may take on a loaded machine before it counts as broken.
@@ -118,9 +119,14 @@ type final struct{ error }
 
 // wait asks again and again: much of what is asked here is a file, a process or a port, which send no event.
 func wait(ctx context.Context, limit time.Duration, holds func(context.Context) error) error {
+	return waitEvery(ctx, 20*time.Millisecond, limit, holds)
+}
+
+// waitEvery is for what is costly to ask.
+func waitEvery(ctx context.Context, pause, limit time.Duration, holds func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	again := time.NewTicker(20 * time.Millisecond)
+	again := time.NewTicker(pause)
 	defer again.Stop()
 	for {
 		err := holds(ctx)
