@@ -8,6 +8,7 @@
 //	go run ./test/bench                                          knarr, started by the benchmark
 //	go run ./test/bench -kubeconfig FILE -pids 12,34 -image REF  any other cluster, already running
 //	go run ./test/bench controllers                              a thousand Deployments on nodes that are played (README.md)
+//	go run ./test/bench node                                     a node of its own, and what each pod at rest adds to it
 //
 // The clients share the machine with what they measure, so compare figures of one run on one machine only.
 package main
@@ -40,9 +41,12 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "controllers" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "controllers":
 		err = controllersMain(ctx, os.Args[2:])
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == "node":
+		err = nodeMain(ctx, os.Args[2:])
+	default:
 		err = run(ctx, parse())
 	}
 	stop()
