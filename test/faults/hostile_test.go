@@ -268,6 +268,8 @@ func (s *siege) delete(names ...string) {
 			s.t.Fatal(err)
 		}
 	}
+	var last error
+	began := time.Now()
 	s.eventually("pods to be gone", func(ctx context.Context) error {
 		list, err := pods.List(ctx, metav1.ListOptions{})
 		if err != nil {
@@ -275,12 +277,19 @@ func (s *siege) delete(names ...string) {
 		}
 		for _, p := range list.Items {
 			if slices.Contains(names, p.Name) {
-				return fmt.Errorf("%s, which tries %s, is still there: %s", p.Name, p.Annotations["tries"], waiting(&p))
+				last = fmt.Errorf("%s, which tries %s, is still there: %s", p.Name, p.Annotations["tries"], waiting(&p))
+				return last
 			}
 		}
 		return nil
 	})
+	if took := time.Since(began); took > slow {
+		s.t.Logf("pods were gone after %s; before that %v", took.Round(time.Millisecond), last)
+	}
 }
+
+// slow is what is worth a word, though no finding.
+const slow = 15 * time.Second
 
 func (s *siege) wave(list []*corev1.Pod) {
 	s.t.Helper()

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -97,13 +98,18 @@ func newVoyage(n *node, number uint64) *voyage {
 }
 
 func (v *voyage) find(when string, all []finding) {
+	more := false
 	for _, f := range all {
 		if v.seen[f] {
 			continue
 		}
-		v.seen[f] = true
+		v.seen[f], more = true, true
 		v.counts[f.Kind]++
 		v.t.Logf("%s: %s: %s", when, f.Kind, f.What)
+	}
+	if text, err := os.ReadFile(v.machine.LogFile()); more && err == nil {
+		began := bytes.LastIndex(text, []byte("msg=starting"))
+		v.t.Logf("what knarr said since its last start:\n%s", text[max(began, 0):])
 	}
 }
 
@@ -251,14 +257,14 @@ func restarted(p *corev1.Pod, asked int32) []finding {
 		}
 	}
 	if want := ends[p.Labels["kind"]]; ended(p) {
-		is := end{phase: p.Status.Phase}
+		is, how := end{phase: p.Status.Phase}, ""
 		for _, s := range p.Status.ContainerStatuses {
-			if s.State.Terminated != nil {
-				is.code = s.State.Terminated.ExitCode
+			if t := s.State.Terminated; t != nil {
+				is.code, how = t.ExitCode, t.String()
 			}
 		}
 		if is != want {
-			found = append(found, finding{"pod ended otherwise", fmt.Sprintf("%s %+v, want %+v", p.Name, is, want)})
+			found = append(found, finding{"pod ended otherwise", fmt.Sprintf("%s %+v, want %+v: %s", p.Name, is, want, how)})
 		}
 	}
 	return found
