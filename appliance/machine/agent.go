@@ -46,7 +46,7 @@ func (b *builder) agent(ctx context.Context) ([]Stage, error) {
 	return []Stage{
 		{parts.runtime},
 		append(Stage{member, view}, parts.rest...),
-		{trimmer{}},
+		{heap{}},
 	}, nil
 }
 

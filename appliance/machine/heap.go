@@ -12,20 +12,49 @@ import (
 	"time"
 )
 
-// heap lets garbage pile up while much of it is made, and gives the memory back when that is over.
+// heap lets garbage pile up while much of it is made, and gives back what a load has left when it is over.
 //
 // What a collection costs depends on what is alive, not on what it frees. A small cluster keeps some 60 MB, so by the
 // runtime's rule (collect when as much again was allocated) a load of lists collects several times a second, which takes
-// a fifth of the machine from those who wait for an answer; with more garbage between them, a few percent.
+// a fifth of the machine from those who wait for an answer; with more garbage between them, a few percent. At rest little is
+// allocated, and half as much garbage costs one collection more in minutes.
+//
+// A load, and the start is the first one, also runs through code and tables of all the libraries in this binary. The kernel
+// would count those pages as ours until it is short of memory, which on a small machine is when a pod needs it.
 type heap struct{}
 
+// pace is how fast garbage is made.
+type pace int
+
 const (
-	usualGarbage = 100                    // percent of what is alive: the runtime's default
+	atRest pace = iota
+	usual
+	piling
+)
+
+const (
+	restGarbage  = 50                     // percent of what is alive
+	usualGarbage = 100                    // the runtime's default
 	mostGarbage  = 192 << 20              // bytes; more of it hardly makes the rest of a small heap faster
 	mostPercent  = 200                    // of a large one: what a collection costs grows with what is alive
 	hurried      = 500 * time.Millisecond // between two collections: together they take more than a tenth of a processor
-	restful      = 5 * time.Second        // without a collection: whatever it was is over
+	lively       = 5 * time.Second        // between two collections: somebody is at work
+	started      = 10 * time.Second       // and nothing more of the start is expected to run
+	// restful is how long nothing was collected when a load is over. It is so much longer than lively that what is no rest with
+	// half the garbage is none with all of it either: otherwise it would change again and again.
+	restful = 30 * time.Second
 )
+
+// follow is the pace after a collection. It rises at once, and falls when all is calm.
+func (p pace) follow(since time.Duration) pace {
+	switch {
+	case since < hurried:
+		return piling
+	case since < lively:
+		return max(p, usual)
+	}
+	return p
+}
 
 func (heap) Name() string { return "heap" }
 
@@ -34,28 +63,32 @@ func (heap) Run(ctx context.Context, ready func()) error {
 	tellCollections(ctx, collected)
 	defer debug.SetGCPercent(debug.SetGCPercent(usualGarbage))
 	ready()
-	calm := time.NewTimer(restful)
-	calm.Stop()
+	calm := time.NewTimer(started)
 	defer calm.Stop()
-	var last time.Time
-	piling := false
+	now, last := usual, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-collected:
-			now := time.Now()
-			piling = piling || now.Sub(last) < hurried
-			last = now
-			if piling {
+			since := time.Since(last)
+			last = last.Add(since)
+			switch now = now.follow(since); now {
+			case piling:
 				// Each time, because a share of what was alive once would be many times as much of what is alive now.
 				debug.SetGCPercent(garbage(liveBytes(), availableBytes()))
 				calm.Reset(restful)
+			case usual:
+				debug.SetGCPercent(usualGarbage)
+				calm.Reset(restful)
 			}
 		case <-calm.C:
-			piling = false
-			debug.SetGCPercent(usualGarbage)
+			now = atRest
+			debug.SetGCPercent(restGarbage)
 			debug.FreeOSMemory()
+			if err := dropFilePages(); err != nil {
+				return err
+			}
 		}
 	}
 }

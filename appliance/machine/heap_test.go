@@ -30,6 +30,28 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
+func TestPace(t *testing.T) {
+	tests := map[string]struct {
+		before pace
+		since  time.Duration
+		want   pace
+	}{
+		"one collection in minutes is rest":                 {atRest, 2 * time.Minute, atRest},
+		"somebody begins to work":                           {atRest, 3 * time.Second, usual},
+		"a load begins":                                     {atRest, 100 * time.Millisecond, piling},
+		"work becomes a load":                               {usual, 400 * time.Millisecond, piling},
+		"less of it is no rest yet":                         {usual, 20 * time.Second, usual},
+		"a load that lets itself be collected seldom stays": {piling, 2 * time.Second, piling},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := tc.before.follow(tc.since); got != tc.want {
+				t.Errorf("%d.follow(%v) = %d; want %d", tc.before, tc.since, got, tc.want)
+			}
+		})
+	}
+}
+
 func TestMemAvailable(t *testing.T) {
 	for text, want := range map[string]uint64{
 		"MemTotal:       24000000 kB\nMemAvailable:    1024 kB\n": 1 << 20,
@@ -49,9 +71,9 @@ func TestMemAvailable(t *testing.T) {
 func TestTheHeapIsLetGrowUnderLoad(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	started := make(chan struct{})
-	go func() { ended <- heap{}.Run(ctx, func() { close(started) }) }()
-	<-started
+	ready := make(chan struct{})
+	go func() { ended <- heap{}.Run(ctx, func() { close(ready) }) }()
+	<-ready
 	percent := func() int {
 		sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 		metrics.Read(sample)

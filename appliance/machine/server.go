@@ -130,7 +130,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		return nil, err
 	}
 	if b.cfg.DisableNode {
-		return []Stage{{store}, {api}, {control, settings, keeper}, {trimmer{}, heap{}}}, nil
+		return []Stage{{store}, {api}, {control, settings, keeper}, {heap{}}}, nil
 	}
 	parts, err := b.node(ctx, nodeInput{
 		ranges: r, cache: control.cache, privileged: api.LoopbackConfig(),
@@ -145,7 +145,7 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 		{store, parts.runtime},
 		{api},
 		append(Stage{control, settings, keeper}, parts.rest...),
-		{trimmer{}, heap{}},
+		{heap{}},
 	}, nil
 }
 

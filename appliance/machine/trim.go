@@ -1,41 +1,12 @@
 package machine
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// settled is how long after the start nothing more of it is expected to run.
-const settled = 10 * time.Second
-
-// trimmer gives back once what only the start needed: a start runs through code and tables of all the libraries in
-// this binary, and the kernel would count those pages as ours until it is short of memory, which on a small machine is
-// when a pod needs it.
-type trimmer struct{}
-
-func (trimmer) Name() string { return "trimmer" }
-
-func (trimmer) Run(ctx context.Context, ready func()) error {
-	ready()
-	timer := time.NewTimer(settled)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		debug.FreeOSMemory()
-		if err := dropFilePages(); err != nil {
-			return err
-		}
-		<-ctx.Done()
-	case <-ctx.Done():
-	}
-	return nil
-}
 
 // dropFilePages unmaps the pages of mapped files that are only read: the binary's own and the datastore's. They stay in
 // the page cache, and the ones still used come back by a minor fault each.
