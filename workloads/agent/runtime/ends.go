@@ -48,8 +48,8 @@ func (r *Runtime) keepEnds() error {
 func withEnd(status []byte, end ends.End) ([]byte, error) {
 	const version = "v1" // containerd: internal/cri/store/container/status.go
 	var known struct {
-		Version    string
-		FinishedAt int64
+		Version               string
+		StartedAt, FinishedAt int64
 	}
 	if err := json.Unmarshal(status, &known); err != nil {
 		return nil, err
@@ -64,7 +64,11 @@ func withEnd(status []byte, end ends.End) ([]byte, error) {
 	if err := json.Unmarshal(status, &all); err != nil {
 		return nil, err
 	}
-	all["FinishedAt"] = fmt.Append(nil, end.At.UnixNano())
+	at := fmt.Append(nil, end.At.UnixNano())
+	if known.StartedAt == 0 {
+		all["StartedAt"] = at // the start had not been written down either
+	}
+	all["FinishedAt"] = at
 	all["ExitCode"] = fmt.Append(nil, int32(end.Code))
 	return json.Marshal(all)
 }

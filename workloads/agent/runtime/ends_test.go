@@ -22,7 +22,7 @@ func TestWithEnd(t *testing.T) {
 		},
 		"one whose start was not written down has ended too": {
 			status: `{"Version":"v1","CreatedAt":5,"StartedAt":0,"FinishedAt":0}`,
-			want:   `{"Version":"v1","CreatedAt":5,"StartedAt":0,"FinishedAt":1763900000123456789,"ExitCode":3}`,
+			want:   `{"Version":"v1","CreatedAt":5,"StartedAt":1763900000123456789,"FinishedAt":1763900000123456789,"ExitCode":3}`,
 		},
 		"what CRI has written down stays":       {status: `{"Version":"v1","FinishedAt":9,"ExitCode":137}`},
 		"a form nobody has seen is left alone":  {status: `{"Version":"v2","FinishedAt":0}`, fails: true},

@@ -190,13 +190,18 @@ func (s *Service) started(id string) {
 	s.running[id] = true
 }
 
-// ended takes in that a container was deleted, and says whether it had been started.
-func (s *Service) ended(id string) bool {
+func (s *Service) wasStarted(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := s.running[id]
+	return s.running[id]
+}
+
+// deleted takes in that there is no such container any more.
+func (s *Service) deleted(id string) {
+	s.mu.Lock()
 	delete(s.running, id)
-	return was
+	s.mu.Unlock()
+	s.count(-1)
 }
 
 // retire ends the shim when nothing is left that needs it; s.mu is held.

@@ -16,6 +16,7 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -176,17 +177,30 @@ func (t Tasks) Start(ctx context.Context, q *taskapi.StartRequest) (*taskapi.Sta
 }
 
 func (t Tasks) Delete(ctx context.Context, q *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if q.GetExecID() != "" {
+		return t.TTRPCTaskService.Delete(ctx, q)
+	}
+	if err := t.noteEnd(ctx, q.GetID()); err != nil {
+		log.G(ctx).WithError(err).Warn("how a container ended is lost if knarr is killed now")
+	}
 	answer, err := t.TTRPCTaskService.Delete(ctx, q)
-	if err != nil || q.GetExecID() != "" {
-		return answer, err
+	if err == nil {
+		t.Sandbox.deleted(q.GetID())
 	}
-	if t.Sandbox.ended(q.GetID()) {
-		if err := ends.Note(".", q.GetID(), ends.End{Code: answer.GetExitStatus(), At: answer.GetExitedAt().AsTime()}); err != nil {
-			log.G(ctx).WithError(err).Warn("an end is lost if knarr is killed now")
-		}
+	return answer, err
+}
+
+// noteEnd comes before the deletion: who asked for that may be killed meanwhile, and its successor looks for what is noted while
+// the deletion still goes on.
+func (t Tasks) noteEnd(ctx context.Context, id string) error {
+	if !t.Sandbox.wasStarted(id) {
+		return nil
 	}
-	t.Sandbox.count(-1)
-	return answer, nil
+	state, err := t.State(ctx, &taskapi.StateRequest{ID: id})
+	if err != nil || state.GetStatus() != task.Status_STOPPED {
+		return nil // the deletion says what is wrong
+	}
+	return ends.Note(".", id, ends.End{Code: state.GetExitStatus(), At: state.GetExitedAt().AsTime()})
 }
 
 func (t Tasks) Shutdown(context.Context, *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
