@@ -56,9 +56,23 @@ func unsettled(pods []corev1.Pod) []finding {
 			found = append(found, finding{"pod not ended", p.Name})
 		case !ended(p) && !ready(p):
 			found = append(found, finding{"pod not ready", p.Name + ": " + waiting(p)})
+		case !ended(p) && outdated(p):
+			found = append(found, finding{"container of another image", p.Name})
 		}
 	}
 	return found
+}
+
+// outdated: a container runs an image its pod asked for before; it is about to be replaced.
+func outdated(p *corev1.Pod) bool {
+	for _, s := range p.Status.ContainerStatuses {
+		for _, c := range p.Spec.Containers {
+			if c.Name == s.Name && c.Image != s.Image {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func ready(p *corev1.Pod) bool {
@@ -297,6 +311,10 @@ func TestJudge(t *testing.T) {
 			machine(func(w *world) {
 				*w = world{Sandboxes: map[string]sandbox{id: {UID: uid}}, ByUID: map[string][]string{"log folder": {uid}}, ByID: map[string][]string{"stored sandbox": {id}}}
 			}), nil,
+		},
+		"a container that is about to be replaced": {
+			[]corev1.Pod{pod(func(p *corev1.Pod) { p.Spec.Containers = []corev1.Container{{Name: "c", Image: "new"}} })},
+			machine(nil), []finding{{"container of another image", "p"}},
 		},
 		"a namespace, a link and a rule of nobody": {
 			[]corev1.Pod{pod(nil)},
