@@ -2,10 +2,8 @@ package command
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -51,17 +49,9 @@ func machineCommand(role config.Role, cmd *cobra.Command) *cobra.Command {
 		err = machine.Run(cmd.Context(), cfg, apiserver.Version, log)
 		if moved := (*machine.Moved)(nil); errors.As(err, &moved) {
 			log.Info("this machine's address changed; beginning anew", "from", moved.From, "to", moved.To)
-			return again()
+			return moved.BeginAnew()
 		}
 		return err
 	}
 	return cmd
-}
-
-// again is this program from its beginning, as the same process: for a service manager it never ended.
-func again() error {
-	if err := syscall.Exec("/proc/self/exe", os.Args, os.Environ()); err != nil {
-		return fmt.Errorf("begin anew: %w; start knarr again", err)
-	}
-	return nil // not reached
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/dns"
 )
 
 // settling is how long the machine's address has to be gone before we look for another: those that manage a machine's
@@ -18,7 +19,11 @@ const settling = 500 * time.Millisecond
 
 // Moved ends a machine's run: others reach it at other addresses now. Certificates, the datastore and the node object all
 // say where the machine is, so it begins anew with the new ones; pods run on meanwhile.
-type Moved struct{ From, To string }
+type Moved struct {
+	From, To string
+
+	sockets dns.Sockets // that the next run goes on with
+}
 
 func (m *Moved) Error() string {
 	return fmt.Sprintf("this machine's address is %s now, it was %s: start knarr again", m.To, m.From)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/packaging/bundle"
 	"knarr.dev/knarr/workloads/steady"
 )
@@ -72,7 +73,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 		return err
 	}
 	log.Info("starting", "role", cfg.Role, "node", cfg.NodeName, "address", cfg.NodeIP, "version", version)
-	return runStages(ctx, log, stages, func(started []Started) {
+	err = runStages(ctx, log, stages, func(started []Started) {
 		close(b.begun)
 		state.Ready, state.Components = time.Since(begin), started
 		log.Info("ready", "took", state.Ready.Round(time.Millisecond))
@@ -80,6 +81,10 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 			log.Warn("this machine serves, but could not say so", "error", err)
 		}
 	})
+	if moved := (*Moved)(nil); errors.As(err, &moved) && b.names != nil {
+		moved.sockets = b.names.Left()
+	}
+	return err
 }
 
 // builder makes the components of one machine.
@@ -91,6 +96,7 @@ type builder struct {
 
 	ipTables bool // the kernel's ip_tables are used instead of nftables
 
+	names   *dns.Server   // where there is a node
 	helpers string        // folder of runc and its like; "" means PATH
 	begun   chan struct{} // closed when the machine serves
 }

@@ -217,14 +217,14 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 	}
 	pods, err := podnet.New(podnet.Config{
 		Paths: paths, NodeName: b.cfg.NodeName, NodeIPs: in.ranges.nodes, ClusterRanges: in.ranges.pods,
-		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(in.ranges.nodes[0]), Policy: rules, IPTables: b.ipTables,
+		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(b.cfg.Overlay, in.ranges.nodes[0]), Policy: rules, IPTables: b.ipTables,
 	}, in.cache, b.log.With("component", "podnet"))
 	if err != nil {
 		return nil, err
 	}
 	view := endpoints.New(in.cache)
-	names := dns.New(dns.Config{
-		Address: in.ranges.dns, Domain: b.cfg.ClusterDomain,
+	b.names = dns.New(dns.Config{
+		Address: in.ranges.dns, Domain: b.cfg.ClusterDomain, Inherited: inherit(),
 		Ranges: slices.Concat(in.ranges.pods, in.ranges.services), Log: b.log,
 	}, view)
 	api := map[netip.AddrPort]netip.AddrPort{}
@@ -237,15 +237,18 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		rules,
 		pods,
 		firewall.New(b.log),
-		overlay.New(paths, b.cfg.NodeName, in.cache, b.log.With("component", "overlay")),
+		overlay.New(overlay.Config{
+			Paths: paths, NodeName: b.cfg.NodeName, Mode: b.cfg.Overlay, Pods: in.ranges.pods,
+			Publish: annotate(client, b.cfg.NodeName), Log: b.log.With("component", "overlay"),
+		}, in.cache),
 		view,
 		proxy.New(proxy.Config{
 			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: in.ranges.pods, ServiceRanges: in.ranges.services,
 			Reserved: []netip.Addr{in.ranges.dns}, Own: api, IPTables: b.ipTables, Log: b.log,
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
-		names,
-		dnsSettings{client, names.Follow},
+		b.names,
+		dnsSettings{client, b.names.Follow},
 	}
 	if b.cfg.LoadBalancerAddresses == config.OwnAddresses {
 		parts = append(parts, listeners.New(listeners.Config{

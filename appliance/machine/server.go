@@ -297,7 +297,7 @@ func (b *builder) publish(api *apiserver.Server, keys *pki.PKI) (Component, erro
 		return join.Publish(ctx, client.CoreV1(), join.Settings{
 			ClusterCIDR: b.cfg.ClusterCIDR, ServiceCIDR: b.cfg.ServiceCIDR,
 			ClusterDNS: b.cfg.ClusterDNS, ClusterDomain: b.cfg.ClusterDomain, ClientCA: string(keys.ClientCA.CertPEM),
-			CloudProvider: b.cfg.CloudProvider, LoadBalancers: b.cfg.LoadBalancerAddresses,
+			CloudProvider: b.cfg.CloudProvider, LoadBalancers: b.cfg.LoadBalancerAddresses, Overlay: b.cfg.Overlay,
 		})
 	}}, nil
 }

@@ -36,6 +36,13 @@ const (
 	FilterIPTables = "iptables"
 )
 
+// How packets cross from the pods of one machine to those of another (netstack/overlay).
+const (
+	VXLAN     = "vxlan"     // inside UDP
+	WireGuard = "wireguard" // inside UDP, encrypted
+	Routes    = "routes"    // as they are to machines on the same segment, by VXLAN to others
+)
+
 // Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
 // configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
 type Config struct {
@@ -52,6 +59,8 @@ type Config struct {
 	ServiceCIDR   string `mapstructure:"service-cidr"` // services, in the same families
 	ClusterDNS    string `mapstructure:"cluster-dns"`
 	ClusterDomain string `mapstructure:"cluster-domain"`
+
+	Overlay string `mapstructure:"overlay"` // VXLAN, WireGuard or Routes
 
 	LoadBalancerAddresses string `mapstructure:"load-balancer-addresses"` // for services of type LoadBalancer: a pool (bootstrap/addresspool), or OwnAddresses
 	APIVirtualAddress     string `mapstructure:"api-virtual-address"`     // of whichever API server answers; "" for none

@@ -228,6 +228,7 @@ func TestValidate(t *testing.T) {
 		"a server without https":             {change: func(c *Config) { c.Join = "http://a:6443" }, err: "give https://HOST:6443"},
 		"a server and a path":                {change: func(c *Config) { c.Join = "https://a:6443/api" }, err: "give https://HOST:6443"},
 		"a token without a server":           {change: func(c *Config) { c.Token = "t" }, err: "token is set but join is not"},
+		"an overlay nobody knows":            {change: func(c *Config) { c.Overlay = "ipsec" }, err: "use vxlan, wireguard or routes"},
 		"an agent needs no ranges": {change: func(c *Config) {
 			c.Role, c.ClusterCIDR, c.ServiceCIDR, c.ClusterDNS, c.ClusterDomain, c.HTTPSPort = Agent, "", "", "", "", 0
 		}},
@@ -251,7 +252,7 @@ func TestValidate(t *testing.T) {
 			config := &Config{
 				Role: Server, DataDir: "/var/lib/knarr", RunDir: "/run/knarr", NodeName: "alpha", NodeIP: "192.0.2.7", HTTPSPort: 6443,
 				ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local", CgroupRoot: "/",
-				PacketFilter: FilterAuto,
+				Overlay: VXLAN, PacketFilter: FilterAuto,
 			}
 			tc.change(config)
 			err := config.Validate()

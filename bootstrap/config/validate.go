@@ -66,6 +66,9 @@ func (c *Config) Validate() error {
 	if reasons := validation.IsDNS1123Subdomain(c.ClusterDomain); len(reasons) > 0 {
 		report("cluster-domain", c.ClusterDomain, "is not a DNS name (%s): set another", reasons[0])
 	}
+	if !slices.Contains([]string{VXLAN, WireGuard, Routes}, c.Overlay) {
+		report("overlay", c.Overlay, "is not known: use %s, %s or %s", VXLAN, WireGuard, Routes)
+	}
 	if _, err := addresspool.Parse(c.LoadBalancerAddresses); err != nil && c.LoadBalancerAddresses != OwnAddresses {
 		problems = append(problems, fmt.Errorf("load-balancer-addresses: %w; or %s for the nodes' own", err, OwnAddresses))
 	}

@@ -72,16 +72,23 @@ func TestReadSettings(t *testing.T) {
 	}
 	good := Settings{
 		ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local",
-		ClientCA: string(keys.ClientCA.CertPEM),
+		ClientCA: string(keys.ClientCA.CertPEM), Overlay: "wireguard",
 	}
-	tests := map[string]struct{ key, value, err string }{
-		"what was published":        {},
-		"without a pod range":       {"cluster-cidr", "", `cluster-cidr "" is not a range`},
-		"without a service range":   {"service-cidr", "x", `service-cidr "x" is not a range`},
-		"without a DNS address":     {"cluster-dns", "dns", `cluster-dns "dns" is not an address`},
-		"without a domain":          {"cluster-domain", "", "cluster-domain is missing"},
-		"without the clients' CA":   {"client-ca", "", "client-ca: it is not a PEM certificate"},
-		"with a damaged clients CA": {"client-ca", "-----BEGIN", "client-ca: it is not a PEM certificate"},
+	choiceless := good
+	choiceless.Overlay = "vxlan"
+	tests := map[string]struct {
+		key, value, err string
+		want            *Settings // where it is not what was published
+	}{
+		"what was published":                         {},
+		"of a server from before there was a choice": {key: "overlay", want: &choiceless},
+		"with an overlay of a later version":         {key: "overlay", value: "sledge", err: `overlay "sledge" is not known`},
+		"without a pod range":                        {key: "cluster-cidr", value: "", err: `cluster-cidr "" is not a range`},
+		"without a service range":                    {key: "service-cidr", value: "x", err: `service-cidr "x" is not a range`},
+		"without a DNS address":                      {key: "cluster-dns", value: "dns", err: `cluster-dns "dns" is not an address`},
+		"without a domain":                           {key: "cluster-domain", value: "", err: "cluster-domain is missing"},
+		"without the clients' CA":                    {key: "client-ca", value: "", err: "client-ca: it is not a PEM certificate"},
+		"with a damaged clients CA":                  {key: "client-ca", value: "-----BEGIN", err: "client-ca: it is not a PEM certificate"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -89,8 +96,12 @@ func TestReadSettings(t *testing.T) {
 			if tc.key != "" {
 				data[tc.key] = tc.value
 			}
+			want := good
+			if tc.want != nil {
+				want = *tc.want
+			}
 			got, err := readSettings(data)
-			if tc.err == "" && (err != nil || got != good) || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
+			if tc.err == "" && (err != nil || got != want) || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
 				t.Errorf("readSettings() = %+v, %v; want %q", got, err, tc.err)
 			}
 		})

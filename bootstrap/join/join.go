@@ -156,6 +156,7 @@ func (m *Member) Complete(c *config.Config) error {
 	c.ClusterCIDR, c.ServiceCIDR = m.Settings.ClusterCIDR, m.Settings.ServiceCIDR
 	c.ClusterDNS, c.ClusterDomain, c.CloudProvider = m.Settings.ClusterDNS, m.Settings.ClusterDomain, m.Settings.CloudProvider
 	c.LoadBalancerAddresses = m.Settings.LoadBalancers
+	c.Overlay = m.Settings.Overlay
 	if err := c.FindNodeIP(); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type Settings struct {
 	ClientCA      string `json:"client-ca"` // PEM; a node knows the API server's client certificate by it
 	CloudProvider string `json:"cloud-provider"`
 	LoadBalancers string `json:"load-balancer-addresses"`
+	Overlay       string `json:"overlay"`
 }
 
 func (s Settings) data() map[string]string {
@@ -35,6 +36,7 @@ func (s Settings) data() map[string]string {
 		"cluster-cidr": s.ClusterCIDR, "service-cidr": s.ServiceCIDR, "cluster-dns": s.ClusterDNS,
 		"cluster-domain": s.ClusterDomain, "client-ca": s.ClientCA, "cloud-provider": s.CloudProvider,
 		"load-balancer-addresses": s.LoadBalancers,
+		"overlay":                 s.Overlay,
 	}
 }
 
@@ -64,6 +66,14 @@ func readSettings(data map[string]string) (Settings, error) {
 		ClusterCIDR: data["cluster-cidr"], ServiceCIDR: data["service-cidr"], ClusterDNS: data["cluster-dns"],
 		ClusterDomain: data["cluster-domain"], ClientCA: data["client-ca"], CloudProvider: data["cloud-provider"],
 		LoadBalancers: data["load-balancer-addresses"],
+		Overlay:       data["overlay"],
+	}
+	switch s.Overlay {
+	case "": // of a server from before there was a choice
+		s.Overlay = config.VXLAN
+	case config.VXLAN, config.WireGuard, config.Routes:
+	default:
+		return s, fmt.Errorf("overlay %q is not known to this version of knarr", s.Overlay)
 	}
 	if _, err := config.Ranges(s.ClusterCIDR); err != nil {
 		return s, fmt.Errorf("cluster-cidr %q %w", s.ClusterCIDR, err)

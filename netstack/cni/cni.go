@@ -58,6 +58,14 @@ type NetConf struct {
 // RuntimeConfig is what the runtime adds for one pod.
 type RuntimeConfig struct {
 	PortMappings []PortMapping `json:"portMappings"`
+	Bandwidth    Bandwidth     `json:"bandwidth"`
+}
+
+// Bandwidth is a pod's limits in bits a second; 0 is none. The specification has bursts beside them, which a runtime that knows
+// a pod's annotations alone has to make up.
+type Bandwidth struct {
+	Ingress uint64 `json:"ingressRate,omitempty"` // to the pod
+	Egress  uint64 `json:"egressRate,omitempty"`  // from the pod
 }
 
 // PortMapping is one host port of a pod.

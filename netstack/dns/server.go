@@ -48,7 +48,9 @@ type Config struct {
 	Domain  string         // cluster.local
 	Ranges  []netip.Prefix // addresses of pods and Services: nobody outside could name them
 	Resolv  []string       // resolv.conf files, best first; nil: this host's
-	Log     *slog.Logger
+	// Inherited are the sockets of this process before it began anew (Left), if it did.
+	Inherited Sockets
+	Log       *slog.Logger
 }
 
 // Validate says what is missing.
@@ -71,6 +73,7 @@ type Server struct {
 	view     *endpoints.View
 	memory   *memory
 	upstream *upstream
+	left     Sockets
 }
 
 // New is a DNS server for the Services in view.
@@ -108,14 +111,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	at := netip.AddrPortFrom(s.cfg.Address, s.cfg.Port).String()
-	packets, err := early.ListenPacket(ctx, "udp", at)
+	packets, connections, inherited, err := s.open(ctx, at)
 	if err != nil {
-		return listenError("udp", at, err)
-	}
-	connections, err := early.Listen(ctx, "tcp", at)
-	if err != nil {
-		_ = packets.Close()
-		return listenError("tcp", at, err)
+		return err
 	}
 	server, err := s.assemble(at)
 	if err != nil {
@@ -125,6 +123,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	group, ctx := errgroup.WithContext(ctx)
 	serve := func(run func() error, what string) {
 		group.Go(func() error {
+			if inherited {
+				s.awaitView(ctx)
+			}
 			if err := run(); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("answer DNS over %s on %s: %w", what, at, err)
 			}
@@ -135,11 +136,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	serve(func() error { return server.Serve(connections) }, "tcp")
 	group.Go(func() error {
 		<-ctx.Done()
-		// Closed first: Stop does not know a server that has not begun to serve yet.
-		closed := errors.Join(packets.Close(), connections.Close())
-		_ = server.Stop() // it only tells whether queries were still on their way
-		if closed != nil && !errors.Is(closed, net.ErrClosed) {
-			return fmt.Errorf("stop DNS on %s: %w", at, closed)
+		s.left = left(packets, connections)
+		// It ends when what was asked is answered, and only tells whether it was. Closed all the same: Stop does not know a
+		// server that has not begun to serve yet.
+		_ = server.Stop()
+		if err := closed(packets, connections); err != nil {
+			return fmt.Errorf("stop DNS on %s: %w", at, err)
 		}
 		return nil
 	})

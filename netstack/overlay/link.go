@@ -13,10 +13,11 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dump"
 )
 
-// Link is the overlay's link on every node.
+// Link is the overlay's link by VXLAN, on every node.
 const Link = "knarr-vxlan"
 
 const (
@@ -26,33 +27,34 @@ const (
 	Port = 8472
 )
 
-// Overhead is what the overlay adds to a packet between nodes with addresses of this family: an outer IP header, UDP,
-// VXLAN and the inner Ethernet header.
-func Overhead(nodeIP netip.Addr) int {
+// Overhead is what the overlay adds to a packet between nodes with addresses of this family: an outer IP header, UDP, and
+// VXLAN with the inner Ethernet header or WireGuard's header and authentication. Plain routes add nothing, but a pod keeps
+// the MTU it began with, and the next node may be on another segment.
+func Overhead(mode string, nodeIP netip.Addr) int {
+	outer, inner := 40+8, 8+14
 	if nodeIP.Unmap().Is4() {
-		return 20 + 8 + 8 + 14
+		outer = 20 + 8
 	}
-	return 40 + 8 + 8 + 14
+	if mode == config.WireGuard {
+		inner = 16 + 16
+	}
+	return outer + inner
 }
 
 // raise makes the link what it should be. One that was made for another address of this node is made anew.
-func raise(self Peer) (netlink.Link, error) {
-	mtu, err := linkMTU(self.Address)
+func raise(self Peer, at place) (netlink.Link, error) {
+	mtu, mac := at.mtu-Overhead(config.VXLAN, self.Address), hardwareOf(self.Ranges[0])
+	link, err := find(Link)
 	if err != nil {
 		return nil, err
 	}
-	mac := hardwareOf(self.Ranges[0])
-	link, err := netlink.LinkByName(Link)
-	if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil, fmt.Errorf("find link %s: %w", Link, err)
-	}
-	if err == nil && !fits(link, self) {
+	if link != nil && !fits(link, self) {
 		if err := netlink.LinkDel(link); err != nil {
 			return nil, fmt.Errorf("remove outdated link %s: %w", Link, err)
 		}
 		link = nil
 	}
-	if err != nil || link == nil {
+	if link == nil {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = Link, mtu, mac.addr()
 		link = &netlink.Vxlan{LinkAttrs: attrs, VxlanId: vni, Port: Port, SrcAddr: self.Address.AsSlice()}
@@ -60,25 +62,43 @@ func raise(self Peer) (netlink.Link, error) {
 			return nil, fmt.Errorf("add link %s: %w: the kernel needs vxlan, and UDP port %d must be free", Link, err, Port)
 		}
 	}
-	if link.Attrs().MTU != mtu {
-		if err := netlink.LinkSetMTU(link, mtu); err != nil {
-			return nil, fmt.Errorf("set MTU of %s: %w", Link, err)
-		}
-	}
 	if !bytes.Equal(link.Attrs().HardwareAddr, mac.addr()) {
 		if err := netlink.LinkSetHardwareAddr(link, mac.addr()); err != nil {
 			return nil, fmt.Errorf("set hardware address of %s: %w", Link, err)
 		}
 	}
-	if err := addresses(link, self.Ranges); err != nil {
-		return nil, err
+	return link, bringUp(link, self.Ranges, mtu)
+}
+
+// find is a link by its name, nil when there is none.
+func find(name string) (netlink.Link, error) {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find link %s: %w", name, err)
+	}
+	return link, nil
+}
+
+// bringUp gives a link its size and addresses, and sees to it that it carries packets.
+func bringUp(link netlink.Link, ranges []netip.Prefix, mtu int) error {
+	name := link.Attrs().Name
+	if link.Attrs().MTU != mtu {
+		if err := netlink.LinkSetMTU(link, mtu); err != nil {
+			return fmt.Errorf("set MTU of %s: %w", name, err)
+		}
+	}
+	if err := addresses(link, ranges); err != nil {
+		return err
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := netlink.LinkSetUp(link); err != nil {
-			return nil, fmt.Errorf("bring up %s: %w", Link, err)
+			return fmt.Errorf("bring up %s: %w", name, err)
 		}
 	}
-	return link, nil
+	return nil
 }
 
 func fits(link netlink.Link, self Peer) bool {
@@ -88,9 +108,10 @@ func fits(link netlink.Link, self Peer) bool {
 
 // addresses makes the tunnel's ends the link's addresses: what this node itself sends to pods of others comes from them.
 func addresses(link netlink.Link, ranges []netip.Prefix) error {
+	name := link.Attrs().Name
 	present, err := dump.Addresses(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", Link, err)
+		return fmt.Errorf("list addresses of %s: %w", name, err)
 	}
 	missing := map[string]*netlink.Addr{}
 	for _, r := range ranges {
@@ -98,7 +119,7 @@ func addresses(link netlink.Link, ranges []netip.Prefix) error {
 		wanted := &netlink.Addr{IPNet: &net.IPNet{IP: end.AsSlice(), Mask: net.CIDRMask(end.BitLen(), end.BitLen())}}
 		if end.Is6() {
 			wanted.Flags = unix.IFA_F_NODAD // nobody else has it; asking takes the kernel a second
-			if err := allowIPv6(); err != nil {
+			if err := allowIPv6(name); err != nil {
 				return err
 			}
 		}
@@ -110,51 +131,64 @@ func addresses(link netlink.Link, ranges []netip.Prefix) error {
 			continue
 		}
 		if err := netlink.AddrDel(link, &a); err != nil {
-			return fmt.Errorf("take address %s from %s: %w", a.IPNet, Link, err)
+			return fmt.Errorf("take address %s from %s: %w", a.IPNet, name, err)
 		}
 	}
 	for text, a := range missing {
 		if err := netlink.AddrAdd(link, a); err != nil {
-			return fmt.Errorf("give %s the address %s: %w", Link, text, err)
+			return fmt.Errorf("give %s the address %s: %w", name, text, err)
 		}
 	}
 	return nil
 }
 
 // allowIPv6 undoes, for the link, what a machine may say of all new links.
-func allowIPv6() error {
-	const setting = "/proc/sys/net/ipv6/conf/" + Link + "/disable_ipv6"
+func allowIPv6(name string) error {
+	setting := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"
 	value, err := os.ReadFile(setting)
 	if err == nil && strings.TrimSpace(string(value)) != "0" {
 		err = os.WriteFile(setting, []byte("0"), 0o644)
 	}
 	if err != nil {
-		return fmt.Errorf("allow IPv6 on %s: %w: pods have IPv6 addresses, so the kernel needs IPv6", Link, err)
+		return fmt.Errorf("allow IPv6 on %s: %w: pods have IPv6 addresses, so the kernel needs IPv6", name, err)
 	}
 	return nil
 }
 
-// linkMTU is what fits through the link with the node's address.
-func linkMTU(nodeIP netip.Addr) (int, error) {
+// place is the link with this node's address, what fits through it, and the networks it is on.
+type place struct {
+	link, mtu int
+	networks  []netip.Prefix
+}
+
+func placeOf(nodeIP netip.Addr) (place, error) {
 	present, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return 0, fmt.Errorf("list this machine's addresses: %w", err)
+		return place{}, fmt.Errorf("list this machine's addresses: %w", err)
 	}
+	at, networks := place{}, map[int][]netip.Prefix{}
 	for _, a := range present {
+		if network, err := netip.ParsePrefix(a.IPNet.String()); err == nil {
+			networks[a.LinkIndex] = append(networks[a.LinkIndex], network.Masked())
+		}
 		if ip, ok := netip.AddrFromSlice(a.IP); ok && ip.Unmap() == nodeIP {
-			link, err := netlink.LinkByIndex(a.LinkIndex)
-			if err != nil {
-				return 0, fmt.Errorf("find the link with address %s: %w", nodeIP, err)
-			}
-			return min(link.Attrs().MTU, 65535) - Overhead(nodeIP), nil
+			at.link = a.LinkIndex
 		}
 	}
-	return 0, fmt.Errorf("no link of this machine has the address %s of its node object", nodeIP)
+	if at.link == 0 {
+		return place{}, fmt.Errorf("no link of this machine has the address %s of its node object", nodeIP)
+	}
+	link, err := netlink.LinkByIndex(at.link)
+	if err != nil {
+		return place{}, fmt.Errorf("find the link with address %s: %w", nodeIP, err)
+	}
+	at.mtu, at.networks = min(link.Attrs().MTU, 65535), networks[at.link]
+	return at, nil
 }
 
 // read is what the link's tables hold in the families of this node's pods.
 func read(link netlink.Link, self Peer) (tables, error) {
-	have := plan(nil, self)
+	have := plan(nil, self, nil)
 	index := link.Attrs().Index
 	for _, r := range self.Ranges {
 		family := unix.AF_INET
@@ -264,17 +298,24 @@ func gone(err error) error {
 	return err
 }
 
-// Remove takes the overlay off this machine's kernel: the link, and with it everything that hangs on it.
+// Remove takes the overlay off this machine's kernel: the links, with everything that hangs on them, and the routes.
 func Remove() error {
-	link, err := netlink.LinkByName(Link)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+	errs := []error{removeLink(Link), removeLink(Tunnel)}
+	routes, err := readRoutes()
+	errs = append(errs, err)
+	for pods, way := range routes {
+		errs = append(errs, removeRoute(pods, way))
 	}
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", Link, err)
+	return errors.Join(errs...)
+}
+
+func removeLink(name string) error {
+	link, err := find(name)
+	if err != nil || link == nil {
+		return err
 	}
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, syscall.ENODEV) {
-		return fmt.Errorf("remove link %s: %w", Link, err)
+		return fmt.Errorf("remove link %s: %w", name, err)
 	}
 	return nil
 }

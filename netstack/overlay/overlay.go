@@ -1,8 +1,12 @@
-// Package overlay takes packets from the pods of one node to the pods of another, inside UDP (VXLAN).
+// Package overlay takes packets from the pods of one node to the pods of another: inside UDP (VXLAN), encrypted (WireGuard),
+// or as they are, where machines share a segment.
 //
-// In:       Node objects: pod ranges and internal address.
-// Out:      link knarr-vxlan with its routes, neighbours and forwarding entries. The kernel does the rest; while knarr is away too.
-// Promise:  packets find the pods of every node that has a range and an address; a node alone has no link.
+// In:       Node objects: pod ranges, internal address, public key.
+// Out:      link knarr-vxlan with its routes, neighbours and forwarding entries; or link knarr-wg with routes into it; or routes
+// by other machines; this node's public key, on its Node object. VXLAN, routes and the kernel's WireGuard work on while knarr
+// is away; WireGuard in this process does not.
+// Promise:  packets find the pods of every node that has a range and an address; a node alone has no link. With WireGuard
+// none leaves in the clear, whatever is missing; the private key is on this machine alone.
 // Not here: links and addresses of pods (netstack/podnet).
 package overlay
 
@@ -12,8 +16,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -40,18 +46,35 @@ type Nodes interface {
 	List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error
 }
 
+// Config of one node's part of the overlay.
+type Config struct {
+	Paths    config.Paths
+	NodeName string
+	Mode     string         // config.VXLAN, config.WireGuard or config.Routes; the same on all nodes
+	Pods     []netip.Prefix // of the cluster
+	Rotation time.Duration  // how old this node's key for WireGuard gets; 0: a day
+	// Publish notes a value on this node's own object, and returns when the API server has it.
+	Publish func(ctx context.Context, annotation, value string) error
+	Log     *slog.Logger
+}
+
 // Overlay is this node's part of the overlay; it is a component.
 type Overlay struct {
-	paths    config.Paths
-	nodeName string
-	nodes    Nodes
-	log      *slog.Logger
-	kick     chan struct{} // something may have changed
+	cfg    Config
+	nodes  Nodes
+	log    *slog.Logger
+	kick   chan struct{} // something may have changed
+	uplink atomic.Int64  // index of the link with the node's address
+	tunnel *tunnel       // with WireGuard
 }
 
 // New makes this node's part of the overlay; nothing happens before Run.
-func New(paths config.Paths, nodeName string, nodes Nodes, log *slog.Logger) *Overlay {
-	return &Overlay{paths: paths, nodeName: nodeName, nodes: nodes, log: log, kick: make(chan struct{}, 1)}
+func New(cfg Config, nodes Nodes) *Overlay {
+	o := &Overlay{cfg: cfg, nodes: nodes, log: cfg.Log, kick: make(chan struct{}, 1)}
+	if cfg.Mode == config.WireGuard {
+		o.tunnel = newTunnel(cfg)
+	}
+	return o
 }
 
 // Name of the component.
@@ -62,6 +85,12 @@ func (o *Overlay) Run(ctx context.Context, ready func()) error {
 	last, err := load(o.file())
 	if err != nil {
 		return err
+	}
+	if o.tunnel != nil {
+		defer o.tunnel.close()
+		if err := o.tunnel.keys.load(); err != nil {
+			return err
+		}
 	}
 	informer, err := o.nodes.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
@@ -106,7 +135,7 @@ func (o *Overlay) listen(ctx context.Context) error {
 	if err := netlink.RouteSubscribe(routes, ctx.Done()); err != nil {
 		return fmt.Errorf("listen for changes of routes: %w", err)
 	}
-	index := 0
+	ours := map[int]bool{}
 	for links != nil || routes != nil {
 		select {
 		case update, open := <-links:
@@ -114,10 +143,14 @@ func (o *Overlay) listen(ctx context.Context) error {
 				links = nil
 				continue
 			}
-			if update.Attrs().Name != Link {
+			index := update.Attrs().Index
+			if int64(index) == o.uplink.Load() {
+				o.wake() // routes by it go with it and do not come back; its MTU is ours
+			}
+			if name := update.Attrs().Name; name != Link && name != Tunnel {
 				continue
 			}
-			index = update.Attrs().Index
+			ours[index] = true
 			if update.Header.Type == unix.RTM_DELLINK || update.IfInfomsg.Flags&unix.IFF_UP == 0 {
 				o.wake()
 			}
@@ -126,7 +159,7 @@ func (o *Overlay) listen(ctx context.Context) error {
 				routes = nil
 				continue
 			}
-			if update.Type == unix.RTM_DELROUTE && update.LinkIndex == index {
+			if update.Type == unix.RTM_DELROUTE && (ours[update.LinkIndex] || update.Protocol == routeProtocol) {
 				o.wake()
 			}
 		}
@@ -147,15 +180,18 @@ func (o *Overlay) keep(ctx context.Context, synced func() bool, last view) error
 		case <-o.kick:
 		case <-timer.C:
 		}
-		now, err := o.look(ctx, synced, last)
+		now, current, err := o.look(ctx, synced, last)
 		if err == nil {
-			err = o.settle(now)
+			err = o.settle(ctx, now, current)
 		}
 		if err == nil && !now.equal(last) {
 			err = save(o.file(), now)
 			o.log.Info("overlay follows the nodes", "nodes", len(now.Others), "ranges", now.Self.Ranges)
 		}
 		wait := healInterval
+		if o.tunnel != nil {
+			wait = min(wait, o.tunnel.keys.due(time.Now()))
+		}
 		if err != nil && ctx.Err() == nil {
 			o.log.Error("overlay is not as it should be", "retry", retryInterval, "error", err)
 			wait = retryInterval
@@ -166,31 +202,75 @@ func (o *Overlay) keep(ctx context.Context, synced func() bool, last view) error
 	}
 }
 
-// look is the newest view there is.
-func (o *Overlay) look(ctx context.Context, synced func() bool, last view) (view, error) {
+// look is the newest view there is; current says that the API server gave it.
+func (o *Overlay) look(ctx context.Context, synced func() bool, last view) (now view, current bool, err error) {
 	if !synced() {
-		return last, nil
+		return last, false, nil
 	}
 	var nodes corev1.NodeList
 	if err := o.nodes.List(ctx, &nodes); err != nil {
-		return view{}, fmt.Errorf("list nodes: %w", err)
+		return view{}, false, fmt.Errorf("list nodes: %w", err)
 	}
-	now, ok := look(nodes.Items, o.nodeName)
+	now, ok := look(nodes.Items, o.cfg.NodeName)
 	if !ok {
-		return last, nil // not registered yet, or again: what was true stays
+		return last, false, nil // not registered yet, or again: what was true stays
 	}
-	return now, nil
+	return now, true, nil
 }
 
-// settle makes the kernel's tables those of the view. While nothing is known, what an earlier run left goes on working.
-func (o *Overlay) settle(v view) error {
-	if v.equal(view{}) {
-		return nil
+// settle makes the kernel's ways those of the view. While nothing is known, what an earlier run left goes on working.
+func (o *Overlay) settle(ctx context.Context, v view, current bool) error {
+	known := !v.equal(view{})
+	var at place
+	if known && len(v.Others) > 0 {
+		var err error
+		if at, err = placeOf(v.Self.Address); err != nil {
+			return err
+		}
+		o.uplink.Store(int64(at.link))
 	}
-	if len(v.Others) == 0 {
-		return Remove()
+	switch {
+	case o.tunnel != nil:
+		return o.tunnel.settle(ctx, v, at, current)
+	case known:
+		return o.open(v, at)
 	}
-	link, err := raise(v.Self)
+	return nil
+}
+
+// open makes the ways that do not encrypt: routes to those nearby if that is wanted, VXLAN to all others. A range that changes
+// from one to the other is never without.
+func (o *Overlay) open(v view, at place) error {
+	ways := map[netip.Prefix]route{}
+	if o.cfg.Mode == config.Routes {
+		ways = direct(v, at)
+	}
+	have, err := readRoutes()
+	if err != nil {
+		return err
+	}
+	set, remove := difference(ways, have)
+	if err := setRoutes(set); err != nil {
+		return err
+	}
+	if err := o.wrap(v, at, ways); err != nil {
+		return err
+	}
+	for _, pods := range remove {
+		if err := removeRoute(pods, have[pods]); err != nil {
+			return err
+		}
+	}
+	return removeLink(Tunnel)
+}
+
+// wrap makes the ways by VXLAN.
+func (o *Overlay) wrap(v view, at place, elsewhere map[netip.Prefix]route) error {
+	want := plan(v.Others, v.Self, elsewhere)
+	if len(want.routes) == 0 {
+		return removeLink(Link)
+	}
+	link, err := raise(v.Self, at)
 	if err != nil {
 		return err
 	}
@@ -198,10 +278,10 @@ func (o *Overlay) settle(v view) error {
 	if err != nil {
 		return err
 	}
-	return write(link, plan(v.Others, v.Self), have)
+	return write(link, want, have)
 }
 
-func (o *Overlay) file() string { return filepath.Join(o.paths.Network(), "overlay.json") }
+func (o *Overlay) file() string { return filepath.Join(o.cfg.Paths.Network(), "overlay.json") }
 
 // load is the view of the last run, for a machine that comes up while the API is away.
 func load(path string) (view, error) {

@@ -15,10 +15,11 @@ type Peer struct {
 	Node    string         `json:"node"`
 	Ranges  []netip.Prefix `json:"ranges"`
 	Address netip.Addr     `json:"address"`
+	Key     string         `json:"key,omitempty"` // public, of WireGuard; "" before the node published one
 }
 
 func (p Peer) equal(o Peer) bool {
-	return p.Node == o.Node && p.Address == o.Address && slices.Equal(p.Ranges, o.Ranges)
+	return p.Node == o.Node && p.Address == o.Address && p.Key == o.Key && slices.Equal(p.Ranges, o.Ranges)
 }
 
 // overlaps says whether two nodes claim the same addresses.
@@ -66,7 +67,7 @@ func look(nodes []corev1.Node, self string) (v view, ok bool) {
 }
 
 func peerOf(node *corev1.Node, usable func(netip.Addr) bool) (Peer, bool) {
-	peer := Peer{Node: node.Name}
+	peer := Peer{Node: node.Name, Key: node.Annotations[KeyAnnotation]}
 	for _, text := range append(slices.Clone(node.Spec.PodCIDRs), node.Spec.PodCIDR) {
 		r, err := netip.ParsePrefix(text)
 		sameFamily := func(o netip.Prefix) bool { return o.Addr().Is4() == r.Addr().Is4() }
@@ -110,21 +111,43 @@ type tables struct {
 	forwarding map[hardware]netip.Addr
 }
 
-// plan is what the tables should hold, in the families that this node's own pods have.
-func plan(others []Peer, self Peer) tables {
+// plan is what the tables should hold, in the families that this node's own pods have. Ranges in elsewhere have another way.
+func plan(others []Peer, self Peer, elsewhere map[netip.Prefix]route) tables {
 	t := tables{map[netip.Prefix]netip.Addr{}, map[netip.Addr]hardware{}, map[hardware]netip.Addr{}}
 	for _, peer := range others {
 		mac := hardwareOf(peer.Ranges[0])
-		t.forwarding[mac] = peer.Address
-		for _, r := range peer.Ranges {
-			if !slices.ContainsFunc(self.Ranges, func(own netip.Prefix) bool { return own.Addr().Is4() == r.Addr().Is4() }) {
+		for _, r := range self.shared(peer) {
+			if _, has := elsewhere[r]; has {
 				continue
 			}
+			t.forwarding[mac] = peer.Address
 			t.routes[r] = tunnelEnd(r)
 			t.neighbours[tunnelEnd(r)] = mac
 		}
 	}
 	return t
+}
+
+// shared are the ranges of a peer in families that this node's pods have as well.
+func (p Peer) shared(peer Peer) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(peer.Ranges), func(r netip.Prefix) bool {
+		return !slices.ContainsFunc(p.Ranges, func(own netip.Prefix) bool { return own.Addr().Is4() == r.Addr().Is4() })
+	})
+}
+
+// direct are the ways to peers whose machines are on a network of the link with this node's address. A next hop has the
+// family of what it is the next hop for.
+func direct(v view, at place) map[netip.Prefix]route {
+	ways := map[netip.Prefix]route{}
+	for _, peer := range v.Others {
+		near := slices.ContainsFunc(at.networks, func(n netip.Prefix) bool { return n.Contains(peer.Address) })
+		for _, r := range v.Self.shared(peer) {
+			if near && r.Addr().Is4() == peer.Address.Is4() {
+				ways[r] = route{via: peer.Address, link: at.link}
+			}
+		}
+	}
+	return ways
 }
 
 // difference is what has to be set and what has to go, to make want of have.

@@ -77,7 +77,7 @@ func TestPlanLeadsThroughAllThreeTables(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			machine := netip.MustParseAddr("192.0.2.2")
-			got := plan([]Peer{{Node: "a", Ranges: tc.theirs, Address: machine}}, Peer{Ranges: tc.own})
+			got := plan([]Peer{{Node: "a", Ranges: tc.theirs, Address: machine}}, Peer{Ranges: tc.own}, nil)
 			if len(got.routes) != len(tc.want) || len(got.neighbours) != len(tc.want) {
 				t.Errorf("plan() has ways to other ranges: %+v", got)
 			}

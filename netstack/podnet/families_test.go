@@ -1,6 +1,7 @@
 package podnet_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/test/lab/lab"
 )
@@ -111,60 +113,62 @@ func TestWhoLearnsFromWhom(t *testing.T) {
 }
 
 func TestPodsOfTwoMachinesReachEachOtherInEachFamily(t *testing.T) {
+	both := func(m *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{m.IP(), six} }
+	sixAlone := func(_ *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{six} }
+	dual, single := [][]string{{podRange4, podRange6}, {"10.42.1.0/24", "fd42:0:0:1::/64"}}, [][]string{{podRange6}, {"fd42:0:0:1::/64"}}
 	tests := map[string]struct {
+		mode    string
 		machine func(*lab.Machine, netip.Addr) []netip.Addr
 		cluster []string
 		ranges  [][]string
 	}{
-		"both families over IPv4": {
-			machine: func(m *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{m.IP(), six} },
-			cluster: []string{cluster4, cluster6}, ranges: [][]string{{podRange4, podRange6}, {"10.42.1.0/24", "fd42:0:0:1::/64"}},
-		},
-		"IPv6 over IPv6 alone": {
-			machine: func(_ *lab.Machine, six netip.Addr) []netip.Addr { return []netip.Addr{six} },
-			cluster: []string{cluster6}, ranges: [][]string{{podRange6}, {"fd42:0:0:1::/64"}},
-		},
+		"both families over IPv4":              {config.VXLAN, both, []string{cluster4, cluster6}, dual},
+		"IPv6 over IPv6 alone":                 {config.VXLAN, sixAlone, []string{cluster6}, single},
+		"both families over IPv4, encrypted":   {config.WireGuard, both, []string{cluster4, cluster6}, dual},
+		"IPv6 over IPv6 alone, encrypted":      {config.WireGuard, sixAlone, []string{cluster6}, single},
+		"both families by routes and by VXLAN": {config.Routes, both, []string{cluster4, cluster6}, dual},
+		"IPv6 by routes alone":                 {config.Routes, sixAlone, []string{cluster6}, single},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
+			l, api := lab.New(t), newBoard(t)
 			var ns []*node
 			for i, machine := range []string{"n1", "n2"} {
 				m := l.Machine(machine)
-				ns = append(ns, newNodeOf(t, m, false, tc.machine(m, m.AddIPv6()), tc.cluster...))
-				ns[i].up(tc.ranges[i]...)
-			}
-			for _, n := range ns {
-				n.tell(ns[0].object(tc.ranges[0]...), ns[1].object(tc.ranges[1]...))
-				n.log.wait(t, `msg="overlay follows the nodes" nodes=1`)
+				ns = append(ns, api.node(m, node{mode: tc.mode}, tc.machine(m, m.AddIPv6()), tc.cluster...))
+				api.show(ns[i], tc.ranges[i]...)
+				ns[i].log.wait(t, `msg="pod network is up"`)
 			}
 			a, b := ns[0].connected("a"), ns[1].connected("b")
+			first := serve(t, a, "tcp", netip.AddrPortFrom(a.address, 0).String()).String()
+			eventually(t, func() error { _, err := ask(b, "tcp", first); return err })
 			for i, pair := range [][2]netip.Addr{{a.address, b.address}, {a.second, b.second}}[:len(tc.cluster)] {
 				family := map[bool]string{true: "4", false: "6"}[pair[0].Is4()]
 				for _, network := range []string{"tcp", "udp"} {
 					onA := serve(t, a, network+family, netip.AddrPortFrom(pair[0], 0).String()).String()
 					expect(t, "pod to pod", b, network+family, onA, pair[1])
 					end := netip.MustParsePrefix(tc.ranges[1][i]).Addr()
+					if own := ns[1].ips[0]; tc.mode == config.Routes && own.Is4() == end.Is4() {
+						end = own // there is no tunnel whose end it could be
+					}
 					expect(t, "node to pod", ns[1], network+family, onA, end)
 				}
 			}
 
 			t.Log("somebody cleans up what they don't know, and it is back")
 			if err := ns[1].Do(func() error {
-				link, err := netlink.LinkByName(overlay.Link)
-				if err != nil {
-					return err
+				link, err := netlink.LinkByName(map[string]string{config.VXLAN: overlay.Link, config.WireGuard: overlay.Tunnel, config.Routes: "eth0"}[tc.mode])
+				if err != nil || tc.mode == config.Routes {
+					return errors.Join(err, loseRoutes(ns[0].ips))
 				}
 				return netlink.LinkSetDown(link)
 			}); err != nil {
 				t.Fatal(err)
 			}
-			last := a.address
-			if a.second.IsValid() {
-				last = a.second
+			for _, address := range []netip.Addr{a.address, a.second}[:len(tc.cluster)] {
+				onA := serve(t, a, "tcp", netip.AddrPortFrom(address, 0).String()).String()
+				eventually(t, func() error { _, err := ask(b, "tcp", onA); return err })
 			}
-			onA := serve(t, a, "tcp6", netip.AddrPortFrom(last, 0).String()).String()
-			eventually(t, func() error { _, err := ask(b, "tcp6", onA); return err })
 		})
 	}
 }

@@ -7,19 +7,38 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"knarr.dev/knarr/netstack/dump"
 	"knarr.dev/knarr/netstack/nft"
 )
 
-// guardBridge calls wake when the bridge goes.
-func guardBridge(ctx context.Context, wake func()) error {
-	links := make(chan netlink.LinkUpdate)
-	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
+// guardLinks calls wake when the bridge goes, and when a link gets another MTU: what fits through the machine's own links is
+// what the next pod may send.
+func guardLinks(ctx context.Context, wake func()) error {
+	updates := make(chan netlink.LinkUpdate)
+	if err := netlink.LinkSubscribe(updates, ctx.Done()); err != nil {
 		return fmt.Errorf("follow changes of links: %w", err)
 	}
-	for update := range links {
-		if update.Header.Type == unix.RTM_DELLINK && update.Attrs().Name == Bridge {
+	links, err := dump.Links()
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	mtus := map[int]int{}
+	for _, link := range links {
+		mtus[link.Attrs().Index] = link.Attrs().MTU
+	}
+	for update := range updates {
+		index, mtu := update.Attrs().Index, update.Attrs().MTU
+		if update.Header.Type == unix.RTM_DELLINK {
+			delete(mtus, index)
+			if update.Attrs().Name == Bridge {
+				wake()
+			}
+			continue
+		}
+		if before, known := mtus[index]; known && before != mtu {
 			wake()
 		}
+		mtus[index] = mtu
 	}
 	// The channel closes with ctx. Before that, the kernel had more to say than fitted; the regular pass goes on.
 	<-ctx.Done()

@@ -27,6 +27,8 @@ type Lease struct {
 	Netns       string     `json:"netns"`
 	// Ports the pod has on the node's own addresses.
 	Ports []cni.PortMapping `json:"ports,omitempty"`
+	// Bandwidth the pod has, for people.
+	Bandwidth cni.Bandwidth `json:"bandwidth,omitzero"`
 }
 
 // addresses of the pod, the first one first.

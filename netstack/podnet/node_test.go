@@ -81,6 +81,8 @@ type nodeConfig struct {
 	Name  string
 	IPs   []netip.Addr
 	Pods  []netip.Prefix
+	Mode  string        // of the overlay
+	Keys  time.Duration // how old its keys get
 
 	IPTables bool
 }
@@ -97,7 +99,7 @@ func runNode(text string) error {
 	network, err := podnet.New(podnet.Config{
 		Paths: cfg.Paths, NodeName: cfg.Name, NodeIPs: cfg.IPs, ClusterRanges: cfg.Pods,
 		ClusterDNS: netip.MustParseAddr(clusterDNS), IPTables: cfg.IPTables,
-		Overhead: overlay.Overhead(cfg.IPs[0]),
+		Overhead: overlay.Overhead(cfg.Mode, cfg.IPs[0]),
 	}, nodes, log)
 	if err != nil {
 		return err
@@ -105,7 +107,16 @@ func runNode(text string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { nodes.informer.Run(ctx.Done()); return nil })
 	group.Go(func() error { return network.Run(ctx, func() { log.Info("serving") }) })
-	group.Go(func() error { return overlay.New(cfg.Paths, cfg.Name, nodes, log).Run(ctx, func() {}) })
+	group.Go(func() error {
+		return overlay.New(overlay.Config{
+			Paths: cfg.Paths, NodeName: cfg.Name, Mode: cfg.Mode, Pods: cfg.Pods, Rotation: cfg.Keys,
+			Publish: func(_ context.Context, annotation, value string) error { // as lines of what it logs
+				log.Info("published", annotation, value)
+				return nil
+			},
+			Log: log,
+		}, nodes).Run(ctx, func() {})
+	})
 	go nodes.follow(os.Stdin)
 	return group.Wait()
 }
@@ -169,6 +180,9 @@ type node struct {
 	t     *testing.T
 	ips   []netip.Addr
 	pods  []netip.Prefix // of the cluster
+	mode  string         // of the overlay
+	keys  time.Duration
+	heard func(line string) // what it logs; may be nil
 	paths config.Paths
 	cmd   *lab.Cmd
 	stdin io.WriteCloser
@@ -183,22 +197,29 @@ func newNode(t *testing.T, m *lab.Machine) *node { return newNodeWith(t, m, fals
 // newNodeWith starts one whose rules are in ip_tables, or in nftables.
 func newNodeWith(t *testing.T, m *lab.Machine, ipTables bool) *node {
 	t.Helper()
-	// As strict as machines are about where packets come from.
-	if err := m.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) }); err != nil {
-		t.Fatal(err)
-	}
 	return newNodeOf(t, m, ipTables, []netip.Addr{m.IP()}, "10.42.0.0/16")
 }
 
 // newNodeOf starts one with these addresses, in a cluster of these pods.
 func newNodeOf(t *testing.T, m *lab.Machine, ipTables bool, ips []netip.Addr, pods ...string) *node {
 	t.Helper()
-	if ipTables {
+	return newNodeSaid(t, m, node{mode: config.VXLAN, ipTables: ipTables}, ips, pods...)
+}
+
+// newNodeSaid starts one with what is said of its overlay and its rules.
+func newNodeSaid(t *testing.T, m *lab.Machine, said node, ips []netip.Addr, pods ...string) *node {
+	t.Helper()
+	// As strict as machines are about where packets come from.
+	if err := m.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644) }); err != nil {
+		t.Fatal(err)
+	}
+	if said.ipTables {
 		if err := m.Do(func() error { return xt.Probe(false, true) }); err != nil {
 			t.Skip(err)
 		}
 	}
-	n := &node{Machine: m, ipTables: ipTables, t: t, ips: ips, paths: config.Paths{Data: m.DataDir(), Run: m.RunDir()}}
+	n := &said
+	n.Machine, n.t, n.ips, n.paths = m, t, ips, config.Paths{Data: m.DataDir(), Run: m.RunDir()}
 	for _, text := range pods {
 		n.pods = append(n.pods, netip.MustParsePrefix(text))
 	}
@@ -209,7 +230,7 @@ func newNodeOf(t *testing.T, m *lab.Machine, ipTables bool, ips []netip.Addr, po
 
 func (n *node) start() {
 	n.t.Helper()
-	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IPs: n.ips, Pods: n.pods, IPTables: n.ipTables})
+	text, err := json.Marshal(nodeConfig{Paths: n.paths, Name: n.Name(), IPs: n.ips, Pods: n.pods, Mode: n.mode, Keys: n.keys, IPTables: n.ipTables})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -225,7 +246,7 @@ func (n *node) start() {
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	n.log = newLogbook(stderr)
+	n.log = newLogbook(stderr, n.heard)
 	n.log.wait(n.t, "msg=serving")
 }
 
@@ -240,10 +261,12 @@ func (n *node) kill9() {
 // tell gives it the nodes of the cluster.
 func (n *node) tell(nodes ...corev1.Node) {
 	n.t.Helper()
-	if err := json.NewEncoder(n.stdin).Encode(nodes); err != nil {
+	if err := n.send(nodes); err != nil {
 		n.t.Fatal(err)
 	}
 }
+
+func (n *node) send(nodes []corev1.Node) error { return json.NewEncoder(n.stdin).Encode(nodes) }
 
 // object is the node's API object.
 func (n *node) object(podRanges ...string) corev1.Node {
@@ -268,7 +291,7 @@ type logbook struct {
 	more  chan struct{}
 }
 
-func newLogbook(r io.Reader) *logbook {
+func newLogbook(r io.Reader, heard func(line string)) *logbook {
 	l := &logbook{more: make(chan struct{})}
 	go func() {
 		scanner := bufio.NewScanner(r)
@@ -278,6 +301,9 @@ func newLogbook(r io.Reader) *logbook {
 			close(l.more)
 			l.more = make(chan struct{})
 			l.mu.Unlock()
+			if heard != nil {
+				heard(scanner.Text())
+			}
 		}
 	}()
 	return l
@@ -306,6 +332,20 @@ func (l *logbook) wait(t *testing.T, text string) {
 	}
 }
 
+// forget all that was logged.
+func (l *logbook) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = nil
+}
+
+// has says whether a line with text was logged.
+func (l *logbook) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.lines, func(line string) bool { return strings.Contains(line, text) })
+}
+
 // clientDir is where the client is built to, when the first test needs it.
 var clientDir string
 
@@ -323,6 +363,7 @@ type pod struct {
 	id      string
 	netns   string
 	ports   []map[string]any
+	limits  map[string]any
 	address netip.Addr
 	second  netip.Addr // where there are two families
 }
@@ -371,8 +412,12 @@ func (p *pod) cni(do func(*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.
 		ContainerID: p.id, NetNS: p.netns, IfName: "eth0", CacheDir: filepath.Join(p.node.Dir(), "cni-cache"),
 		Args: [][2]string{{"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", p.id}},
 	}
+	runtimeConf.CapabilityArgs = map[string]any{}
 	if p.ports != nil {
-		runtimeConf.CapabilityArgs = map[string]any{"portMappings": p.ports}
+		runtimeConf.CapabilityArgs["portMappings"] = p.ports
+	}
+	if p.limits != nil {
+		runtimeConf.CapabilityArgs["bandwidth"] = p.limits
 	}
 	return p.node.Do(func() error { return do(libcni.NewCNIConfig([]string{clientDir}, nil), list, runtimeConf) })
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -247,8 +248,16 @@ func inside(ns netns.NsHandle, f func() error) error {
 	return <-done
 }
 
-// removeLink removes a link of ours; one that is gone already is as good.
+// removeLink removes a link of ours, and what keeps it within its limits; what is gone already is as good.
 func removeLink(name string) error {
+	err := deleteLink(name)
+	if strings.HasPrefix(name, linkPrefix) {
+		err = errors.Join(err, removeShaper(name))
+	}
+	return err
+}
+
+func deleteLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil

@@ -158,7 +158,7 @@ func (n *Network) Run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return n.watch(ctx) })
 	group.Go(func() error { return n.keep(ctx, known) })
 	group.Go(func() error { return n.rules.guard(ctx, n.wake) })
-	group.Go(func() error { return guardBridge(ctx, n.wake) })
+	group.Go(func() error { return guardLinks(ctx, n.wake) })
 	group.Go(func() error { return cni.Serve(ctx, listener, n) })
 	ready()
 	return group.Wait()
@@ -303,10 +303,12 @@ func (n *Network) reclaim() error {
 	}
 	wanted := map[string]bool{}
 	for _, lease := range n.leases.held {
-		wanted[hostLink(lease.ContainerID, lease.IfName)] = true
+		host := hostLink(lease.ContainerID, lease.IfName)
+		wanted[host], wanted[shaperOf(host)] = true, true
 	}
 	for _, link := range links {
-		if name := link.Attrs().Name; strings.HasPrefix(name, linkPrefix) && !wanted[name] {
+		name := link.Attrs().Name
+		if ours := strings.HasPrefix(name, linkPrefix) || strings.HasPrefix(name, shaperPrefix); ours && !wanted[name] {
 			if err := removeLink(name); err != nil {
 				return err
 			}
@@ -353,7 +355,7 @@ func (n *Network) writeConfig() error {
 		CNIVersion: "1.0.0",
 		Name:       networkName,
 		Plugins: []plugin{{
-			Type: cni.PluginType, Socket: n.cfg.Paths.CNISocket(), Capabilities: map[string]bool{"portMappings": true},
+			Type: cni.PluginType, Socket: n.cfg.Paths.CNISocket(), Capabilities: map[string]bool{"portMappings": true, "bandwidth": true},
 		}},
 	}, "", "  ")
 	if err != nil {

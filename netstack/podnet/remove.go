@@ -41,7 +41,7 @@ func removeLinks() error {
 	}
 	var errs []error
 	for _, link := range links {
-		if name := link.Attrs().Name; strings.HasPrefix(name, linkPrefix) || name == Bridge {
+		if name := link.Attrs().Name; strings.HasPrefix(name, linkPrefix) || strings.HasPrefix(name, shaperPrefix) || name == Bridge {
 			errs = append(errs, removeLink(name))
 		}
 	}

@@ -33,6 +33,9 @@ func (n *Network) Add(ctx context.Context, r cni.Request, conf cni.NetConf) (*cn
 	if err == nil {
 		err = connect(w)
 	}
+	if err == nil {
+		err = restrict(w.host, lease.Bandwidth)
+	}
 	if err == nil && len(lease.Ports) > 0 {
 		err = n.openPorts(lease)
 	}
@@ -67,7 +70,7 @@ func (n *Network) lease(r cni.Request, conf cni.NetConf) (Lease, error) {
 			lease.Second = twin(address, n.ranges[0], n.ranges[1])
 		}
 	}
-	lease.Netns, lease.Pod, lease.Ports = r.Netns, podName(r.Args), conf.RuntimeConfig.PortMappings
+	lease.Netns, lease.Pod, lease.Ports, lease.Bandwidth = r.Netns, podName(r.Args), conf.RuntimeConfig.PortMappings, conf.RuntimeConfig.Bandwidth
 	if _, err := lease.forwards(); err != nil {
 		return Lease{}, err
 	}

@@ -41,6 +41,7 @@ var (
 
 var settings = join.Settings{
 	ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local",
+	Overlay: "vxlan",
 }
 
 func TestMain(m *testing.M) {
