@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/endpoints/endpointstest"
 	"knarr.dev/knarr/netstack/netlab"
@@ -55,13 +57,21 @@ type starter func(t testing.TB, view *endpoints.View) (stop func())
 // start runs one that writes nftables.
 func start(t testing.TB, view *endpoints.View) (stop func()) {
 	t.Helper()
+	forgetFlows(t)
 	return endpointstest.Run(t, proxyOf(view, false))
 }
 
 // startTables runs one that writes ip_tables.
 func startTables(t testing.TB, view *endpoints.View) (stop func()) {
 	t.Helper()
+	forgetFlows(t)
 	return endpointstest.Run(t, proxyOf(view, true))
+}
+
+// forgetFlows of the tests before: a client that draws the same port again would be sent where it was sent then.
+func forgetFlows(t testing.TB) {
+	t.Helper()
+	netlab.Check(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
 }
 
 // withEither runs a test with a proxy of either kind: packets must not tell them apart.
