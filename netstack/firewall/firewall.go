@@ -143,8 +143,10 @@ func Remove() error {
 		_, err := settle(func(rules) bool { return false })
 		errs = append(errs, err)
 	}
-	_, err := settleTables(func(string, []string) bool { return false })
-	return errors.Join(append(errs, err)...)
+	if _, err := settleTables(func(string, []string) bool { return false }); !errors.Is(err, xt.ErrNoProgram) { // nor was it there to write
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // rules are what is to be decided about: one base chain of somebody else's.

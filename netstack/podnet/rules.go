@@ -52,7 +52,7 @@ func (c Config) open() (rules packetFilter, leave func() error, err error) {
 		rules, err = openTables(c.ClusterRanges)
 		return rules, removeNftables, err
 	}
-	return nftRules{}, func() error { return xt.Leave(ownerName) }, nil
+	return nftRules{}, func() error { return xt.Remove(ownerName) }, nil
 }
 
 // nftRules is a kernel with nftables.

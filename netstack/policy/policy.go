@@ -233,7 +233,7 @@ func (p *Policy) leave() {
 	if p.cfg.IPTables {
 		err = nft.Remove(nftables.TableFamilyINet, TableName)
 	} else {
-		err = errors.Join(xt.Leave(ownerName), removeSets())
+		err = errors.Join(xt.Remove(ownerName), removeSets())
 	}
 	if err != nil {
 		p.cfg.Log.Warn("older policies are still in force beside those of now", "component", p.Name(), "error", err)

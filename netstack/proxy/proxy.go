@@ -218,7 +218,7 @@ func (p *Proxy) leave() {
 	if p.cfg.IPTables {
 		err = nft.Remove(nftables.TableFamilyINet, TableName)
 	} else {
-		err = xt.Leave(ownerName)
+		err = xt.Remove(ownerName)
 	}
 	if err != nil {
 		p.cfg.Log.Warn("older service rules are still in force beside those of now", "component", p.Name(), "error", err)

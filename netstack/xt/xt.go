@@ -169,7 +169,7 @@ func Watch(ctx context.Context, look func()) error {
 	}
 }
 
-// Remove takes away everything of an owner. Where no tables are in use nothing is, and no program is needed.
+// Remove takes away everything of an owner. Where no tables are in use nothing is, and without the program nothing was written.
 func Remove(name string) error {
 	var errs []error
 	for _, v6 := range []bool{false, true} {
@@ -178,6 +178,9 @@ func Remove(name string) error {
 			continue
 		}
 		program, err := Find(v6)
+		if errors.Is(err, ErrNoProgram) {
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -190,14 +193,6 @@ func Remove(name string) error {
 		errs = append(errs, o.Commit(nothing))
 	}
 	return errors.Join(errs...)
-}
-
-// Leave is Remove by the owner of another kind of rules as it starts: without the programs ours were not written either.
-func Leave(name string) error {
-	if err := Remove(name); err != nil && !errors.Is(err, ErrNoProgram) {
-		return err
-	}
-	return nil
 }
 
 // difference is what iptables-restore has to be told. Chains are made or emptied first, so that rules find them, and go
