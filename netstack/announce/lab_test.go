@@ -24,18 +24,18 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(netlab.Main(m)) }
 
-// wires is a network, a load balancer's address in it, and those of a router, a client and two nodes.
+// wires is a network, the addresses of a load balancer and of the API in it, and those of a router, a client and two nodes.
 type wires struct {
-	network                           netip.Prefix
-	virtual, router, client, one, two string
+	network                                netip.Prefix
+	virtual, api, router, client, one, two string
 }
 
 // TestAnotherNodeTakesOver has a client and two nodes on one switch. The client asks who has the address, and keeps what it
 // learnt until somebody tells it better.
 func TestAnotherNodeTakesOver(t *testing.T) {
 	for name, w := range map[string]wires{
-		"IPv4": {network, "192.0.2.100", "192.0.2.254", "192.0.2.50", "192.0.2.1", "192.0.2.2"},
-		"IPv6": {netip.MustParsePrefix("2001:db8::/64"), "2001:db8::100", "2001:db8::fe", "2001:db8::50", "2001:db8::1", "2001:db8::2"},
+		"IPv4": {network, "192.0.2.100", "192.0.2.101", "192.0.2.254", "192.0.2.50", "192.0.2.1", "192.0.2.2"},
+		"IPv6": {netip.MustParsePrefix("2001:db8::/64"), "2001:db8::100", "2001:db8::101", "2001:db8::fe", "2001:db8::50", "2001:db8::1", "2001:db8::2"},
 	} {
 		t.Run(name, w.takeOver)
 	}
@@ -43,7 +43,7 @@ func TestAnotherNodeTakesOver(t *testing.T) {
 
 func (w wires) takeOver(t *testing.T) {
 	netlab.NeedKernel(t)
-	virtual := netip.MustParseAddr(w.virtual)
+	virtual, api := netip.MustParseAddr(w.virtual), netip.MustParseAddr(w.api)
 	sw := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "switch"}}
 	netlab.Check(t, netlink.LinkAdd(sw))
 	t.Cleanup(func() { netlab.Check(t, netlink.LinkDel(sw)) })
@@ -58,10 +58,11 @@ func (w wires) takeOver(t *testing.T) {
 		key, err := ecdh.X25519().GenerateKey(rand.Reader)
 		netlab.Check(t, err)
 		keys[name], nodes[name] = key, node(name, addr, corev1.ConditionTrue)
+		nodes[name].Labels = map[string]string{controlPlane: ""}
 		nodes[name].Annotations = map[string]string{heartbeat.Annotation: heartbeat.FormatKey(key.PublicKey())}
 	}
 	cluster, view := endpointstest.Running(t, service, nodes["a"], nodes["b"])
-	announcers := map[string]func(){}
+	announcers, stops := map[string]*Announcer{}, map[string]func(){}
 	macs := map[string]string{}
 	for _, name := range []string{"a", "b"} {
 		host := hosts[name]
@@ -71,7 +72,7 @@ func (w wires) takeOver(t *testing.T) {
 			macs[at.mac.String()] = name
 		})
 		a := New(Config{
-			Node: name, NodeIPs: []netip.Addr{host.Addr}, Nodes: cluster.Cache(), Log: slog.New(slog.DiscardHandler),
+			Node: name, NodeIPs: []netip.Addr{host.Addr}, Nodes: cluster.Cache(), API: api, Log: slog.New(slog.DiscardHandler),
 			Key: func() (*ecdh.PrivateKey, error) { return keys[name], nil },
 			Introduce: func(context.Context, string, string) error {
 				t.Errorf("%s introduces itself, though its key is known", name)
@@ -91,49 +92,66 @@ func (w wires) takeOver(t *testing.T) {
 			host.Do(func() { s, err = openSpeaker(at) })
 			return s, err
 		}
-		announcers[name] = endpointstest.Run(t, a)
+		announcers[name], stops[name] = a, endpointstest.Run(t, a)
 	}
-	// known is who the client believes to have the address.
-	known := func() (name string) {
+	// known is who the client believes to have an address.
+	known := func(address netip.Addr) (name string) {
 		client.Do(func() {
 			eth, err := netlink.LinkByName("eth0")
 			netlab.Check(t, err)
 			all, err := dump.Neighbours(eth.Attrs().Index, netlink.FAMILY_ALL)
 			netlab.Check(t, err)
 			for _, n := range all {
-				if n.IP.Equal(virtual.AsSlice()) {
+				if n.IP.Equal(address.AsSlice()) {
 					name = macs[n.HardwareAddr.String()]
 				}
 			}
 		})
 		return name
 	}
-	ask := func() {
+	ask := func(address netip.Addr) {
 		client.Do(func() {
-			conn, err := net.Dial("udp", netip.AddrPortFrom(virtual, 9).String())
+			conn, err := net.Dial("udp", netip.AddrPortFrom(address, 9).String())
 			netlab.Check(t, err)
 			defer conn.Close()
 			_, _ = conn.Write([]byte("?")) // a refusal of an earlier one may be read here
 		})
 	}
-	learns := func(want string) {
+	finds := func(address netip.Addr, want string) {
 		t.Helper()
 		began, again := time.Now(), time.NewTicker(2*time.Millisecond)
 		defer again.Stop()
 		// A machine too slow for heartbeats may lose somebody who is there, for seconds.
-		for deadline := time.After(time.Minute); known() != want; {
+		for deadline := time.After(time.Minute); known(address) != want; {
 			select {
 			case <-again.C:
 			case <-deadline:
-				t.Fatalf("not within a minute: the client finds the address at %s", want)
+				t.Fatalf("not within a minute: the client finds %s at %s", address, want)
 			}
 		}
 		t.Logf("the client knows %s after %s", want, time.Since(began).Round(100*time.Microsecond))
 	}
 
-	first := ranked(virtual, []string{"a", "b"})[0]
+	learns := func(want string) {
+		t.Helper()
+		finds(virtual, want)
+	}
+
+	t.Log("the address of the API is where an API server answers")
+	first := ranked(api, []string{"a", "b"})[0]
 	second := map[string]string{"a": "b", "b": "a"}[first]
-	ask()
+	announcers[second].Serve(true)
+	ask(api)
+	finds(api, second)
+	announcers[first].Serve(true)
+	finds(api, first)
+	announcers[first].Serve(false)
+	finds(api, second)
+
+	t.Log("that of a load balancer is where a node is Ready")
+	first = ranked(virtual, []string{"a", "b"})[0]
+	second = map[string]string{"a": "b", "b": "a"}[first]
+	ask(virtual)
 	learns(first)
 
 	t.Log("the node is lost, says the API: the other one tells everybody, nobody asks")
@@ -175,17 +193,17 @@ func (w wires) takeOver(t *testing.T) {
 	learns(first)
 
 	t.Log("its process ends and says so: the other one speaks at once")
-	announcers[first]()
+	stops[first]()
 	learns(second)
 
 	t.Log("with its process a node's voice ends, and its heartbeats")
-	announcers[second]()
+	stops[second]()
 	client.Do(func() {
 		eth, err := netlink.LinkByName("eth0")
 		netlab.Check(t, err)
 		netlab.Check(t, netlink.NeighDel(&netlink.Neigh{LinkIndex: eth.Attrs().Index, IP: virtual.AsSlice()}))
 	})
-	ask()
+	ask(virtual)
 	netlab.Eventually(t, "the client asks and nobody answers", func() bool {
 		failed := false
 		client.Do(func() {
@@ -197,7 +215,7 @@ func (w wires) takeOver(t *testing.T) {
 		})
 		return failed
 	})
-	if got := known(); got != "" {
+	if got := known(virtual); got != "" {
 		t.Errorf("after the only node with an endpoint fell silent the client believes in %q", got)
 	}
 }
