@@ -136,6 +136,15 @@ func (d *disk) NodeExpandVolume(_ context.Context, q *csiv1.NodeExpandVolumeRequ
 	return &csiv1.NodeExpandVolumeResponse{CapacityBytes: q.CapacityRange.RequiredBytes}, d.called("expand", fmt.Sprint(q.CapacityRange.RequiredBytes))
 }
 
+func (d *disk) NodeGetVolumeStats(_ context.Context, q *csiv1.NodeGetVolumeStatsRequest) (*csiv1.NodeGetVolumeStatsResponse, error) {
+	if _, err := os.Stat(q.VolumePath); err != nil || q.StagingTargetPath == "" {
+		return nil, status.Errorf(codes.NotFound, "%q, %q: %v", q.VolumePath, q.StagingTargetPath, err)
+	}
+	return &csiv1.NodeGetVolumeStatsResponse{Usage: []*csiv1.VolumeUsage{
+		{Unit: csiv1.VolumeUsage_BYTES, Total: 100, Used: 30, Available: 70}, {Unit: csiv1.VolumeUsage_INODES, Total: 9, Used: -1, Available: 9},
+	}}, d.called("usage", q.VolumeId)
+}
+
 // gone passes over what is not there any more: drivers have to.
 func gone(err error) error {
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {

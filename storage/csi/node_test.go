@@ -155,6 +155,26 @@ func TestAVolumeIsStagedOnceForAllItsPods(t *testing.T) {
 	}
 }
 
+func TestADriverSaysWhatIsInItsVolume(t *testing.T) {
+	m := newMachine(t, about(nil))
+	m.disk.can = append(m.disk.can, csiv1.NodeServiceCapability_RPC_GET_VOLUME_STATS)
+	m.register()
+	pod := podNamed("app")
+	at := m.mustMount(pod, volume())
+	got, err := m.node.Usage(t.Context(), pod.UID, at)
+	if err != nil || *got.CapacityBytes != 100 || *got.UsedBytes != 30 || *got.AvailableBytes != 70 || *got.Inodes != 9 || *got.InodesUsed != 0 {
+		t.Errorf("Usage() = %+v, %v", got, err)
+	}
+	if got, err := m.node.Usage(t.Context(), pod.UID, "/elsewhere"); got != nil || err != nil {
+		t.Errorf("Usage() of what no driver has = %+v, %v", got, err)
+	}
+	m.disk.set("usage", true)
+	if _, err := m.node.Usage(t.Context(), pod.UID, at); err == nil {
+		t.Error("Usage() hides that the driver failed")
+	}
+	m.unmount(pod)
+}
+
 func TestACrashBetweenTwoCallsHeals(t *testing.T) {
 	pod := podNamed("app")
 	tests := map[string]struct {
