@@ -58,6 +58,7 @@ type Sandbox struct {
 type Container struct {
 	ID, Name, Sandbox          string
 	Attempt                    uint32
+	Round                      int // of the pod, counted by how often all its containers were started anew
 	State                      State
 	Hash                       string
 	Image, ImageID             string
@@ -279,6 +280,9 @@ func details(c *runtimeapi.Container, s *runtimeapi.ContainerStatus) Container {
 	}
 	if n, err := strconv.ParseUint(notes[translate.NoteRestarts], 10, 32); err == nil {
 		out.Attempt = uint32(n)
+	}
+	if n, err := strconv.Atoi(notes[translate.NoteRound]); err == nil {
+		out.Round = n
 	}
 	switch out.State = states[s.State]; {
 	case neverStarted(s):

@@ -74,6 +74,7 @@ type Step struct {
 	Container string
 	ID        string
 	Attempt   uint32
+	Round     int    // of a start
 	Grace     int64  // of a kill
 	Message   string // why, for the event of a kill
 }
@@ -103,6 +104,7 @@ type Plan struct {
 // plan decides; it changes nothing.
 func plan(v View) Plan {
 	p := planner{View: v, Plan: Plan{Waiting: map[string]status.Waiting{}}}
+	p.round, p.cause = status.Round(v.Pod, v.Runtime)
 	switch {
 	case v.Ending != nil:
 		p.windDown(*v.Ending)
@@ -148,6 +150,8 @@ func deadline(pod *corev1.Pod) time.Time {
 type planner struct {
 	View
 	Plan
+	round int                 // of the pod
+	cause *observed.Container // whose end began it, if that is known
 }
 
 func (p *planner) lookAt(t time.Time) {
@@ -185,6 +189,9 @@ func (p *planner) run() {
 	if !p.Mounted || p.Busy[string(CreateSandbox)] {
 		return
 	}
+	if p.endRound() || p.holdRound() {
+		return
+	}
 	if p.initContainers(sandbox) {
 		p.mainContainers(sandbox)
 		p.ephemeralContainers(sandbox)
@@ -209,13 +216,49 @@ func (p *planner) renewSandbox(old *observed.Sandbox) {
 	p.do(Step{Do: CreateSandbox, Attempt: attempt})
 }
 
+// earlier: a container's newest run is of an earlier round, so it is as if there were none but for its number.
+func (p *planner) earlier(latest *observed.Container) bool {
+	return latest != nil && latest.Round < p.round
+}
+
+// endRound ends what runs of an earlier round, all at once and without grace (KEP-5532), and returns whether anything does.
+func (p *planner) endRound() bool {
+	found := false
+	for _, c := range p.Runtime.Alive() {
+		if c.Round < p.round {
+			found = true
+			p.do(Step{Do: KillContainer, ID: c.ID, Container: c.Name, Message: fmt.Sprintf("Stopping container %s, all containers of the pod are restarted", c.Name)})
+		}
+	}
+	// One that is just being started may be of the round before, and is seen when it runs.
+	return found || p.round > 0 && p.starting() && !p.startedRound()
+}
+
+// holdRound returns whether a new round has to wait, because the container that began it keeps doing so.
+func (p *planner) holdRound() bool {
+	if p.cause == nil || p.latest(p.cause.Name).ID != p.cause.ID || p.startedRound() {
+		return false
+	}
+	return p.backsOff(p.cause.Name, p.cause)
+}
+
+// startedRound: has anything run in this round?
+func (p *planner) startedRound() bool {
+	for _, runs := range p.Runtime.Containers {
+		if runs[0].Round == p.round {
+			return true
+		}
+	}
+	return false
+}
+
 // initContainers returns whether the main containers may start: plain init containers ended well, sidecars have started.
 func (p *planner) initContainers(sandbox *observed.Sandbox) bool {
 	began := p.mainBegan(sandbox)
 	for i := range p.Pod.Spec.InitContainers {
 		c := &p.Pod.Spec.InitContainers[i]
 		latest := p.latest(c.Name)
-		here := latest != nil && latest.Sandbox == sandbox.ID
+		here := latest != nil && latest.Sandbox == sandbox.ID && !p.earlier(latest)
 		if status.Restartable(c) {
 			if !here || latest.State != observed.Running {
 				p.start(c, latest)
@@ -240,7 +283,7 @@ func (p *planner) initContainers(sandbox *observed.Sandbox) bool {
 
 func (p *planner) mainBegan(sandbox *observed.Sandbox) bool {
 	for i := range p.Pod.Spec.Containers {
-		if c := p.latest(p.Pod.Spec.Containers[i].Name); c != nil && c.Sandbox == sandbox.ID {
+		if c := p.latest(p.Pod.Spec.Containers[i].Name); c != nil && c.Sandbox == sandbox.ID && !p.earlier(c) {
 			return true
 		}
 	}
@@ -254,12 +297,12 @@ func (p *planner) mainContainers(sandbox *observed.Sandbox) {
 		switch {
 		case latest != nil && latest.State == observed.Running && latest.Sandbox == sandbox.ID:
 			p.checkRunning(c, latest)
-		case latest == nil:
+		case latest == nil || p.earlier(latest):
 			// First starts go in the spec's order: an earlier container's postStart hook holds the later ones.
 			if p.startingBefore(i) {
 				return
 			}
-			p.start(c, nil)
+			p.start(c, latest)
 		case p.again(c, latest):
 			p.start(c, latest)
 		}
@@ -295,7 +338,7 @@ func (p *planner) ephemeralContainers(sandbox *observed.Sandbox) {
 }
 
 func (p *planner) start(c *corev1.Container, latest *observed.Container) {
-	s := Step{Do: StartContainer, Container: c.Name}
+	s := Step{Do: StartContainer, Container: c.Name, Round: p.round}
 	if latest == nil {
 		p.do(s)
 		return
@@ -307,17 +350,25 @@ func (p *planner) start(c *corev1.Container, latest *observed.Container) {
 	if latest.State == observed.Created {
 		s.ID, s.Attempt = latest.ID, latest.Attempt // made anew under the same number
 	}
-	if b := p.Backoff[c.Name]; !p.Busy[s.Key()] {
-		if until := b.until(latest.Ended); p.Now.Before(until) {
-			p.Waiting[c.Name] = status.Waiting{
-				Reason:  "CrashLoopBackOff",
-				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", b.Delay, c.Name, p.Pod.Name, p.Pod.Namespace, p.Pod.UID),
-			}
-			p.lookAt(until)
-			return
-		}
+	if !p.Busy[s.Key()] && p.backsOff(c.Name, latest) {
+		return
 	}
 	p.do(s)
+}
+
+// backsOff returns whether a container has to wait before it is started again, and says so.
+func (p *planner) backsOff(name string, latest *observed.Container) bool {
+	b := p.Backoff[name]
+	until := b.until(latest.Ended)
+	if !p.Now.Before(until) {
+		return false
+	}
+	p.Waiting[name] = status.Waiting{
+		Reason:  "CrashLoopBackOff",
+		Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)", b.Delay, name, p.Pod.Name, p.Pod.Namespace, p.Pod.UID),
+	}
+	p.lookAt(until)
+	return true
 }
 
 // latest is a container's newest run. Where the runtime lost its record, what the API remembers stands in for it: an
@@ -404,6 +455,9 @@ func restartsFor(c *corev1.Container, from, to translate.Bounds) bool {
 // container, older ones that never started, and sandboxes that were replaced and hold no container any more. On a full
 // disk only the runs stay that say what to do next.
 func (p *planner) collect() {
+	if p.cause != nil && slices.ContainsFunc(slices.Concat(p.Pod.Spec.InitContainers, p.Pod.Spec.Containers), func(c corev1.Container) bool { return p.earlier(p.Runtime.Latest(c.Name)) }) {
+		return // that run says which round it is until all are in it
+	}
 	used := map[string]bool{}
 	for name, runs := range p.Runtime.Containers {
 		dead, keep := 0, 1
@@ -448,14 +502,14 @@ func (p *planner) finished() bool {
 	for i := range p.Pod.Spec.InitContainers {
 		c := &p.Pod.Spec.InitContainers[i]
 		latest := p.latest(c.Name)
-		if !status.Restartable(c) && latest != nil && latest.State == observed.Exited && latest.ExitCode != 0 && !p.again(c, latest) {
+		if !status.Restartable(c) && latest != nil && !p.earlier(latest) && latest.State == observed.Exited && latest.ExitCode != 0 && !p.again(c, latest) {
 			return true
 		}
 	}
 	for i := range p.Pod.Spec.Containers {
 		c := &p.Pod.Spec.Containers[i]
 		latest := p.latest(c.Name)
-		if latest == nil || latest.State != observed.Exited || p.again(c, latest) || p.Busy[startKey(c.Name)] {
+		if latest == nil || p.earlier(latest) || latest.State != observed.Exited || p.again(c, latest) || p.Busy[startKey(c.Name)] {
 			return false
 		}
 	}

@@ -1,6 +1,8 @@
 package pod
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -415,6 +417,101 @@ func TestPlan(t *testing.T) {
 			}
 			if diff := cmp.Diff(before, tc.view.Pod); diff != "" {
 				t.Errorf("plan() changed the pod (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// beginsAnew has containers end the pod's round when they exit with 88.
+func beginsAnew(names ...string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		for _, name := range names {
+			translate.Find(pod, name).RestartPolicyRules = []corev1.ContainerRestartRule{{
+				Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+				ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+			}}
+		}
+	}
+}
+
+func round(n int) func(*observed.Container) { return func(c *observed.Container) { c.Round = n } }
+
+func TestAllContainersBeginAnew(t *testing.T) {
+	const why = "Stopping container %s, all containers of the pod are restarted"
+	stop := func(name string) Step { return kill(name, 0, strings.ReplaceAll(why, "%s", name)) }
+	first := func(name string, n uint32, round int) Step {
+		return Step{Do: StartContainer, Container: name, Attempt: n, Round: round}
+	}
+	trigger := run("a", exited(88, now))
+	pod := wantedPod(policy(corev1.RestartPolicyNever), withInit("init"), withSidecar("side"), beginsAnew("a", "side"))
+	tests := map[string]struct {
+		pod     *corev1.Pod
+		runtime observed.Pod
+		backoff map[string]Backoff
+		busy    string
+		steps   []Step
+		look    time.Duration
+	}{
+		"all that run end, without grace": {
+			runtime: seen(run("init", exited(0, ago(time.Minute))), run("side"), trigger, run("b")), steps: []Step{stop("b"), stop("side")},
+		},
+		"the first init container runs when all have ended": {
+			runtime: seen(run("init", exited(0, ago(time.Minute))), run("side", exited(137, now)), trigger, run("b", exited(137, now))),
+			steps:   []Step{first("init", 1, 1)},
+		},
+		"a start of before that is under way is waited for": {
+			runtime: seen(run("init", exited(0, ago(time.Minute))), run("side", exited(137, now)), trigger), busy: startKey("b"),
+		},
+		"a container that did its work does it again": {
+			pod:     wantedPod(policy(corev1.RestartPolicyNever), beginsAnew("a")),
+			runtime: seen(run("a", round(1), attempt(1)), trigger, run("b", exited(0, ago(time.Minute)))), steps: []Step{first("b", 1, 1)},
+		},
+		"the run that began it stays until all are in the round": {
+			pod:     wantedPod(policy(corev1.RestartPolicyNever), beginsAnew("a")),
+			runtime: seen(run("a", round(1), attempt(2), exited(0, now)), run("a", round(1), attempt(1), exited(0, now)), trigger, run("b", exited(0, ago(time.Minute)))),
+			steps:   []Step{first("b", 1, 1)},
+		},
+		"a pod that is through again is through": {
+			pod:     wantedPod(policy(corev1.RestartPolicyNever), beginsAnew("a")),
+			runtime: seen(run("a", round(1), attempt(1), exited(0, now)), trigger, run("b", round(1), exited(0, now))), steps: []Step{{Do: StopSandbox, ID: "s0"}},
+		},
+		"who keeps beginning anew backs off before anything runs": {
+			runtime: seen(run("init", round(1), exited(0, ago(time.Minute))), run("side", round(1), exited(137, now)),
+				run("a", round(1), attempt(1), exited(88, now)), run("b", round(1), exited(137, now))),
+			backoff: map[string]Backoff{"a": {Delay: firstDelay, Last: ago(time.Minute)}}, look: firstDelay,
+		},
+		"an init container that fails in the new round fails the pod": {
+			runtime: seen(run("init", round(1), attempt(1), exited(1, now)), run("init", exited(0, ago(time.Minute))),
+				run("side", exited(137, now)), trigger, run("b", exited(137, now))),
+			steps: []Step{{Do: StopSandbox, ID: "s0"}},
+		},
+		"a sidecar begins the pod anew, too": {
+			runtime: seen(run("init", exited(0, ago(time.Minute))), run("side", exited(88, now)), run("a"), run("b")), steps: []Step{stop("a"), stop("b")},
+		},
+		"in its new round a pod is left alone": {
+			runtime: seen(run("init", round(1), attempt(1), exited(0, now)), run("side", round(1), attempt(1)), run("a", round(1), attempt(1)), trigger, run("b", round(1), attempt(1))),
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			v := View{Pod: tc.pod, Runtime: tc.runtime, Mounted: true, Now: now, Today: now, Backoff: tc.backoff, Started: map[string]bool{"side1": true}}
+			if v.Pod == nil {
+				v.Pod = pod
+			}
+			if tc.busy != "" {
+				v.Busy = map[string]bool{tc.busy: true}
+			}
+			p := plan(v)
+			slices.SortFunc(p.Steps, func(a, b Step) int { return strings.Compare(a.Key(), b.Key()) })
+			if diff := cmp.Diff(tc.steps, p.Steps); diff != "" {
+				t.Errorf("steps (-want +got):\n%s", diff)
+			}
+			var look time.Duration
+			if !p.Look.IsZero() {
+				look = p.Look.Sub(now)
+			}
+			if look != tc.look {
+				t.Errorf("looks again after %s; want %s", look, tc.look)
 			}
 		})
 	}

@@ -54,7 +54,7 @@ func (m *Manager) startContainer(ctx context.Context, a *actor, pod *corev1.Pod,
 			return err
 		}
 	}
-	in := translate.ContainerInput{Attempt: s.Attempt}
+	in := translate.ContainerInput{Attempt: s.Attempt, Round: s.Round}
 	if err := m.images(ctx, pod, c, &in); err != nil {
 		return err
 	}

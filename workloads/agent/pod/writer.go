@@ -47,7 +47,7 @@ func (w *writer) set(a *actor, pod *corev1.Pod, st corev1.PodStatus, last bool) 
 		}
 		return
 	}
-	starting := st.Phase == corev1.PodPending && !troubled(&st)
+	starting := st.Phase == corev1.PodPending && !troubled(&st) && !restarting(&st)
 	a.want = &wanted{status: st, last: last, passing: starting || pod.DeletionTimestamp != nil && !last}
 	select {
 	case a.news <- struct{}{}:
@@ -192,6 +192,13 @@ func troubled(s *corev1.PodStatus) bool {
 		}
 	}
 	return false
+}
+
+// restarting: all containers are being ended to begin anew, which lasts but a moment.
+func restarting(s *corev1.PodStatus) bool {
+	return slices.ContainsFunc(s.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.AllContainersRestarting && c.Status == corev1.ConditionTrue
+	})
 }
 
 func (w *writer) patch(ctx context.Context, namespace, name string, uid types.UID, base *corev1.PodStatus, st corev1.PodStatus) (*corev1.Pod, error) {

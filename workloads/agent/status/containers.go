@@ -43,7 +43,7 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 		return s
 	}
 	latest := &runs[0]
-	s.ContainerID = "containerd://" + latest.ID
+	s.ContainerID = in.id(latest)
 	s.ImageID = latest.ImageID
 	if latest.Image != "" {
 		s.Image = latest.Image
@@ -58,12 +58,16 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 	case latest.State == observed.Lost && before != nil: // until it is known
 		s.State, s.LastTerminationState = before.State, before.LastTerminationState
 		return s
+	case latest.State == observed.Exited && !isWaiting && in.outdated(c.Name):
+		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: in.starting()}
+		s.LastTerminationState.Terminated = in.terminated(latest)
+		return s
 	case latest.State == observed.Exited && (!isWaiting || in.Stopped):
-		s.State.Terminated = terminated(latest)
+		s.State.Terminated = in.terminated(latest)
 		s.Ready = init && !Restartable(c) && latest.ExitCode == 0
 	case latest.State == observed.Exited:
 		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
-		s.LastTerminationState.Terminated = terminated(latest)
+		s.LastTerminationState.Terminated = in.terminated(latest)
 		return s
 	default:
 		if !isWaiting {
@@ -73,7 +77,7 @@ func (in *Input) container(c *corev1.Container, before *corev1.ContainerStatus, 
 	}
 	for i := range runs[1:] {
 		if runs[i+1].State == observed.Exited {
-			s.LastTerminationState.Terminated = terminated(&runs[i+1])
+			s.LastTerminationState.Terminated = in.terminated(&runs[i+1])
 			break
 		}
 	}
@@ -116,7 +120,10 @@ func (in *Input) unborn(s *corev1.ContainerStatus, before *corev1.ContainerStatu
 	s.State.Waiting = &corev1.ContainerStateWaiting{Reason: waiting.Reason, Message: waiting.Message}
 }
 
-func terminated(c *observed.Container) *corev1.ContainerStateTerminated {
+// id is a container's in the API's words: with who runs it.
+func (in *Input) id(c *observed.Container) string { return in.Kind + "://" + c.ID }
+
+func (in *Input) terminated(c *observed.Container) *corev1.ContainerStateTerminated {
 	reason := c.Reason
 	if reason == "" {
 		reason = "Error"
@@ -130,7 +137,7 @@ func terminated(c *observed.Container) *corev1.ContainerStateTerminated {
 		Message:     c.Message,
 		StartedAt:   second(c.Started),
 		FinishedAt:  second(c.Finished),
-		ContainerID: "containerd://" + c.ID,
+		ContainerID: in.id(c),
 	}
 }
 

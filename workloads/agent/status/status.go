@@ -34,6 +34,7 @@ type Input struct {
 	Started map[string]bool    // by container ID: the startup probe passed, or there is none
 	Ready   map[string]bool    // by container ID: the readiness probe passes, or there is none
 	HostIPs []string
+	Kind    string // of runtime, such as containerd
 
 	Pending     Pending // why a resize has to wait
 	Resizing    bool    // not all of it is held to what it asks for now
@@ -47,6 +48,9 @@ type Input struct {
 	Disrupted bool
 
 	Now metav1.Time
+
+	round int                 // of the pod
+	cause *observed.Container // whose end began it
 }
 
 // Of is the pod's status.
@@ -54,6 +58,7 @@ func Of(in Input) corev1.PodStatus {
 	old := &in.Pod.Status
 	spec := &in.Pod.Spec
 	s := *old.DeepCopy() // what other writers keep there stays
+	in.round, in.cause = Round(in.Pod, in.Runtime)
 	s.ObservedGeneration = in.Pod.Generation
 	s.QOSClass = cgroup.QOS(in.Pod)
 	s.Reason, s.Message = in.Reason, in.Message
@@ -162,6 +167,9 @@ func (in *Input) phase(s *corev1.PodStatus, initialized bool) corev1.PodPhase {
 	if in.Reason != "" && in.Stopping {
 		return corev1.PodFailed // evicted, or past its deadline
 	}
+	if in.beginsAnew() {
+		return corev1.PodPending
+	}
 	var running, waiting, stopped, succeeded int
 	for i := range s.ContainerStatuses {
 		st := &s.ContainerStatuses[i]
@@ -232,23 +240,6 @@ func (in *Input) restarts(statuses []corev1.ContainerStatus, policy corev1.Resta
 	return false
 }
 
-// Policy is what happens to a container that ended with code: the container's own rules go before the pod's.
-func Policy(pod *corev1.Pod, c *corev1.Container, code int32) corev1.RestartPolicy {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.ExitCodes == nil {
-			continue
-		}
-		listed := slices.Contains(rule.ExitCodes.Values, code)
-		if listed == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) && rule.Action == corev1.ContainerRestartRuleActionRestart {
-			return corev1.RestartPolicyAlways
-		}
-	}
-	if c.RestartPolicy != nil {
-		return corev1.RestartPolicy(*c.RestartPolicy)
-	}
-	return pod.Spec.RestartPolicy
-}
-
 func (in *Input) sidecarsRun(statuses []corev1.ContainerStatus) bool {
 	return slices.ContainsFunc(statuses, func(s corev1.ContainerStatus) bool { return s.State.Running != nil })
 }
@@ -295,6 +286,7 @@ func (in *Input) conditions(s *corev1.PodStatus, open []string) []corev1.PodCond
 		ready, reason, message = false, "ReadinessGatesNotReady", gate
 	}
 	set.add(corev1.PodReady, ready, reason, message)
+	in.restarting(&set)
 	if in.Disrupted {
 		set.add(corev1.DisruptionTarget, true, corev1.PodReasonTerminationByKubelet, in.Message)
 	}

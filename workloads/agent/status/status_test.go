@@ -254,7 +254,7 @@ func TestContainerStatus(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			tc.in.Now = now
+			tc.in.Now, tc.in.Kind = now, "containerd"
 			if diff := cmp.Diff(tc.want, Of(tc.in).ContainerStatuses[0]); diff != "" {
 				t.Errorf("container status (-want +got):\n%s", diff)
 			}
@@ -342,4 +342,54 @@ func state(s corev1.ContainerStatus) string {
 		return "waiting " + s.State.Waiting.Reason
 	}
 	return "running"
+}
+
+func TestAPodThatBeginsAnewIsPendingUntilAllRun(t *testing.T) {
+	p := pod(corev1.RestartPolicyNever, "a", "b")
+	p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{
+		Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+	}}
+	again := func(c observed.Container, state observed.State) observed.Container {
+		c.Round, c.Attempt, c.State, c.ID = 1, 1, state, c.Name+"1-id"
+		return c
+	}
+	cause := exited("a", 88)
+	tests := map[string]struct {
+		runtime   observed.Pod
+		stopping  bool
+		phase     corev1.PodPhase
+		condition string
+		message   string
+		waits     []string // containers
+	}{
+		"while others still run": {
+			runtime: seen(cause, running("b")), phase: corev1.PodPending, condition: "True ContainerExited",
+			message: "Container a exited with code 88, triggering pod restart", waits: []string{"a"},
+		},
+		"when all have ended":      {runtime: seen(cause, exited("b", 137)), phase: corev1.PodPending, condition: "False ", waits: []string{"a", "b"}},
+		"while the first runs":     {runtime: seen(again(running("a"), observed.Running), cause, exited("b", 137)), phase: corev1.PodPending, condition: "False ", waits: []string{"b"}},
+		"when all run":             {runtime: seen(again(running("a"), observed.Running), cause, again(running("b"), observed.Running)), phase: corev1.PodRunning, condition: "False "},
+		"unless it is ended first": {runtime: seen(cause, running("b")), stopping: true, phase: corev1.PodRunning, condition: "False "},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := Of(Input{Pod: p, Runtime: tc.runtime, Stopping: tc.stopping, Now: now})
+			if got := condition(s, corev1.AllContainersRestarting); s.Phase != tc.phase || got != tc.condition {
+				t.Errorf("phase %s, condition %q; want %s, %q", s.Phase, got, tc.phase, tc.condition)
+			}
+			if i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.AllContainersRestarting }); i >= 0 && s.Conditions[i].Message != tc.message {
+				t.Errorf("it says %q; want %q", s.Conditions[i].Message, tc.message)
+			}
+			var waits []string
+			for _, c := range s.ContainerStatuses {
+				if c.State.Waiting != nil {
+					waits = append(waits, c.Name)
+				}
+			}
+			if diff := cmp.Diff(tc.waits, waits); diff != "" {
+				t.Errorf("containers that wait (-want +got):\n%s", diff)
+			}
+		})
+	}
 }

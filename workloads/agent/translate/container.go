@@ -17,6 +17,7 @@ import (
 // ContainerInput is what one container's configuration is made of, beside the pod.
 type ContainerInput struct {
 	Attempt     uint32
+	Round       int    // of the pod: how often all its containers were started anew
 	ImageRef    string // as the runtime knows it
 	Image       Image
 	Env         []*runtimeapi.KeyValue
@@ -101,6 +102,9 @@ func Container(pod *corev1.Pod, c *corev1.Container, node Node, in ContainerInpu
 	}
 	if in.Place.Own {
 		notes[NoteOwnCPUs] = "true"
+	}
+	if in.Round > 0 {
+		notes[NoteRound] = strconv.Itoa(in.Round)
 	}
 	if security.Seccomp.GetProfileType() == runtimeapi.SecurityProfile_RuntimeDefault {
 		notes[NoteSeccomp] = string(corev1.SeccompProfileTypeRuntimeDefault)

@@ -28,6 +28,7 @@ const (
 	NoteMessagePath   = "io.kubernetes.container.terminationMessagePath"
 	NoteMessagePolicy = "io.kubernetes.container.terminationMessagePolicy"
 	NoteMessageFile   = "knarr.dev/termination-message-file"
+	NoteRound         = "knarr.dev/round"
 	NoteGrace         = "io.kubernetes.pod.terminationGracePeriod"
 	NoteOwnCPUs       = "knarr.dev/own-cpus" // it has CPUs to itself
 	// NoteSeccomp reaches the shim: the profile is the runtime's own.
