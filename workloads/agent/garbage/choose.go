@@ -16,29 +16,32 @@ type Image struct {
 	Used   time.Time // when it was seen in use last; zero: never
 }
 
-const (
-	high = 85 // percent of the images' disk in use, and images go
-	low  = 80 // until this much is
-	// youngest is how long an image stays that nothing uses yet: the pod it was pulled for may be about to.
-	youngest = 2 * time.Minute
-)
+// Bounds say when images go.
+type Bounds struct {
+	High, Low uint64 // percent of the images' disk in use: from here on images go, until this much is
+	// Youngest is how long an image stays that nothing uses yet: the pod it was pulled for may be about to.
+	Youngest time.Duration
+}
+
+// Usual are upstream's.
+func Usual() Bounds { return Bounds{High: 85, Low: 80, Youngest: 2 * time.Minute} }
 
 // need is how many bytes have to go, 0 while the disk is not full enough.
-func need(total, available uint64) uint64 {
+func (b Bounds) need(total, available uint64) uint64 {
 	used := total - min(available, total)
-	if total == 0 || used < total/100*high {
+	if total == 0 || used < total/100*b.High || b.High >= 100 {
 		return 0
 	}
-	return used - total/100*low
+	return used - total/100*b.Low
 }
 
 // choose lists the images to remove to get so many bytes back, those not used for longest first.
-func choose(images []Image, bytes uint64, now time.Time) []Image {
+func (b Bounds) choose(images []Image, bytes uint64, now time.Time) []Image {
 	free := slices.DeleteFunc(slices.Clone(images), func(i Image) bool {
-		return i.Pinned || i.InUse || now.Sub(i.Since) < youngest
+		return i.Pinned || i.InUse || now.Sub(i.Since) < b.Youngest
 	})
-	slices.SortFunc(free, func(a, b Image) int {
-		return cmp.Or(a.Used.Compare(b.Used), a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	slices.SortFunc(free, func(x, y Image) int {
+		return cmp.Or(x.Used.Compare(y.Used), x.Since.Compare(y.Since), cmp.Compare(x.ID, y.ID))
 	})
 	var sum uint64
 	for i := range free {

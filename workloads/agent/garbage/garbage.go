@@ -44,6 +44,7 @@ type Runtime interface {
 type Config struct {
 	NodeName string
 	Runtime  Runtime
+	Bounds   Bounds
 	Room     func() (total, available uint64) // of the images' disk
 	Pods     func() []*corev1.Pod
 	Sweep    func() // asks for dead containers to go
@@ -79,7 +80,7 @@ func (c *Collector) Run(ctx context.Context, ready func()) error {
 			return nil
 		case <-tick.C:
 		}
-		bytes := need(c.conf.Room())
+		bytes := c.conf.Bounds.need(c.conf.Room())
 		if bytes == 0 {
 			continue
 		}
@@ -117,7 +118,7 @@ func (c *Collector) collect(ctx context.Context, bytes uint64) (found uint64, er
 		return 0, err
 	}
 	var errs []error
-	for _, image := range choose(images, bytes, now) {
+	for _, image := range c.conf.Bounds.choose(images, bytes, now) {
 		if _, err := c.conf.Runtime.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: image.ID}}); err != nil {
 			errs = append(errs, fmt.Errorf("remove image %s: %w", image.ID, err))
 			continue

@@ -21,7 +21,7 @@ func TestNeed(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := need(tc.total, tc.available); got != tc.want {
+			if got := Usual().need(tc.total, tc.available); got != tc.want {
 				t.Errorf("need() = %d, want %d", got, tc.want)
 			}
 		})
@@ -49,7 +49,7 @@ func TestChoose(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, i := range choose(images, tc.bytes, now) {
+			for _, i := range Usual().choose(images, tc.bytes, now) {
 				got = append(got, i.ID)
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {

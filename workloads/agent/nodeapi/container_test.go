@@ -43,6 +43,8 @@ type real struct {
 
 func (e *real) Pods() []*corev1.Pod { return (&engine{}).Pods() }
 
+func (e *real) VolumePaths(types.UID) map[string]string { return nil }
+
 func (e *real) Find(_, _ string, _ types.UID, container string, _ bool) (pod.Place, error) {
 	place := pod.Place{Pod: e.Pods()[0], SandboxID: e.sandbox}
 	if container != "" {
@@ -82,7 +84,11 @@ func newReal(t *testing.T, port string) *real {
 	}
 	cgroup := fmt.Sprintf("/knarr-nodeapi-%d", os.Getpid())
 	t.Cleanup(func() { removeGroups("/sys/fs/cgroup", cgroup) })
-	e := &real{dir: dir, cgroup: cgroup, Runtime: containers.New(containers.Config{HelperDir: helpers, Paths: config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}})}
+	inner, err := containers.New(containers.Config{HelperDir: helpers, Paths: config.Paths{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &real{dir: dir, cgroup: cgroup, Runtime: inner}
 	ctx, stop := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	var running sync.WaitGroup

@@ -17,12 +17,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-base/metrics/legacyregistry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/workloads/agent/nodeapi/stats"
@@ -32,6 +30,7 @@ import (
 // Agent knows the node's pods; workloads/agent has it.
 type Agent interface {
 	Pods() []*corev1.Pod
+	VolumePaths(uid types.UID) map[string]string // of a pod, by the volumes' names
 	Find(namespace, name string, uid types.UID, container string, previous bool) (pod.Place, error)
 	Exec(context.Context, *runtimeapi.ExecRequest) (string, error)
 	Attach(context.Context, *runtimeapi.AttachRequest) (string, error)
@@ -51,7 +50,9 @@ type Config struct {
 	NodeName string
 	DataDir  string // on the node's disk, for its statistics
 
-	VolumeRoot, LogRoot string // where pods' volumes and logs lie, for the same
+	VolumeRoots []string      // folders that hold volumes and nothing else, for the same
+	LogRoot     string        // where pods' logs lie
+	Drivers     stats.Drivers // of storage; nil: none
 
 	CertFile, KeyFile string // this node's serving certificate; it may appear later and change at any time
 	ClientCAFile      string // whose client certificates are believed
@@ -61,7 +62,7 @@ type Config struct {
 	Runtime Runtime
 	Groups  stats.Groups
 	// Settings are shown at /configz to those who look for a kubelet's configuration.
-	Settings map[string]any
+	Settings any
 	// Volumes answers below /volumes/, about folders that are volumes of the cluster; nil where there are none. It is
 	// asked by those who have the right to nodes/proxy.
 	Volumes http.Handler
@@ -89,6 +90,7 @@ type Server struct {
 	certificates *certificates
 	access       *access
 	stats        *stats.Collector
+	metrics      http.Handler
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -106,13 +108,18 @@ func New(config Config) (*Server, error) {
 		config.Log = slog.Default()
 	}
 	config.Log = config.Log.With("component", "nodeapi")
-	return &Server{
+	s := &Server{
 		config:       config,
 		certificates: &certificates{cert: config.CertFile, key: config.KeyFile, ca: config.ClientCAFile, log: config.Log},
 		access:       newAccess(config.Client, config.NodeName),
 		stats: &stats.Collector{NodeName: config.NodeName, DataDir: config.DataDir, Runtime: config.Runtime, Groups: config.Groups,
-			VolumeRoot: config.VolumeRoot, LogRoot: config.LogRoot, Pods: config.Agent.Pods},
-	}, nil
+			VolumeRoots: config.VolumeRoots, LogRoot: config.LogRoot, Paths: config.Agent.VolumePaths, Drivers: config.Drivers, Pods: config.Agent.Pods},
+	}
+	var err error
+	if s.metrics, err = s.metricsHandler(); err != nil {
+		return nil, fmt.Errorf("prepare the node's metrics: %w", err)
+	}
+	return s, nil
 }
 
 // Name of the component.
@@ -199,11 +206,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.serveRun)
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{uid}/{container}", s.serveRun)
 	mux.HandleFunc("GET /stats/summary", s.serveSummary)
-	gatherers := prometheus.Gatherers{legacyregistry.DefaultGatherer}
-	if s.config.Metrics != nil {
-		gatherers = append(gatherers, s.config.Metrics)
-	}
-	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	mux.Handle("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /metrics/resource", s.serveResources)
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveContainers)
 	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.serveCheckpoint)

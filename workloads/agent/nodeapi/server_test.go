@@ -53,14 +53,19 @@ type engine struct {
 	streams streaming.Server
 	log     string
 	running atomic.Bool
+	data    string // a volume
 }
 
 func (e *engine) Pods() []*corev1.Pod {
 	return []*corev1.Pod{{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "shop", UID: "u1"},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}, {Name: "waiting"}}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}, {Name: "waiting"}}, Volumes: []corev1.Volume{
+			{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claim"}}},
+		}},
 	}}
 }
+
+func (e *engine) VolumePaths(types.UID) map[string]string { return map[string]string{"data": e.data} }
 
 func (e *engine) Find(namespace, name string, _ types.UID, container string, previous bool) (pod.Place, error) {
 	if namespace != "shop" || name != "web" {
@@ -227,7 +232,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), ca: newAuthority(t), engine: &engine{log: filepath.Join(t.TempDir(), "0.log")}}
+	r := &rig{t: t, dir: t.TempDir(), ca: newAuthority(t), engine: &engine{data: t.TempDir(), log: filepath.Join(t.TempDir(), "0.log")}}
 	r.engine.running.Store(true)
 
 	listener := httptest.NewUnstartedServer(nil)
@@ -363,16 +368,17 @@ func TestAccess(t *testing.T) {
 func TestAnswers(t *testing.T) {
 	r := newRig(t)
 	for path, want := range map[string]string{
-		"/pods":                           `"kind":"PodList"`,
-		"/runningpods/":                   `"name":"web"`,
-		"/stats/summary":                  `"nodeName":"n1"`,
-		"/metrics/resource":               "node_cpu_usage_seconds_total ",
-		"/metrics/cadvisor":               "machine_memory_bytes ",
-		"/metrics":                        "go_goroutines",
-		"/configz":                        `{"kubeletconfig":{"maxPods":110}}`,
-		"/containerLogs/shop/none/app":    `pod "none" not found`,
-		"/containerLogs/shop/web/other":   "container other is not valid for pod web",
-		"/containerLogs/shop/web/waiting": `container "waiting" in pod "web" is waiting to start: ContainerCreating`,
+		"/pods":                                     `"kind":"PodList"`,
+		"/runningpods/":                             `"name":"web"`,
+		"/stats/summary":                            `"nodeName":"n1"`,
+		"/metrics/resource":                         "node_cpu_usage_seconds_total ",
+		"/metrics/cadvisor":                         "machine_memory_bytes ",
+		"/metrics":                                  "go_goroutines",
+		"/metrics?of=this-node":                     `kubelet_volume_stats_capacity_bytes{namespace="shop",persistentvolumeclaim="claim"} `,
+		"/configz":                                  `{"kubeletconfig":{"maxPods":110}}`,
+		"/containerLogs/shop/none/app":              `pod "none" not found`,
+		"/containerLogs/shop/web/other":             "container other is not valid for pod web",
+		"/containerLogs/shop/web/waiting":           `container "waiting" in pod "web" is waiting to start: ContainerCreating`,
 		"/containerLogs/shop/web/app?previous=true": `previous terminated container "app" in pod "web" not found`,
 		"/containerLogs/shop/web/app":               `the log of container "app" is gone`,
 		"/exec/shop/web/app?command=true":           "you must specify at least 1 of stdin, stdout, stderr",

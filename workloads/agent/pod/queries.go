@@ -39,6 +39,17 @@ func (a *actor) snapshot() *corev1.Pod {
 	return &pod
 }
 
+// VolumePaths are where a pod's volumes lie, by their names, once they are mounted.
+func (m *Manager) VolumePaths(uid types.UID) map[string]string {
+	a := m.lookup(uid)
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.volumes)
+}
+
 // Place is where one of a pod's containers is found in the runtime and on disk.
 type Place struct {
 	Pod         *corev1.Pod

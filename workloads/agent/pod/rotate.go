@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	maxLogSize  = 10 << 20
-	maxLogFiles = 5 // of one run, the one being written included
+	usualLogSize  = 10 << 20
+	usualLogFiles = 5
 
 	// Logs are looked at when they grow: those that fill quickly up to ten times a second, all others once a second.
 	shortestLook, longestLook = 100 * time.Millisecond, time.Second
@@ -58,8 +58,8 @@ func (m *Manager) rotateLogs(ctx context.Context) {
 				continue
 			}
 			size := info.Size()
-			pause = min(pause, nextLook(size, size-before[c.LogPath], elapsed))
-			if size >= maxLogSize {
+			pause = min(pause, nextLook(size, size-before[c.LogPath], m.conf.LogSize, elapsed))
+			if size >= m.conf.LogSize {
 				if err := m.rotate(ctx, c); err != nil && ctx.Err() == nil {
 					m.log.Warn("rotate container log", "container", c.Name, "file", c.LogPath, "error", err)
 				}
@@ -84,14 +84,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // nextLook is when a log that grew by so much will be full, within bounds. One that was rotated is smaller than before.
-func nextLook(size, grown int64, elapsed time.Duration) time.Duration {
+func nextLook(size, grown, limit int64, elapsed time.Duration) time.Duration {
 	if grown < 0 {
 		grown = size
 	}
 	if grown <= 0 || elapsed <= 0 {
 		return longestLook
 	}
-	left := maxLogSize - size%maxLogSize
+	left := limit - size%limit
 	return min(max(time.Duration(float64(left)/float64(grown)*float64(elapsed)), shortestLook), longestLook)
 }
 
@@ -169,7 +169,7 @@ func (m *Manager) rotate(ctx context.Context, c observed.Container) error {
 	}
 	slices.Sort(old)
 	// The oldest goes first: on a full disk compressing fails, and the space it needs must not depend on it.
-	for len(old) > maxLogFiles-2 {
+	for len(old) > m.conf.LogFiles-2 {
 		if err := errors.Join(ignoreMissing(os.Remove(old[0])), ignoreMissing(os.Remove(old[0]+".gz"))); err != nil {
 			return err
 		}

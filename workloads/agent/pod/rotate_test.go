@@ -24,7 +24,7 @@ func TestNextLook(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := nextLook(tc.size, tc.grown, tc.elapsed); got != tc.want {
+			if got := nextLook(tc.size, tc.grown, usualLogSize, tc.elapsed); got != tc.want {
 				t.Errorf("nextLook(%d, %d, %s) = %s; want %s", tc.size, tc.grown, tc.elapsed, got, tc.want)
 			}
 		})

@@ -25,6 +25,14 @@ func (t Threshold) Of(total uint64) uint64 {
 	return uint64(float64(total) / 100 * t.Percent)
 }
 
+// String is how a threshold is written in a configuration.
+func (t Threshold) String() string {
+	if t.Percent != 0 {
+		return strconv.FormatFloat(t.Percent, 'g', -1, 64) + "%"
+	}
+	return resource.NewQuantity(int64(t.Bytes), resource.BinarySI).String()
+}
+
 // Thresholds below which a machine has too little; a signal without one is not watched.
 type Thresholds map[Signal]Threshold
 

@@ -26,28 +26,39 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
 
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/align"
 	"knarr.dev/knarr/workloads/agent/exclusive"
+	"knarr.dev/knarr/workloads/agent/garbage"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/shutdown"
 )
 
 // Settings of one node agent.
 type Settings struct {
+	Runtime       string              // endpoint of a container runtime to use instead of knarr's own; "" for none
 	StaticPods    string              // folder of pods that run here whatever the API says; "" for none
 	MaxPods       int64               // how many pods the scheduler may put here
 	PodPids       int64               // how many processes and threads a pod may have: 0 for what suits the machine, -1 for no bound
 	Reserved      corev1.ResourceList // of the machine, for others than pods: kubeReserved and systemReserved together
 	Eviction      pressure.Thresholds // below which pods have to go
 	Shutdown      []shutdown.Step     // what pods get when the machine goes down; empty: nothing
+	LogSize       int64               // bytes of a container's log, before another is begun
+	LogFiles      int                 // kept of one run of a container, the one being written included
+	Images        garbage.Bounds      // when images go that nothing uses
 	LimitedSwap   bool                // burstable pods may swap, in proportion to their requests
 	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
 	Exclusive     exclusive.Policy    // what containers have to themselves
+
+	given kubeletv1beta1.KubeletConfiguration // as it was read
 }
 
 // usual is what upstream's agent does when it is not told otherwise.
 func usual() Settings {
-	return Settings{MaxPods: 110, Eviction: pressure.Usual(), Exclusive: exclusive.Policy{Align: align.Policy{MaxNodes: fewNodes}}}
+	return Settings{
+		MaxPods: 110, Eviction: pressure.Usual(), Exclusive: exclusive.Policy{Align: align.Policy{MaxNodes: fewNodes}},
+		Images: garbage.Usual(), LogSize: 10 << 20, LogFiles: 5,
+	}
 }
 
 // Read reads a file; without a path everything is as usual.
@@ -68,7 +79,8 @@ func Read(path string) (Settings, error) {
 
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
-	"allowedUnsafeSysctls", "cpuManagerPolicy", "cpuManagerPolicyOptions", "evictionHard", "kubeReserved", "maxPods", "memoryManagerPolicy", "memorySwap", "mergeDefaultEvictionSettings",
+	"allowedUnsafeSysctls", "containerLogMaxFiles", "containerLogMaxSize", "containerRuntimeEndpoint", "cpuManagerPolicy", "cpuManagerPolicyOptions", "evictionHard",
+	"imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "imageMinimumGCAge", "kubeReserved", "maxPods", "memoryManagerPolicy", "memorySwap", "mergeDefaultEvictionSettings",
 	"podPidsLimit", "reservedMemory", "reservedSystemCPUs", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
 	"topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope",
 }
@@ -85,10 +97,15 @@ func Parse(data []byte) (Settings, error) {
 	}
 	errs := unheeded(from)
 	s := usual()
+	s.given = from
 	note := func(field string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", field, err))
 		}
+	}
+	if s.Runtime = from.ContainerRuntimeEndpoint; s.Runtime != "" {
+		_, err := config.Socket(s.Runtime)
+		note("containerRuntimeEndpoint", err)
 	}
 	if s.StaticPods = from.StaticPodPath; s.StaticPods != "" && !filepath.IsAbs(s.StaticPods) {
 		note("staticPodPath", fmt.Errorf("%q is not absolute: begin it with /", s.StaticPods))
@@ -118,12 +135,58 @@ func Parse(data []byte) (Settings, error) {
 	default:
 		note("memorySwap.swapBehavior", fmt.Errorf("%q is not known: use NoSwap or LimitedSwap", from.MemorySwap.SwapBehavior))
 	}
+	note("containerLogMaxSize, containerLogMaxFiles", s.logs(from))
+	note("imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge", s.images(from))
 	s.UnsafeSysctls = from.AllowedUnsafeSysctls
 	s.Exclusive = exclusivePolicy(from, note)
 	if n := s.Exclusive.ReservedCPUs.Size(); n > 0 { // they stand for the amounts
 		s.Reserved[corev1.ResourceCPU] = *resource.NewQuantity(int64(n), resource.DecimalSI)
 	}
 	return s, errors.Join(errs...)
+}
+
+// logs takes in how much containers may write before it is thrown away.
+func (s *Settings) logs(from kubeletv1beta1.KubeletConfiguration) error {
+	if from.ContainerLogMaxSize != "" {
+		size, err := resource.ParseQuantity(from.ContainerLogMaxSize)
+		if err != nil || size.Sign() <= 0 {
+			return fmt.Errorf("%q is not a size: give one such as 10Mi", from.ContainerLogMaxSize)
+		}
+		s.LogSize = size.Value()
+	}
+	if files := from.ContainerLogMaxFiles; files != nil {
+		if *files < 2 {
+			return fmt.Errorf("%d files are too few: give 2 or more", *files)
+		}
+		s.LogFiles = int(*files)
+	}
+	return nil
+}
+
+// images takes in when images go.
+func (s *Settings) images(from kubeletv1beta1.KubeletConfiguration) error {
+	for _, percent := range []struct {
+		given *int32
+		to    *uint64
+	}{{from.ImageGCHighThresholdPercent, &s.Images.High}, {from.ImageGCLowThresholdPercent, &s.Images.Low}} {
+		if percent.given == nil {
+			continue
+		}
+		if *percent.given < 0 || *percent.given > 100 {
+			return fmt.Errorf("%d is not a share: give one from 0 to 100", *percent.given)
+		}
+		*percent.to = uint64(*percent.given)
+	}
+	if s.Images.Low >= s.Images.High {
+		return fmt.Errorf("images are to go from %d %% of the disk until %d %% are in use: give a low one below the high one", s.Images.High, s.Images.Low)
+	}
+	if age := from.ImageMinimumGCAge.Duration; age != 0 {
+		if age < 0 {
+			return fmt.Errorf("%s is less than 0", age)
+		}
+		s.Images.Youngest = age
+	}
+	return nil
 }
 
 // unheeded names what was set and would change nothing.

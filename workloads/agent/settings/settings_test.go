@@ -1,22 +1,30 @@
 package settings
 
 import (
+	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/cpuset"
 
 	"knarr.dev/knarr/workloads/agent/align"
 	"knarr.dev/knarr/workloads/agent/exclusive"
+	"knarr.dev/knarr/workloads/agent/garbage"
 	"knarr.dev/knarr/workloads/agent/pressure"
 	"knarr.dev/knarr/workloads/agent/shutdown"
 )
 
 const head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+
+// same is how two settings are compared.
+var same = cmp.Options{cmpopts.IgnoreUnexported(Settings{}), cmp.Comparer(func(a, b cpuset.CPUSet) bool { return a.String() == b.String() })}
 
 func TestParse(t *testing.T) {
 	with := func(change func(*Settings)) Settings {
@@ -30,6 +38,20 @@ func TestParse(t *testing.T) {
 		err  string // part of it
 	}{
 		"a file that says nothing changes nothing": {text: head, want: with(func(s *Settings) { s.Reserved = corev1.ResourceList{} })},
+		"logs and images": {
+			text: head + "containerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 3\nimageGCHighThresholdPercent: 90\nimageMinimumGCAge: 5m\n",
+			want: with(func(s *Settings) {
+				s.Reserved, s.LogSize, s.LogFiles, s.Images = corev1.ResourceList{}, 1<<20, 3, garbage.Bounds{High: 90, Low: 80, Youngest: 5 * time.Minute}
+			}),
+		},
+		"one log is not enough":       {text: head + "containerLogMaxFiles: 1\n", err: "give 2 or more"},
+		"a log without a size":        {text: head + "containerLogMaxSize: big\n", err: `"big" is not a size`},
+		"images that would never end": {text: head + "imageGCHighThresholdPercent: 80\n", err: "give a low one below the high one"},
+		"a runtime elsewhere": {
+			text: head + "containerRuntimeEndpoint: unix:///run/other.sock\n",
+			want: with(func(s *Settings) { s.Reserved, s.Runtime = corev1.ResourceList{}, "unix:///run/other.sock" }),
+		},
+		"a runtime on another machine": {text: head + "containerRuntimeEndpoint: tcp://192.0.2.1:1\n", err: "is not the endpoint of a container runtime on this machine"},
 		"both reservations add up": {
 			text: head + "kubeReserved: {cpu: 100m, memory: 256Mi}\nsystemReserved: {cpu: 400m, pid: '1000'}\nmaxPods: 250\n",
 			want: with(func(s *Settings) {
@@ -125,7 +147,7 @@ func TestParse(t *testing.T) {
 				}
 				return
 			}
-			if diff := cmp.Diff(tc.want, got, cmp.Comparer(func(a, b cpuset.CPUSet) bool { return a.String() == b.String() })); diff != "" || err != nil {
+			if diff := cmp.Diff(tc.want, got, same); diff != "" || err != nil {
 				t.Errorf("Parse() = %v (-want +got):\n%s", err, diff)
 			}
 		})
@@ -143,5 +165,47 @@ func TestAllocatable(t *testing.T) {
 		if q := got[name]; q.MilliValue() != milli {
 			t.Errorf("Allocatable()[%s] = %s, want %d thousandths", name, q.String(), milli)
 		}
+	}
+}
+
+func TestWhatIsInForceSaysTheSameWhenItIsReadAgain(t *testing.T) {
+	tests := map[string]string{
+		"nothing":    "",
+		"everything": "staticPodPath: /etc/pods\nmaxPods: 7\npodPidsLimit: 100\nkubeReserved: {cpu: 100m}\nevictionHard: {memory.available: 200Mi, nodefs.available: 5%}\nmemorySwap: {swapBehavior: LimitedSwap}\nallowedUnsafeSysctls: [net.core.*]\ncontainerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 2\nimageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1h\n",
+	}
+	for name, text := range tests {
+		t.Run(name, func(t *testing.T) {
+			s, err := Parse([]byte(head + text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			place := Place{ClusterDomain: "cluster.local", Endpoint: "unix:///run/knarr/containerd.sock", Pulls: 4}
+			shown := s.InForce(place)
+			if shown.ClusterDomain != "cluster.local" || *shown.MaxParallelImagePulls != 4 || *shown.Authentication.Anonymous.Enabled {
+				t.Errorf("what knarr was told elsewhere is not in it: %+v", shown)
+			}
+			data, err := json.Marshal(shown)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fields := map[string]any{}
+			if err := json.Unmarshal(data, &fields); err != nil {
+				t.Fatal(err)
+			}
+			delete(fields, "containerRuntimeEndpoint") // knarr's own, which nobody would give
+			maps.DeleteFunc(fields, func(field string, _ any) bool {
+				return field != "kind" && field != "apiVersion" && !slices.Contains(heeded, field)
+			})
+			if data, err = json.Marshal(fields); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Parse(data)
+			if err != nil {
+				t.Fatalf("Parse(%s): %v", data, err)
+			}
+			if diff := cmp.Diff(shown, again.InForce(place)); diff != "" {
+				t.Errorf("in force when it is read again (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,28 +17,14 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// counted is how long the size of a folder is remembered: counting one means looking at every file in it.
-const counted = time.Minute
-
-// folders remembers sizes of folders, while somebody asks for them.
-type folders struct {
-	mu    sync.Mutex
-	sizes map[string]size
-}
-
+// size of a folder.
 type size struct {
 	bytes, inodes uint64
 	at            time.Time
 }
 
-// of counts what lies in a folder on its own filesystem.
-func (f *folders) of(ctx context.Context, dir string, now time.Time) (size, bool) {
-	f.mu.Lock()
-	known, found := f.sizes[dir]
-	f.mu.Unlock()
-	if found && now.Sub(known.at).Abs() < counted {
-		return known, true
-	}
+// measure counts what lies in a folder on its own filesystem.
+func measure(ctx context.Context, dir string, now time.Time) (size, bool) {
 	made := size{at: now}
 	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
@@ -54,55 +41,71 @@ func (f *folders) of(ctx context.Context, dir string, now time.Time) (size, bool
 		}
 		return nil
 	})
-	if err != nil || made.inodes == 0 {
-		return size{}, false
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for path, s := range f.sizes {
-		if now.Sub(s.at).Abs() >= counted {
-			delete(f.sizes, path)
-		}
-	}
-	if f.sizes == nil {
-		f.sizes = map[string]size{}
-	}
-	f.sizes[dir] = made
-	return made, true
+	return made, err == nil && made.inodes > 0
 }
 
-// volumes are those of a pod that lie in its folder: what the machine itself has (hostPath) is not counted for anybody.
-func (c *Collector) volumes(ctx context.Context, pod *corev1.Pod, uid types.UID, now time.Time) []statsapi.VolumeStats {
-	mounted, err := filepath.Glob(filepath.Join(c.VolumeRoot, string(uid), "volumes", "*", "*"))
-	if err != nil {
+// Volumes are those of a pod, in its order, but for what the machine itself has (hostPath), which is counted for nobody.
+func (c *Collector) Volumes(ctx context.Context, pod *corev1.Pod, now time.Time) []statsapi.VolumeStats {
+	if pod == nil || c.Paths == nil {
 		return nil
 	}
-	var out []statsapi.VolumeStats
-	for _, dir := range mounted {
-		disk := c.volume(ctx, dir, now)
-		if disk == nil {
+	paths := c.Paths(pod.UID)
+	found := make([]*statsapi.FsStats, len(pod.Spec.Volumes))
+	var group sync.WaitGroup // some wait for others' servers
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		path := paths[v.Name]
+		if path == "" || v.HostPath != nil {
 			continue
 		}
-		v := statsapi.VolumeStats{FsStats: *disk, Name: filepath.Base(dir)}
-		if pod != nil {
-			for i := range pod.Spec.Volumes {
-				if claim := pod.Spec.Volumes[i].PersistentVolumeClaim; claim != nil && pod.Spec.Volumes[i].Name == v.Name {
-					v.PVCRef = &statsapi.PVCReference{Name: claim.ClaimName, Namespace: pod.Namespace}
-				}
-			}
+		group.Go(func() {
+			found[i], _ = c.volumes.of(ctx, path, now, func(ctx context.Context) (*statsapi.FsStats, bool) {
+				disk := c.volume(ctx, pod.UID, path, now)
+				return disk, disk != nil
+			})
+		})
+	}
+	group.Wait()
+	var out []statsapi.VolumeStats
+	for i, disk := range found {
+		if disk != nil {
+			v := &pod.Spec.Volumes[i]
+			out = append(out, statsapi.VolumeStats{FsStats: *disk, Name: v.Name, PVCRef: claimOf(pod, v)})
 		}
-		out = append(out, v)
 	}
 	return out
 }
 
-// volume asks the filesystem if the volume is one of its own, and counts otherwise.
-func (c *Collector) volume(ctx context.Context, dir string, now time.Time) *statsapi.FsStats {
-	disk := readDisk(dir, now)
-	if disk == nil || device(dir) != device(filepath.Dir(dir)) {
+// claimOf is the claim behind a volume.
+func claimOf(pod *corev1.Pod, v *corev1.Volume) *statsapi.PVCReference {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return &statsapi.PVCReference{Name: v.PersistentVolumeClaim.ClaimName, Namespace: pod.Namespace}
+	case v.Ephemeral != nil:
+		return &statsapi.PVCReference{Name: pod.Name + "-" + v.Name, Namespace: pod.Namespace}
+	}
+	return nil
+}
+
+// volume asks its driver, and else its filesystem. One that is but a folder on the node's disk is counted, if it is in a
+// folder for volumes: of anything else, such as a path of the machine's behind a claim, nobody knows how much it is.
+func (c *Collector) volume(ctx context.Context, pod types.UID, path string, now time.Time) *statsapi.FsStats {
+	if c.Drivers != nil {
+		disk, err := c.Drivers.Usage(ctx, pod, path)
+		if disk != nil || err != nil {
+			return disk
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return nil
+	}
+	disk := readDisk(path, now)
+	ours := slices.ContainsFunc(c.VolumeRoots, func(root string) bool { return strings.HasPrefix(path, root+"/") })
+	if disk == nil || !ours || device(path) != device(filepath.Dir(path)) {
 		return disk
 	}
-	s, ok := c.folders.of(ctx, dir, now)
+	s, ok := measure(ctx, path, now)
 	if !ok {
 		return nil
 	}
@@ -124,14 +127,15 @@ func device(path string) uint64 {
 
 // addLocal tells what else of the node's disk a pod uses: its volumes there, and its containers' logs.
 func (c *Collector) addLocal(ctx context.Context, stats *statsapi.PodStats, pod *corev1.Pod, disk *statsapi.FsStats, now time.Time) {
-	stats.VolumeStats = c.volumes(ctx, pod, types.UID(stats.PodRef.UID), now)
+	stats.VolumeStats = c.Volumes(ctx, pod, now)
 	if disk == nil || stats.EphemeralStorage == nil {
 		return
 	}
 	bytes, inodes := stats.EphemeralStorage.UsedBytes, stats.EphemeralStorage.InodesUsed
 	home := filepath.Join(c.LogRoot, strings.Join([]string{stats.PodRef.Namespace, stats.PodRef.Name, stats.PodRef.UID}, "_"))
 	for i := range stats.Containers {
-		s, ok := c.folders.of(ctx, filepath.Join(home, stats.Containers[i].Name), now)
+		dir := filepath.Join(home, stats.Containers[i].Name)
+		s, ok := c.logs.of(ctx, dir, now, func(ctx context.Context) (size, bool) { return measure(ctx, dir, now) })
 		if !ok {
 			continue
 		}

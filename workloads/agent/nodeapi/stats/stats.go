@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
@@ -27,6 +28,12 @@ type Runtime interface {
 	ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error)
 }
 
+// Drivers of storage know what is in their volumes; storage/csi has them.
+type Drivers interface {
+	// Usage of the volume that a driver published for a pod at a path; nil, where none did or it does not count.
+	Usage(ctx context.Context, pod types.UID, path string) (*statsapi.FsStats, error)
+}
+
 // Collector reads them.
 type Collector struct {
 	NodeName string
@@ -34,11 +41,14 @@ type Collector struct {
 	Runtime  Runtime
 	Groups   Groups
 
-	VolumeRoot string // pods' volumes lie in it, by the pods' UIDs
-	LogRoot    string // and their logs here
-	Pods       func() []*corev1.Pod
+	VolumeRoots []string                          // what lies in them is volumes and nothing else
+	LogRoot     string                            // containers' logs lie in it
+	Paths       func(types.UID) map[string]string // of a pod's volumes, by their names
+	Drivers     Drivers                           // of storage; nil: none
+	Pods        func() []*corev1.Pod
 
-	folders folders
+	volumes remembered[*statsapi.FsStats] // by path
+	logs    remembered[size]
 	rates   rates
 }
 
