@@ -1,11 +1,27 @@
 package command
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containerd/containerd/v2/cmd/ctr/app"
 	"github.com/spf13/cobra"
+
+	"knarr.dev/knarr/appliance/machine"
+	"knarr.dev/knarr/bootstrap/config"
 )
+
+// ownContainerd says what to use instead where another runtime runs this machine's containers.
+func ownContainerd(paths config.Paths, what string) error {
+	state, err := machine.ReadState(paths)
+	if err != nil || state == nil || state.Runtime == "" {
+		return nil // whoever goes on finds out what is wrong
+	}
+	socket := strings.TrimPrefix(state.Runtime, "unix://")
+	return fmt.Errorf("%s: the containers of this machine are run by %s, not by knarr's own containerd: use that runtime's tools "+
+		"(containerd: ctr --address %s --namespace k8s.io ...; any: crictl --runtime-endpoint %s ...)", what, state.Runtime, socket, state.Runtime)
+}
 
 func ctrCommand() *cobra.Command {
 	return &cobra.Command{
@@ -14,6 +30,9 @@ func ctrCommand() *cobra.Command {
 		DisableFlagParsing: true, // they are ctr's
 		RunE: func(cmd *cobra.Command, args []string) error {
 			endAtSignals()
+			if err := ownContainerd(localPaths(), "ctr"); err != nil && os.Getenv("CONTAINERD_ADDRESS") == "" {
+				return err
+			}
 			for name, value := range map[string]string{
 				"CONTAINERD_ADDRESS":   localPaths().ContainerdSocket(),
 				"CONTAINERD_NAMESPACE": "k8s.io",

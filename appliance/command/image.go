@@ -29,6 +29,9 @@ func imageImport(paths *config.Paths) *cobra.Command {
 		Short: "give this machine's pods the images of OCI or docker archives",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, archives []string) error {
+			if err := ownContainerd(*paths, "image import"); err != nil {
+				return err
+			}
 			return withContainerd(paths.ContainerdSocket(), func(client *containerd.Client) error {
 				for _, archive := range archives {
 					names, err := importArchive(cmd.Context(), client, archive)
@@ -64,6 +67,9 @@ func imageList(paths *config.Paths) *cobra.Command {
 		Short: "images this machine has",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := ownContainerd(*paths, "image list"); err != nil {
+				return err
+			}
 			return withContainerd(paths.ContainerdSocket(), func(client *containerd.Client) error {
 				images, err := runtime.List(cmd.Context(), client)
 				if err != nil {

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/packaging/bundle"
+	"knarr.dev/knarr/workloads/agent/settings"
 	"knarr.dev/knarr/workloads/steady"
 )
 
@@ -58,7 +60,12 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make run directory: %w", err)
 	}
-	state := &State{PID: os.Getpid(), Version: version, Role: cfg.Role, Node: cfg.NodeName, Since: begin}
+	tuned, err := settings.Read(cfg.KubeletConfig)
+	if err != nil {
+		return err
+	}
+	endpoint := cmp.Or(cfg.RuntimeEndpoint, tuned.Runtime)
+	state := &State{PID: os.Getpid(), Version: version, Role: cfg.Role, Node: cfg.NodeName, Since: begin, Runtime: endpoint}
 	if cfg.Role == config.Server {
 		state.Kubeconfig, state.Encryption = cfg.WriteKubeconfig, cfg.EncryptionConfig
 	}
@@ -67,7 +74,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 
 	shareMetrics()
-	b := &builder{cfg: cfg, version: version, log: log, ipTables: tables, begun: make(chan struct{}), steady: steady.New(log.With("component", "clock"))}
+	b := &builder{cfg: cfg, tuned: tuned, endpoint: endpoint, version: version, log: log, ipTables: tables, begun: make(chan struct{}), steady: steady.New(log.With("component", "clock"))}
 	stages, err := b.stages(ctx)
 	if err != nil {
 		return err
@@ -89,10 +96,12 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 
 // builder makes the components of one machine.
 type builder struct {
-	cfg     *config.Config
-	version string
-	log     *slog.Logger
-	steady  *steady.Clock
+	cfg      *config.Config
+	tuned    settings.Settings // of the node agent
+	endpoint string            // of the container runtime used instead of ours; "" for none
+	version  string
+	log      *slog.Logger
+	steady   *steady.Clock
 
 	ipTables bool // the kernel's ip_tables are used instead of nftables
 

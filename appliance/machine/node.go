@@ -1,11 +1,13 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
@@ -19,6 +21,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/announce"
+	"knarr.dev/knarr/netstack/cni"
 	"knarr.dev/knarr/netstack/dns"
 	"knarr.dev/knarr/netstack/endpoints"
 	"knarr.dev/knarr/netstack/firewall"
@@ -75,23 +78,22 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	if err != nil {
 		return nil, err
 	}
-	containers := runtime.New(runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Registries: from, Log: b.log})
-	told := newEvents(client, b.cfg.NodeName)
-	tuned, err := settings.Read(b.cfg.KubeletConfig)
+	containers, err := b.runtime(from)
 	if err != nil {
 		return nil, err
 	}
-	gauge := pressure.NewGauge(b.cfg.DataDir, b.cfg.Paths().Containerd(), tuned.Eviction)
+	told := newEvents(client, b.cfg.NodeName)
+	gauge := pressure.NewGauge(b.cfg.DataDir, containers.ImageFolder, b.tuned.Eviction)
 	down := &shutdown.Notice{}
 	var self *node.Node
 	more, err := b.extensions(client, func() *node.Node { return self })
 	if err != nil {
 		return nil, err
 	}
-	if self, err = b.self(ctx, in, client, containers, told, gauge, tuned, down, more); err != nil {
+	if self, err = b.self(ctx, in, client, containers, told, gauge, down, more); err != nil {
 		return nil, err
 	}
-	pods, err := b.pods(in, client, containers, told, self, gauge, tuned, down, more)
+	pods, err := b.pods(in, client, containers, told, self, gauge, down, more)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +104,21 @@ func (b *builder) node(ctx context.Context, in nodeInput) (*nodeParts, error) {
 	return &nodeParts{runtime: containers, rest: slices.Concat([]Component{told}, network, pods, []Component{self})}, nil
 }
 
+// runtime is what runs containers here.
+func (b *builder) runtime(from *registries.Registries) (*runtime.Runtime, error) {
+	conf := runtime.Config{Paths: b.cfg.Paths(), HelperDir: b.helpers, Registries: from, Log: b.log}
+	conf.CNIConfigDir, conf.CNIBinDir = b.cfg.CNIDirs(b.endpoint)
+	if b.endpoint != "" {
+		var err error
+		if conf.Socket, err = config.Socket(b.endpoint); err != nil {
+			return nil, err
+		}
+	}
+	return runtime.New(conf)
+}
+
 // pods are what turns pods into containers and shows them to the API server.
-func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice, more *extensions) ([]Component, error) {
+func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, self *node.Node, gauge *pressure.Gauge, down *shutdown.Notice, more *extensions) ([]Component, error) {
 	paths := b.cfg.Paths()
 	var logins *credentials.Providers
 	if b.cfg.CredentialProviders != "" {
@@ -115,7 +130,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	pods, err := agent.New(agent.Config{
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
-		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: tuned,
+		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: b.tuned,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, Devices: more.devices, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
@@ -125,10 +140,14 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 	}
 	server, err := nodeapi.New(nodeapi.Config{
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
-		VolumeRoot: filepath.Join(paths.Agent(), "pods"), LogRoot: paths.PodLogs(),
+		VolumeRoots: []string{filepath.Join(paths.Agent(), "pods"), paths.Volumes()}, LogRoot: paths.PodLogs(), Drivers: more.volumes.Drivers(),
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
 		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Metrics: nodeMetrics, Log: b.log,
-		Settings: map[string]any{"clusterDNS": []string{in.ranges.dns.String()}, "clusterDomain": b.cfg.ClusterDomain, "cgroupRoot": b.cfg.CgroupRoot},
+		Settings: b.tuned.InForce(settings.Place{
+			ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain, CgroupRoot: b.cfg.CgroupRoot,
+			Endpoint: cmp.Or(b.endpoint, "unix://"+paths.ContainerdSocket()), ClientCA: in.clientCA, Certificate: in.servingCert, Key: in.servingKey,
+			Pulls: b.cfg.ParallelImagePulls, Resolv: "/etc/resolv.conf",
+		}),
 	})
 	if err != nil {
 		return nil, err
@@ -138,8 +157,8 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		given.Exclusive = own
 	}
 	parts := []Component{more.volumes, more.devices, more.plugins, pods, server, podresources.New(given)}
-	if len(tuned.Shutdown) > 0 {
-		parts = append(parts, shutdown.New(shutdown.Config{Steps: tuned.Shutdown, Notice: down, Pods: pods.Manager(), Changed: self.Wake, Log: b.log}))
+	if len(b.tuned.Shutdown) > 0 {
+		parts = append(parts, shutdown.New(shutdown.Config{Steps: b.tuned.Shutdown, Notice: down, Pods: pods.Manager(), Changed: self.Wake, Log: b.log}))
 	}
 	return parts, nil
 }
@@ -181,7 +200,7 @@ func (b *builder) extensions(client kubernetes.Interface, self func() *node.Node
 }
 
 // self is the Node object of this machine; it is ready when the node is.
-func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, tuned settings.Settings, down *shutdown.Notice, more *extensions) (*node.Node, error) {
+func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Interface, containers *runtime.Runtime, told *events, gauge *pressure.Gauge, down *shutdown.Notice, more *extensions) (*node.Node, error) {
 	nodes, err := in.cache.GetInformer(ctx, &corev1.Node{}, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -189,7 +208,7 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	conf := node.Config{
 		Name: b.cfg.NodeName, Version: b.version, Port: kubeletPort, DataDir: b.cfg.DataDir,
 		Addresses: func() []netip.Addr { return in.ranges.nodes },
-		Settings:  tuned,
+		Settings:  b.tuned,
 		Stopping:  down.Underway,
 		Pressure:  gauge.Conditions,
 		InUse:     more.volumes.Drivers().InUse,
@@ -206,9 +225,14 @@ func (b *builder) self(ctx context.Context, in nodeInput, client kubernetes.Inte
 	return node.New(conf)
 }
 
-// network is what lets pods, services and names be reached from this machine.
-func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Component, error) {
+// links are what connects pods, and keeps apart those that must not meet.
+func (b *builder) links(in nodeInput, client kubernetes.Interface) ([]Component, error) {
 	paths := b.cfg.Paths()
+	configDir, clientDir := b.cfg.CNIDirs(b.endpoint)
+	log := b.log.With("component", "podnet")
+	if b.cfg.PodNetwork == config.NoNetwork {
+		return []Component{podnet.Elsewhere{ConfigDir: configDir, DNS: in.ranges.dns, Log: log}}, nil
+	}
 	rules, err := policy.New(policy.Config{
 		Paths: paths, Node: b.cfg.NodeName, PodRanges: in.ranges.pods, DNS: in.ranges.dns, IPTables: b.ipTables, Log: b.log,
 	}, in.cache, in.everyone)
@@ -218,7 +242,35 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 	pods, err := podnet.New(podnet.Config{
 		Paths: paths, NodeName: b.cfg.NodeName, NodeIPs: in.ranges.nodes, ClusterRanges: in.ranges.pods,
 		ClusterDNS: in.ranges.dns, Overhead: overlay.Overhead(b.cfg.Overlay, in.ranges.nodes[0]), Policy: rules, IPTables: b.ipTables,
-	}, in.cache, b.log.With("component", "podnet"))
+		ConfigDir: configDir, ClientDir: clientDir, Client: b.helper(cni.PluginType),
+	}, in.cache, log)
+	if err != nil {
+		return nil, err
+	}
+	return []Component{
+		rules,
+		pods,
+		firewall.New(b.log),
+		overlay.New(overlay.Config{
+			Paths: paths, NodeName: b.cfg.NodeName, Mode: b.cfg.Overlay, Pods: in.ranges.pods,
+			Publish: annotate(client, b.cfg.NodeName), Log: b.log.With("component", "overlay"),
+		}, in.cache),
+	}, nil
+}
+
+// helper is where one of the programs lies that have to be processes of their own.
+func (b *builder) helper(name string) string {
+	if b.helpers == "" {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return filepath.Join(b.helpers, name)
+}
+
+// network is what lets pods, services and names be reached from this machine.
+func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Component, error) {
+	parts, err := b.links(in, client)
 	if err != nil {
 		return nil, err
 	}
@@ -233,14 +285,7 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 			api[netip.AddrPortFrom(in.ranges.virtual, port)] = netip.AddrPortFrom(ip, port)
 		}
 	}
-	parts := []Component{
-		rules,
-		pods,
-		firewall.New(b.log),
-		overlay.New(overlay.Config{
-			Paths: paths, NodeName: b.cfg.NodeName, Mode: b.cfg.Overlay, Pods: in.ranges.pods,
-			Publish: annotate(client, b.cfg.NodeName), Log: b.log.With("component", "overlay"),
-		}, in.cache),
+	parts = append(parts,
 		view,
 		proxy.New(proxy.Config{
 			Node: b.cfg.NodeName, Nodes: in.cache, PodRanges: in.ranges.pods, ServiceRanges: in.ranges.services,
@@ -249,7 +294,7 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		healthcheck.New(b.cfg.NodeName, view, b.log),
 		b.names,
 		dnsSettings{client, b.names.Follow},
-	}
+	)
 	if b.cfg.LoadBalancerAddresses == config.OwnAddresses {
 		parts = append(parts, listeners.New(listeners.Config{
 			Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, Annotate: annotate(client, b.cfg.NodeName), Log: b.log,
@@ -261,7 +306,7 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 	announcer := announce.New(announce.Config{
 		Node: b.cfg.NodeName, NodeIPs: in.ranges.nodes, Nodes: in.cache, API: in.ranges.virtual, Foreign: b.cfg.CloudProvider == config.External,
 		Key: func() (*ecdh.PrivateKey, error) {
-			return heartbeat.LoadKey(filepath.Join(paths.Network(), "heartbeat.key"))
+			return heartbeat.LoadKey(filepath.Join(b.cfg.Paths().Network(), "heartbeat.key"))
 		},
 		Introduce: annotate(client, b.cfg.NodeName), Log: b.log,
 	}, view)

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/firewall"
@@ -21,6 +24,8 @@ import (
 	"knarr.dev/knarr/netstack/podnet"
 	"knarr.dev/knarr/netstack/policy"
 	"knarr.dev/knarr/netstack/proxy"
+	"knarr.dev/knarr/workloads/agent/remote"
+	"knarr.dev/knarr/workloads/agent/settings"
 )
 
 const (
@@ -38,6 +43,11 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	}
 	paths := cfg.Paths()
 	pods := filepath.Join(cfg.CgroupRoot, "kubepods")
+	endpoint := cfg.RuntimeEndpoint
+	if tuned, err := settings.Read(cfg.KubeletConfig); err == nil { // a file with a mistake must not keep a machine from being cleared
+		endpoint = cmp.Or(endpoint, tuned.Runtime)
+	}
+	networks, programs := cfg.CNIDirs(endpoint)
 	steps := []struct {
 		name string
 		do   func() error
@@ -47,13 +57,14 @@ func Reset(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 			return errors.Join(ours(cfg.DataDir, lockFile), ours(cfg.RunDir, stateName))
 		}, true},
 		{"stop knarr", func() error { return stopKnarr(ctx, cfg.DataDir) }, true},
+		{"remove pods from the container runtime", func() error { return removePods(ctx, endpoint, paths, log) }, true},
 		{"stop containers", func() error { return killAll(ctx, paths, pods) }, true},
 		{"unmount", func() error { return unmountBelow(cfg.DataDir, cfg.RunDir) }, true},
 		{"remove service rules", proxy.Remove, false},
 		{"remove network policies", policy.Remove, false},
 		{"remove rules from other firewalls", firewall.Remove, false},
 		{"remove overlay", overlay.Remove, false},
-		{"remove pod network", func() error { return podnet.Remove(paths) }, false},
+		{"remove pod network", func() error { return podnet.Remove(paths, networks, programs) }, false},
 		{"remove cgroups", func() error { return removeCgroups(cfg.CgroupRoot, pods) }, false},
 		{"remove files", func() error {
 			return errors.Join(removeTree(cfg.RunDir, stateName), removeTree(cfg.DataDir, lockFile), removeFile(cfg.WriteKubeconfig), removeLink(cfg.KubeletDir, paths.Agent()))
@@ -140,6 +151,46 @@ func stopKnarr(ctx context.Context, dataDir string) error {
 		return fmt.Errorf("kill pid %d: %w", pid, err)
 	}
 	return gone(ctx, []int{pid}, resetKill)
+}
+
+// removePods has a container runtime of the operator's own give up the pods it runs for knarr. All that it has are knarr's:
+// a runtime has one node agent.
+func removePods(ctx context.Context, endpoint string, paths config.Paths, log *slog.Logger) (err error) {
+	if endpoint == "" {
+		return nil
+	}
+	socket, err := config.Socket(endpoint)
+	if err != nil {
+		return err
+	}
+	runtime, err := remote.New(socket, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, runtime.Close()) }()
+	ctx, cancel := context.WithCancel(ctx)
+	answered, err := podnet.Retire(ctx, paths) // it asks for each pod's network to be taken away, and knarr has stopped
+	if err != nil {
+		cancel()
+		return err
+	}
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-answered)
+	}()
+	list, err := runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	if err != nil {
+		return fmt.Errorf("list its pods: %w (does it run? start it, or clear --container-runtime-endpoint if it is gone for good)", err)
+	}
+	for _, sandbox := range list.GetItems() {
+		if _, err := runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: sandbox.Id}); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("stop pod %s/%s: %w", sandbox.Metadata.GetNamespace(), sandbox.Metadata.GetName(), err)
+		}
+		if _, err := runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: sandbox.Id}); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove pod %s/%s: %w", sandbox.Metadata.GetNamespace(), sandbox.Metadata.GetName(), err)
+		}
+	}
+	return nil
 }
 
 // killAll ends shims first, so that none of them reports or restarts anything, then whatever is in pods' cgroups.

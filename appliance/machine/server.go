@@ -141,10 +141,12 @@ func (b *builder) server(ctx context.Context) ([]Stage, error) {
 	if err != nil {
 		return nil, err
 	}
+	first := b.late(store)
+	second := first.then(api)
 	return []Stage{
-		{store, parts.runtime},
-		{api},
-		append(Stage{control, settings, keeper}, parts.rest...),
+		{first, parts.runtime},
+		{second},
+		append(Stage{second.then(control), second.then(settings), keeper}, parts.rest...),
 		{heap{}},
 	}, nil
 }
@@ -297,7 +299,7 @@ func (b *builder) publish(api *apiserver.Server, keys *pki.PKI) (Component, erro
 		return join.Publish(ctx, client.CoreV1(), join.Settings{
 			ClusterCIDR: b.cfg.ClusterCIDR, ServiceCIDR: b.cfg.ServiceCIDR,
 			ClusterDNS: b.cfg.ClusterDNS, ClusterDomain: b.cfg.ClusterDomain, ClientCA: string(keys.ClientCA.CertPEM),
-			CloudProvider: b.cfg.CloudProvider, LoadBalancers: b.cfg.LoadBalancerAddresses, Overlay: b.cfg.Overlay,
+			CloudProvider: b.cfg.CloudProvider, LoadBalancers: b.cfg.LoadBalancerAddresses, Overlay: b.cfg.Overlay, PodNetwork: b.cfg.PodNetwork,
 		})
 	}}, nil
 }

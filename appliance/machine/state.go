@@ -23,6 +23,7 @@ type State struct {
 	Ready      time.Duration `json:"ready"` // from the start until the machine served; 0 while it is starting
 	Components []Started     `json:"components"`
 	Kubeconfig string        `json:"kubeconfig,omitempty"` // the administrator's, on servers
+	Runtime    string        `json:"runtime,omitempty"`    // endpoint of the container runtime used instead of ours
 	Encryption string        `json:"encryption,omitempty"` // the operator's EncryptionConfiguration, where one rules
 }
 

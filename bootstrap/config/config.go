@@ -7,6 +7,8 @@
 package config
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -43,6 +45,14 @@ const (
 	Routes    = "routes"    // as they are to machines on the same segment, by VXLAN to others
 )
 
+// What PodNetwork can be.
+const (
+	// KnarrNetwork is our own, on every machine.
+	KnarrNetwork = "knarr"
+	// NoNetwork leaves the pods' links, addresses and policies to a CNI plugin that the operator installs.
+	NoNetwork = "none"
+)
+
 // Config is one machine's complete configuration. The mapstructure names are the flags, the keys of the
 // configuration file and, in upper case with KNARR_ before them and _ for -, the environment variables.
 type Config struct {
@@ -67,6 +77,11 @@ type Config struct {
 	CloudProvider         string `mapstructure:"cloud-provider"`          // External: somebody else's cloud controller manager
 
 	PacketFilter string `mapstructure:"packet-filter"` // FilterAuto and the others
+	PodNetwork   string `mapstructure:"pod-network"`   // KnarrNetwork or NoNetwork
+	CNIConfigDir string `mapstructure:"cni-conf-dir"`  // where whoever runs containers looks for the pod network; "": CNIDirs
+	CNIBinDir    string `mapstructure:"cni-bin-dir"`   // and for the programs it names
+
+	RuntimeEndpoint string `mapstructure:"container-runtime-endpoint"` // unix:///... of a runtime used instead of our containerd; "" for none
 
 	CgroupRoot string `mapstructure:"cgroup-root"`
 	KubeletDir string `mapstructure:"kubelet-dir"` // the path by which plugins for storage and devices know the agent's folder
@@ -97,6 +112,25 @@ type Config struct {
 	Token Secret `mapstructure:"token"` // from `knarr token create`
 
 	nodeIPFound bool // not said, so what the cluster's families are may change it
+}
+
+// CNIDirs are the folders of the pod network's configuration and of its programs, where containers are run by somebody at
+// endpoint, or by us if that is "". A bin of "" is where our helpers lie.
+func (c *Config) CNIDirs(endpoint string) (conf, bin string) {
+	conf, bin = c.Paths().CNIConfig(), ""
+	if endpoint != "" || c.PodNetwork == NoNetwork { // where runtimes and plugins look that were told nothing
+		conf, bin = "/etc/cni/net.d", "/opt/cni/bin"
+	}
+	return cmp.Or(c.CNIConfigDir, conf), cmp.Or(c.CNIBinDir, bin)
+}
+
+// Socket is the path in an endpoint such as unix:///run/containerd/containerd.sock.
+func Socket(endpoint string) (string, error) {
+	path := strings.TrimPrefix(endpoint, "unix://")
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%q is not the endpoint of a container runtime on this machine: give one such as unix:///run/containerd/containerd.sock", endpoint)
+	}
+	return path, nil
 }
 
 // Names between commas.

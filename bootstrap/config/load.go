@@ -48,6 +48,9 @@ var settings = []setting{
 	{"parallel-image-pulls", "images fetched at a time, 1 to 64; 1 is one after the other", 4, true},
 	{"image-credential-provider-config", "file (CredentialProviderConfig) of programs that know logins for images", "", true},
 	{"image-credential-provider-bin-dir", "folder of these programs", "", true},
+	{"container-runtime-endpoint", "unix:///PATH of a container runtime (CRI) to use instead of knarr's own containerd (docs/node.md)", "", true},
+	{"cni-conf-dir", "where the container runtime looks for the pod network (default: DATA-DIR/cni/net.d; /etc/cni/net.d with a runtime or a pod network of your own)", "", true},
+	{"cni-bin-dir", "and for the programs that names (default: knarr's own; /opt/cni/bin with a runtime or a pod network of your own)", "", true},
 	{"kubelet-config", "KubeletConfiguration file (kubelet.config.k8s.io/v1beta1): static pods, reservations, evictions (docs/node.md)", "", true},
 	{"join", "https://HOST:6443 of a running server", "", true},
 	{"token", "join token, from `knarr token create` on a server", "", true},
@@ -59,6 +62,7 @@ var settings = []setting{
 	{"overlay", "how packets cross between machines: vxlan; wireguard, which encrypts them; routes, which sends them as they are to machines on the same segment", VXLAN, false},
 	{"load-balancer-addresses", "for services of type LoadBalancer: addresses, ranges (A-B) or networks, between commas; or nodes, for the nodes' own", "", false},
 	{"api-virtual-address", "free address of the machines' network, announced by one server whose API answers; for --join and kubeconfigs", "", false},
+	{"pod-network", "knarr, or none: a CNI plugin that you install connects pods, and decides who may talk to whom (docs/network.md)", KnarrNetwork, false},
 	{"cloud-provider", "external: nodes wait for a cloud controller manager to initialize them, and services for its load balancers", "", false},
 	{"write-kubeconfig", "where the administrator's kubeconfig goes (default: DATA-DIR/kubeconfig)", "", false},
 	{"encryption-config", "file (EncryptionConfiguration) that says how data is encrypted (default: Secrets, with a key of our own)", "", false},
@@ -299,7 +303,7 @@ func (c *Config) complete(sources map[string]string) error {
 		c.ClusterDNS = tenth(services[0]).String()
 	}
 	for _, file := range []*string{&c.EncryptionConfig, &c.AuditPolicy, &c.AuthenticationConfig, &c.AuthenticationWebhook, &c.AuthorizationConfig, &c.AdmissionConfig,
-		&c.KubeletDir, &c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir} {
+		&c.KubeletDir, &c.Registries, &c.CredentialProviders, &c.CredentialProvidersDir, &c.CNIConfigDir, &c.CNIBinDir} {
 		if *file == "" {
 			continue
 		}
@@ -332,6 +336,7 @@ func (c *Config) values(known []setting, sources map[string]string) []Value {
 		"authentication-webhook": c.AuthenticationWebhook, "authorization-config": c.AuthorizationConfig,
 		"admission-config": c.AdmissionConfig, "registries": c.Registries, "kubelet-dir": c.KubeletDir, "parallel-image-pulls": strconv.Itoa(c.ParallelImagePulls),
 		"image-credential-provider-config": c.CredentialProviders, "image-credential-provider-bin-dir": c.CredentialProvidersDir,
+		"container-runtime-endpoint": c.RuntimeEndpoint, "cni-conf-dir": c.CNIConfigDir, "cni-bin-dir": c.CNIBinDir, "pod-network": c.PodNetwork,
 	}
 	maps.DeleteFunc(text, func(key, _ string) bool {
 		return !slices.ContainsFunc(known, func(s setting) bool { return s.key == key })

@@ -179,6 +179,27 @@ func TestLoadFindsThisMachine(t *testing.T) {
 	}
 }
 
+func TestWhereThePodNetworkIsLookedFor(t *testing.T) {
+	tests := map[string]struct {
+		config    Config
+		endpoint  string
+		conf, bin string
+	}{
+		"by our own containerd, in our own folders": {Config{}, "", "/d/cni/net.d", ""},
+		"by another runtime, where all look":        {Config{}, "unix:///run/other.sock", "/etc/cni/net.d", "/opt/cni/bin"},
+		"for another network, where all put theirs": {Config{PodNetwork: NoNetwork}, "", "/etc/cni/net.d", "/opt/cni/bin"},
+		"or as it was said":                         {Config{CNIConfigDir: "/a", CNIBinDir: "/b"}, "", "/a", "/b"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			tc.config.DataDir = "/d"
+			if conf, bin := tc.config.CNIDirs(tc.endpoint); conf != tc.conf || bin != tc.bin {
+				t.Errorf("CNIDirs(%q) = %q, %q; want %q, %q", tc.endpoint, conf, bin, tc.conf, tc.bin)
+			}
+		})
+	}
+}
+
 func TestValidate(t *testing.T) {
 	tests := map[string]struct {
 		change func(c *Config)
@@ -186,6 +207,8 @@ func TestValidate(t *testing.T) {
 	}{
 		"the defaults are valid":                     {change: func(*Config) {}},
 		"a name with an underscore is not a DNS one": {change: func(c *Config) { c.NodeName = "my_host" }, err: `node-name "my_host" is not a DNS name`},
+		"a pod network nobody knows":                 {change: func(c *Config) { c.PodNetwork = "flannel" }, err: `pod-network "flannel" is not known: use knarr or none`},
+		"a runtime that is no socket":                {change: func(c *Config) { c.RuntimeEndpoint = "containerd" }, err: "container-runtime-endpoint:"},
 		"ranges must not overlap":                    {change: func(c *Config) { c.ServiceCIDR = "10.42.128.0/17" }, err: "overlaps cluster-cidr"},
 		"a range begins at its beginning":            {change: func(c *Config) { c.ClusterCIDR = "10.42.1.0/16" }, err: "write 10.42.0.0/16"},
 		"an address is not a range":                  {change: func(c *Config) { c.ClusterCIDR = "10.42.0.0" }, err: "is not a range of addresses"},

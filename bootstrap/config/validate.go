@@ -50,6 +50,11 @@ func (c *Config) Validate() error {
 	if c.ParallelImagePulls < 0 || c.ParallelImagePulls > 64 {
 		report("parallel-image-pulls", fmt.Sprint(c.ParallelImagePulls), "is out of range: use 1 to 64")
 	}
+	if c.RuntimeEndpoint != "" {
+		if _, err := Socket(c.RuntimeEndpoint); err != nil {
+			problems = append(problems, fmt.Errorf("container-runtime-endpoint: %w", err))
+		}
+	}
 	if (c.CredentialProviders == "") != (c.CredentialProvidersDir == "") {
 		problems = append(problems, errors.New("image-credential-provider-config and image-credential-provider-bin-dir go together: set both or none"))
 	}
@@ -88,6 +93,9 @@ func (c *Config) Validate() error {
 		case c.DisableNode:
 			problems = append(problems, errors.New("api-virtual-address needs a node beside the API server, whose service network passes connections on: remove it, or disable-node"))
 		}
+	}
+	if c.PodNetwork != "" && c.PodNetwork != KnarrNetwork && c.PodNetwork != NoNetwork {
+		report("pod-network", c.PodNetwork, "is not known: use %s or %s", KnarrNetwork, NoNetwork)
 	}
 	switch {
 	case c.CloudProvider != "" && c.CloudProvider != External:

@@ -72,7 +72,7 @@ func TestReadSettings(t *testing.T) {
 	}
 	good := Settings{
 		ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local",
-		ClientCA: string(keys.ClientCA.CertPEM), Overlay: "wireguard",
+		ClientCA: string(keys.ClientCA.CertPEM), Overlay: "wireguard", PodNetwork: "knarr",
 	}
 	choiceless := good
 	choiceless.Overlay = "vxlan"
@@ -83,6 +83,7 @@ func TestReadSettings(t *testing.T) {
 		"what was published":                         {},
 		"of a server from before there was a choice": {key: "overlay", want: &choiceless},
 		"with an overlay of a later version":         {key: "overlay", value: "sledge", err: `overlay "sledge" is not known`},
+		"with a network of tomorrow":                 {key: "pod-network", value: "threads", err: `pod-network "threads" is not known`},
 		"without a pod range":                        {key: "cluster-cidr", value: "", err: `cluster-cidr "" is not a range`},
 		"without a service range":                    {key: "service-cidr", value: "x", err: `service-cidr "x" is not a range`},
 		"without a DNS address":                      {key: "cluster-dns", value: "dns", err: `cluster-dns "dns" is not an address`},

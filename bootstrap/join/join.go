@@ -8,6 +8,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -157,6 +158,7 @@ func (m *Member) Complete(c *config.Config) error {
 	c.ClusterDNS, c.ClusterDomain, c.CloudProvider = m.Settings.ClusterDNS, m.Settings.ClusterDomain, m.Settings.CloudProvider
 	c.LoadBalancerAddresses = m.Settings.LoadBalancers
 	c.Overlay = m.Settings.Overlay
+	c.PodNetwork = cmp.Or(m.Settings.PodNetwork, config.KnarrNetwork) // servers of before did not say
 	if err := c.FindNodeIP(); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -29,6 +30,7 @@ type Settings struct {
 	CloudProvider string `json:"cloud-provider"`
 	LoadBalancers string `json:"load-balancer-addresses"`
 	Overlay       string `json:"overlay"`
+	PodNetwork    string `json:"pod-network"`
 }
 
 func (s Settings) data() map[string]string {
@@ -37,6 +39,7 @@ func (s Settings) data() map[string]string {
 		"cluster-domain": s.ClusterDomain, "client-ca": s.ClientCA, "cloud-provider": s.CloudProvider,
 		"load-balancer-addresses": s.LoadBalancers,
 		"overlay":                 s.Overlay,
+		"pod-network":             s.PodNetwork,
 	}
 }
 
@@ -67,6 +70,7 @@ func readSettings(data map[string]string) (Settings, error) {
 		ClusterDomain: data["cluster-domain"], ClientCA: data["client-ca"], CloudProvider: data["cloud-provider"],
 		LoadBalancers: data["load-balancer-addresses"],
 		Overlay:       data["overlay"],
+		PodNetwork:    cmp.Or(data["pod-network"], config.KnarrNetwork),
 	}
 	switch s.Overlay {
 	case "": // of a server from before there was a choice
@@ -83,6 +87,9 @@ func readSettings(data map[string]string) (Settings, error) {
 	}
 	if _, err := netip.ParseAddr(s.ClusterDNS); err != nil {
 		return s, fmt.Errorf("cluster-dns %q is not an address", s.ClusterDNS)
+	}
+	if s.PodNetwork != config.KnarrNetwork && s.PodNetwork != config.NoNetwork {
+		return s, fmt.Errorf("pod-network %q is not known to this version", s.PodNetwork)
 	}
 	if s.ClusterDomain == "" {
 		return s, fmt.Errorf("cluster-domain is missing")

@@ -301,7 +301,7 @@ func testNothingIsLeft(t *testing.T, n *node) {
 	n.log.wait(t, `msg="overlay follows the nodes" nodes=1`)
 	n.kill9()
 	for range 2 {
-		if err := n.Do(func() error { return podnet.Remove(n.paths) }); err != nil {
+		if err := n.Do(func() error { return podnet.Remove(n.paths, n.paths.CNIConfig(), "") }); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.Do(overlay.Remove); err != nil {

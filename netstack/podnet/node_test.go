@@ -404,7 +404,7 @@ func (p *pod) cni(do func(*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.
 	if err := buildClient(); err != nil {
 		t.Fatal(err)
 	}
-	list, err := libcni.ConfListFromFile(filepath.Join(p.node.paths.CNIConfig(), "10-knarr.conflist"))
+	list, err := libcni.ConfListFromFile(filepath.Join(p.node.paths.CNIConfig(), "00-knarr.conflist"))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ package podnet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,9 @@ const retryInterval = 5 * time.Second
 // Config of one node's pod network.
 type Config struct {
 	Paths         config.Paths
+	ConfigDir     string // where whoever runs containers looks for networks; "": where our containerd does
+	ClientDir     string // where it looks for the client; "": it knows already
+	Client        string // the program to put there
 	NodeName      string
 	NodeIPs       []netip.Addr   // the link of the first carries the pods' packets to other machines
 	ClusterRanges []netip.Prefix // the pods of all nodes, a range for each family; a pod's first address is of the first
@@ -104,6 +108,7 @@ type Network struct {
 	leases *leases
 	ranges []netip.Prefix // of this node, one of each family at most; none until the bridge stands
 	mtu    int
+	placed bool // the client
 }
 
 // New makes the pod network; nothing happens before Run.
@@ -114,6 +119,7 @@ func New(cfg Config, nodes Nodes, log *slog.Logger) (*Network, error) {
 	if cfg.Policy == nil {
 		cfg.Policy = anybody{}
 	}
+	cfg.ConfigDir = cmp.Or(cfg.ConfigDir, cfg.Paths.CNIConfig())
 	return &Network{cfg: cfg, nodes: nodes, log: log, newest: make(chan []netip.Prefix, 1), kick: make(chan struct{}, 1)}, nil
 }
 
@@ -361,12 +367,15 @@ func (n *Network) writeConfig() error {
 	if err != nil {
 		return fmt.Errorf("encode CNI configuration: %w", err)
 	}
-	path := filepath.Join(n.cfg.Paths.CNIConfig(), configName)
+	if err := n.placeClient(); err != nil {
+		return err
+	}
+	path := filepath.Join(n.cfg.ConfigDir, configName)
 	data = append(data, '\n')
 	if present, err := os.ReadFile(path); err == nil && bytes.Equal(present, data) {
 		return nil // containerd reloads at every change
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make the folder of the CNI configuration: %w", err)
 	}
 	// Renamed within the folder: containerd looks again when a file leaves it or is written, not when one appears.
@@ -378,8 +387,34 @@ func (n *Network) writeConfig() error {
 
 const (
 	networkName = "knarr"
-	configName  = "10-knarr.conflist"
+	// configName comes before what others may have left in a folder that is not ours: the first one is used.
+	configName = "00-knarr.conflist"
 )
+
+// placeClient puts our client where whoever runs containers looks for it.
+func (n *Network) placeClient() error {
+	if n.cfg.ClientDir == "" {
+		return nil
+	}
+	target := filepath.Join(n.cfg.ClientDir, cni.PluginType)
+	if _, err := os.Stat(target); err == nil && n.placed {
+		return nil
+	}
+	program, err := os.ReadFile(n.cfg.Client)
+	if err != nil {
+		return fmt.Errorf("read the CNI client: %w", err)
+	}
+	if present, err := os.ReadFile(target); err != nil || !bytes.Equal(present, program) {
+		if err := os.MkdirAll(n.cfg.ClientDir, 0o755); err != nil {
+			return fmt.Errorf("make the folder of the CNI client: %w", err)
+		}
+		if err := durable.Replace(target, program, 0o755); err != nil {
+			return fmt.Errorf("put the CNI client where the container runtime looks for it: %w", err)
+		}
+	}
+	n.placed = true
+	return nil
+}
 
 func (n *Network) leaseDir() string  { return filepath.Join(n.cfg.Paths.Network(), "leases") }
 func (n *Network) rangeFile() string { return filepath.Join(n.cfg.Paths.Network(), "pod-range") }

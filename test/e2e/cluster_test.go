@@ -58,6 +58,9 @@ var archive = sync.OnceValues(func() (string, error) {
 var cleanups []func() error
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(containerdVariable); dir != "" {
+		os.Exit(containerd(dir))
+	}
 	code := m.Run()
 	for _, f := range cleanups {
 		if err := f(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
@@ -71,5 +72,65 @@ func TestPodsOfTheMachinesOwn(t *testing.T) {
 	})
 	if left := c.containerPids(); len(left) > 0 {
 		t.Errorf("processes %v are left of a pod whose file is gone", left)
+	}
+}
+
+// TestAServerWhoseDatastoreWaits: its datastore lacks its majority, so nothing of its control plane serves. Its node starts
+// all the same what it was last told to run, and what its own files say.
+func TestAServerWhoseDatastoreWaits(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "kubelet.yaml")
+	own := pod("own", app("serve"))
+	own.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	text, err := yaml.Marshal(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := filepath.Join(dir, "pods")
+	if err := os.Mkdir(pods, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{
+		filepath.Join(pods, "own.yaml"): string(text),
+		config:                          fmt.Sprintf("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nstaticPodPath: %s\n", pods),
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := start(t, "--kubelet-config", config)
+	told := pod("told", app("serve"))
+	told.Spec.AutomountServiceAccountToken = new(bool) // a token is the API's to give
+	c.create(told)
+	c.awaitPod("told", "to be ready", podReady)
+	c.awaitPod("own-"+c.server.Name(), "to be ready", podReady)
+	want := len(c.containerPids())
+
+	store, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + filepath.Join(c.server.RunDir(), "etcd.sock")}, DialTimeout: patience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = store.MemberAdd(t.Context(), []string{"https://192.0.2.99:2380"}) // that will never be seen
+	_ = store.Close()                                                          // it has no majority to answer with
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.server.PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.server.PowerOn(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.knarr.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.eventually("its pods to run again", func() error {
+		if got := len(c.containerPids()); got < want {
+			return fmt.Errorf("%d processes in pods' groups, want %d", got, want)
+		}
+		return nil
+	})
+	if _, err := c.tryConnect(); err == nil {
+		t.Error("the API serves, so nothing was shown")
 	}
 }

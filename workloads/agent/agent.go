@@ -139,6 +139,8 @@ func New(conf Config) (*Agent, error) {
 		Providers: conf.Logins,
 		Equipment: conf.Equipment,
 		Pulls:     conf.Pulls,
+		LogSize:   conf.Settings.LogSize,
+		LogFiles:  conf.Settings.LogFiles,
 		Objects:   objects{reader: conf.Cache, client: conf.Client},
 		Client:    conf.Client,
 		Cache:     conf.Cache,
@@ -165,7 +167,7 @@ func New(conf Config) (*Agent, error) {
 	}
 	a.pods = pod.NewManager(pods)
 	a.garbage = garbage.New(garbage.Config{
-		NodeName: conf.NodeName, Runtime: conf.Runtime, Pods: a.pods.Pods, Sweep: a.pods.Sweep, Events: conf.Events, Log: conf.Log,
+		NodeName: conf.NodeName, Runtime: conf.Runtime, Bounds: conf.Settings.Images, Pods: a.pods.Pods, Sweep: a.pods.Sweep, Events: conf.Events, Log: conf.Log,
 		Room: func() (total, available uint64) {
 			room := conf.Gauge.Read().Images.Bytes
 			return room.Total, room.Available
@@ -282,6 +284,9 @@ func (a *Agent) Exclusive() *exclusive.Manager { return a.own }
 
 // Pods are this node's pods with their newest status. They must not be modified.
 func (a *Agent) Pods() []*corev1.Pod { return a.pods.Pods() }
+
+// VolumePaths are where a pod's volumes lie, by their names, once they are mounted.
+func (a *Agent) VolumePaths(uid types.UID) map[string]string { return a.pods.VolumePaths(uid) }
 
 // Find looks up a container of a pod of this node; see pod.Manager.Find. Errors wrap pod.ErrNotFound.
 func (a *Agent) Find(namespace, name string, uid types.UID, container string, previous bool) (pod.Place, error) {

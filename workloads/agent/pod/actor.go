@@ -3,10 +3,13 @@ package pod
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -99,7 +102,11 @@ func (a *actor) poke() {
 func (a *actor) passes() {
 	for {
 		if err := a.pass(a.m.ctx); err != nil && a.m.ctx.Err() == nil {
-			a.m.log.Warn("look at pod", "pod", a.name(), "error", err)
+			level := slog.LevelWarn
+			if errdefs.IsUnavailable(err) { // a runtime of the operator's is away, which the node's status says once for all pods
+				level = slog.LevelDebug
+			}
+			a.m.log.Log(a.m.ctx, level, "look at pod", "pod", a.name(), "error", err)
 			a.mu.Lock()
 			a.wakeAt(a.m.now().Add(time.Second))
 			a.mu.Unlock()
@@ -193,7 +200,7 @@ func (a *actor) view(end *Ending, now, today time.Time) View {
 func (a *actor) statusInput(end *Ending, p Plan, today time.Time) status.Input {
 	in := status.Input{
 		Pod: a.pod, Runtime: a.runtime, Waiting: maps.Clone(a.waiting), Started: a.started, Ready: a.ready,
-		Resizing: p.Resizing, ResizeError: a.resizeError, Pending: a.ungranted.pending(),
+		Kind: a.m.conf.Runtime.Kind(), Resizing: p.Resizing, ResizeError: a.resizeError, Pending: a.ungranted.pending(),
 		HostIPs: a.m.conf.Node.IPs, Stopped: p.Over, Stopping: end != nil, Now: metav1.NewTime(today.Truncate(time.Second)),
 	}
 	for name, w := range p.Waiting {
@@ -278,7 +285,7 @@ func (a *actor) remember(c *observed.Container, spec *corev1.Container) {
 	a.ready[c.ID] = spec.ReadinessProbe == nil
 	for _, list := range [][]corev1.ContainerStatus{a.pod.Status.InitContainerStatuses, a.pod.Status.ContainerStatuses} {
 		for i := range list {
-			if list[i].ContainerID == "containerd://"+c.ID {
+			if strings.HasSuffix(list[i].ContainerID, "://"+c.ID) {
 				a.started[c.ID] = a.started[c.ID] || list[i].Started != nil && *list[i].Started
 				a.ready[c.ID] = a.ready[c.ID] || list[i].Ready
 			}

@@ -153,7 +153,10 @@ func (m *machine) start(helpers string) {
 			m.t.Fatal(err)
 		}
 	}
-	m.runtime = runtime.New(runtime.Config{Paths: m.paths, HelperDir: helpers, Registries: m.from, Log: log})
+	var err error
+	if m.runtime, err = runtime.New(runtime.Config{Paths: m.paths, HelperDir: helpers, Registries: m.from, Log: log}); err != nil {
+		m.t.Fatal(err)
+	}
 	run(m.runtime)
 	m.prober = &prober{results: make(chan health.Result)}
 	m.volumes = &volumes{dir: m.paths.Agent()}

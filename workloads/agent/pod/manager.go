@@ -53,6 +53,8 @@ type Config struct {
 	Equipment []Equipment            // what gives containers devices
 	Places    Places                 // nil: containers run on all CPUs
 	Pulls     int                    // images at a time; 0: parallelPulls
+	LogSize   int64                  // of a container's log, before another is begun; 0: the usual
+	LogFiles  int                    // logs kept of one run, the one being written included; 0: the usual
 	Objects   Objects
 	Client    corev1client.PodsGetter
 	Cache     Source
@@ -99,6 +101,7 @@ const (
 
 // NewManager makes a manager that Run will start.
 func NewManager(conf Config) *Manager {
+	conf.LogSize, conf.LogFiles = cmp.Or(conf.LogSize, usualLogSize), cmp.Or(conf.LogFiles, usualLogFiles)
 	if conf.Stopping == nil {
 		conf.Stopping = func() bool { return false }
 	}
@@ -142,6 +145,12 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m.ctx = ctx
+	if err := m.conf.Runtime.Await(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	running, err := observed.ReadAll(ctx, m.conf.Runtime)
 	if err != nil {
 		return fmt.Errorf("look for running pods: %w", err)

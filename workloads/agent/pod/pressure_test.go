@@ -34,7 +34,7 @@ func TestVolumeAboveItsLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	keeper := pressure.NewKeeper(pressure.Config{
-		NodeName: nodeName, Gauge: pressure.NewGauge("/nowhere", "/nowhere", pressure.Usual()), Pods: m.manager, Changed: func() {},
+		NodeName: nodeName, Gauge: pressure.NewGauge("/nowhere", func() string { return "/nowhere" }, pressure.Usual()), Pods: m.manager, Changed: func() {},
 		Meter:  pressure.Meter{Groups: cgroup.New(m.cgroups), Runtime: m.runtime, LogRoot: m.paths.PodLogs()},
 		Events: record.NewFakeRecorder(100), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})

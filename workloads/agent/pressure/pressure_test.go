@@ -87,7 +87,7 @@ func TestParseThresholds(t *testing.T) {
 }
 
 func TestConditionsHoldForAWhile(t *testing.T) {
-	gauge := NewGauge("/", "/", Usual())
+	gauge := NewGauge("/", in("/"), Usual())
 	full := []Shortage{{Signal: NodeAvailable}}
 	for _, step := range []struct {
 		after   time.Duration
@@ -107,7 +107,7 @@ func TestConditionsHoldForAWhile(t *testing.T) {
 
 func TestThisMachineIsRead(t *testing.T) {
 	dir := t.TempDir()
-	r := NewGauge(dir, dir, Usual()).Read()
+	r := NewGauge(dir, in(dir), Usual()).Read()
 	if r.Memory.Total == 0 || r.Memory.Available == 0 || r.Node.Bytes.Total == 0 || r.Processes.Total == 0 || !r.Shared {
 		t.Errorf("Read() = %+v", r)
 	}
@@ -267,3 +267,5 @@ func TestCountSeesFilesWithSeveralNamesOnce(t *testing.T) {
 		t.Errorf("count() = %+v, want one file of 1 MiB and its folder", got)
 	}
 }
+
+func in(dir string) func() string { return func() string { return dir } }

@@ -10,9 +10,10 @@ import (
 
 // Read looks at the machine. What cannot be read is left at zero, which is never short.
 func (g *Gauge) Read() Reading {
+	images := g.imagesDir()
 	return Reading{
 		Memory: readMemory(), Processes: readProcesses(),
-		Node: readDisk(g.nodeDir), Images: readDisk(g.imagesDir), Shared: device(g.nodeDir) == device(g.imagesDir),
+		Node: readDisk(g.nodeDir), Images: readDisk(images), Shared: device(g.nodeDir) == device(images),
 	}
 }
 

@@ -119,16 +119,18 @@ func (h *held) add(now time.Time, seen Conditions) Conditions {
 
 // Gauge shows the machine's state to whoever asks: the node's status, the admission of pods.
 type Gauge struct {
-	nodeDir, imagesDir string
-	thresholds         Thresholds
+	nodeDir    string
+	imagesDir  func() string
+	thresholds Thresholds
 
 	mu   sync.Mutex
 	held held
 	now  Conditions
 }
 
-// NewGauge makes a gauge of this machine; the folders say which filesystems are meant.
-func NewGauge(nodeDir, imagesDir string, thresholds Thresholds) *Gauge {
+// NewGauge makes a gauge of this machine; the folders say which filesystems are meant. That of the images may not be known
+// yet.
+func NewGauge(nodeDir string, imagesDir func() string, thresholds Thresholds) *Gauge {
 	return &Gauge{nodeDir: nodeDir, imagesDir: imagesDir, thresholds: thresholds}
 }
 

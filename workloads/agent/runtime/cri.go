@@ -11,105 +11,105 @@ import (
 // changes one it has handed over. Errors are containerd's own; github.com/containerd/errdefs tells their kind.
 
 func (r *Runtime) RunPodSandbox(ctx context.Context, q *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
-	return r.handle.cri.RunPodSandbox(in(ctx), q)
+	return r.cri.RunPodSandbox(in(ctx), q)
 }
 
 func (r *Runtime) StopPodSandbox(ctx context.Context, q *runtimeapi.StopPodSandboxRequest) (*runtimeapi.StopPodSandboxResponse, error) {
-	return r.handle.cri.StopPodSandbox(in(ctx), q)
+	return r.cri.StopPodSandbox(in(ctx), q)
 }
 
 func (r *Runtime) RemovePodSandbox(ctx context.Context, q *runtimeapi.RemovePodSandboxRequest) (*runtimeapi.RemovePodSandboxResponse, error) {
-	return r.handle.cri.RemovePodSandbox(in(ctx), q)
+	return r.cri.RemovePodSandbox(in(ctx), q)
 }
 
 func (r *Runtime) PodSandboxStatus(ctx context.Context, q *runtimeapi.PodSandboxStatusRequest) (*runtimeapi.PodSandboxStatusResponse, error) {
-	return r.handle.cri.PodSandboxStatus(in(ctx), q)
+	return r.cri.PodSandboxStatus(in(ctx), q)
 }
 
 func (r *Runtime) ListPodSandbox(ctx context.Context, q *runtimeapi.ListPodSandboxRequest) (*runtimeapi.ListPodSandboxResponse, error) {
-	return r.handle.cri.ListPodSandbox(in(ctx), q)
+	return r.cri.ListPodSandbox(in(ctx), q)
 }
 
 func (r *Runtime) CreateContainer(ctx context.Context, q *runtimeapi.CreateContainerRequest) (*runtimeapi.CreateContainerResponse, error) {
-	return r.handle.cri.CreateContainer(in(ctx), q)
+	return r.cri.CreateContainer(in(ctx), q)
 }
 
 func (r *Runtime) StartContainer(ctx context.Context, q *runtimeapi.StartContainerRequest) (*runtimeapi.StartContainerResponse, error) {
-	return r.handle.cri.StartContainer(in(ctx), q)
+	return r.cri.StartContainer(in(ctx), q)
 }
 
 func (r *Runtime) StopContainer(ctx context.Context, q *runtimeapi.StopContainerRequest) (*runtimeapi.StopContainerResponse, error) {
-	return r.handle.cri.StopContainer(in(ctx), q)
+	return r.cri.StopContainer(in(ctx), q)
 }
 
 func (r *Runtime) RemoveContainer(ctx context.Context, q *runtimeapi.RemoveContainerRequest) (*runtimeapi.RemoveContainerResponse, error) {
-	return r.handle.cri.RemoveContainer(in(ctx), q)
+	return r.cri.RemoveContainer(in(ctx), q)
 }
 
 func (r *Runtime) ContainerStatus(ctx context.Context, q *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error) {
-	return r.handle.cri.ContainerStatus(in(ctx), q)
+	return r.cri.ContainerStatus(in(ctx), q)
 }
 
 func (r *Runtime) ListContainers(ctx context.Context, q *runtimeapi.ListContainersRequest) (*runtimeapi.ListContainersResponse, error) {
-	return r.handle.cri.ListContainers(in(ctx), q)
+	return r.cri.ListContainers(in(ctx), q)
 }
 
 func (r *Runtime) UpdateContainerResources(ctx context.Context, q *runtimeapi.UpdateContainerResourcesRequest) (*runtimeapi.UpdateContainerResourcesResponse, error) {
-	return r.handle.cri.UpdateContainerResources(in(ctx), q)
+	return r.cri.UpdateContainerResources(in(ctx), q)
 }
 
 func (r *Runtime) ReopenContainerLog(ctx context.Context, q *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
-	return r.handle.cri.ReopenContainerLog(in(ctx), q)
+	return r.cri.ReopenContainerLog(in(ctx), q)
 }
 
 func (r *Runtime) ExecSync(ctx context.Context, q *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
-	return r.handle.cri.ExecSync(in(ctx), q)
+	return r.cri.ExecSync(in(ctx), q)
 }
 
 // Exec, Attach and PortForward answer with the URL of containerd's streaming server on 127.0.0.1; the URL carries a
 // one-time token.
 func (r *Runtime) Exec(ctx context.Context, q *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	return r.handle.cri.Exec(in(ctx), q)
+	return r.cri.Exec(in(ctx), q)
 }
 
 func (r *Runtime) Attach(ctx context.Context, q *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	return r.handle.cri.Attach(in(ctx), q)
+	return r.cri.Attach(in(ctx), q)
 }
 
 func (r *Runtime) PortForward(ctx context.Context, q *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
-	return r.handle.cri.PortForward(in(ctx), q)
+	return r.cri.PortForward(in(ctx), q)
 }
 
 func (r *Runtime) ListContainerStats(ctx context.Context, q *runtimeapi.ListContainerStatsRequest) (*runtimeapi.ListContainerStatsResponse, error) {
-	return r.handle.cri.ListContainerStats(in(ctx), q)
+	return r.cri.ListContainerStats(in(ctx), q)
 }
 
 func (r *Runtime) ListPodSandboxStats(ctx context.Context, q *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
-	return r.handle.cri.ListPodSandboxStats(in(ctx), q)
+	return r.cri.ListPodSandboxStats(in(ctx), q)
 }
 
 func (r *Runtime) Status(ctx context.Context, q *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
-	return r.handle.cri.Status(in(ctx), q)
+	return r.cri.Status(in(ctx), q)
 }
 
 func (r *Runtime) Version(ctx context.Context, q *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
-	return r.handle.cri.Version(in(ctx), q)
+	return r.cri.Version(in(ctx), q)
 }
 
 func (r *Runtime) ListImages(ctx context.Context, q *runtimeapi.ListImagesRequest) (*runtimeapi.ListImagesResponse, error) {
-	return r.handle.cri.ListImages(in(ctx), q)
+	return r.cri.ListImages(in(ctx), q)
 }
 
 func (r *Runtime) ImageStatus(ctx context.Context, q *runtimeapi.ImageStatusRequest) (*runtimeapi.ImageStatusResponse, error) {
-	return r.handle.cri.ImageStatus(in(ctx), q)
+	return r.cri.ImageStatus(in(ctx), q)
 }
 
 func (r *Runtime) RemoveImage(ctx context.Context, q *runtimeapi.RemoveImageRequest) (*runtimeapi.RemoveImageResponse, error) {
-	return r.handle.cri.RemoveImage(in(ctx), q)
+	return r.cri.RemoveImage(in(ctx), q)
 }
 
 func (r *Runtime) ImageFsInfo(ctx context.Context, q *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
-	return r.handle.cri.ImageFsInfo(in(ctx), q)
+	return r.cri.ImageFsInfo(in(ctx), q)
 }
 
 // Events calls deliver for every container that is created, started, stopped or removed, in order, until ctx ends.
@@ -119,7 +119,7 @@ func (r *Runtime) ImageFsInfo(ctx context.Context, q *runtimeapi.ImageFsInfoRequ
 func (r *Runtime) Events(ctx context.Context, deliver func(*runtimeapi.ContainerEventResponse)) {
 	go func() {
 		stream := eventStream{ctx: in(ctx), deliver: deliver}
-		if err := r.handle.cri.GetContainerEvents(&runtimeapi.GetEventsRequest{}, stream); err != nil && ctx.Err() == nil {
+		if err := r.cri.GetContainerEvents(&runtimeapi.GetEventsRequest{}, stream); err != nil && ctx.Err() == nil {
 			r.log.Error("container events ended; changes are noticed by the slow check only", "error", err)
 		}
 	}()

@@ -161,6 +161,9 @@ func saveImported(dir string, seen map[string]string) error {
 
 // ImageTimes says when each image came or was pulled again, by name and by id.
 func (r *Runtime) ImageTimes(ctx context.Context) (map[string]time.Time, error) {
+	if r.remote != nil {
+		return r.firstSeen(ctx)
+	}
 	all, err := r.handle.client.ImageService().List(in(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)

@@ -1,4 +1,5 @@
-// Package runtime is containerd inside this process.
+// Package runtime is what runs containers: containerd inside this process or, if the operator wants it so, a runtime of
+// his own behind a socket (workloads/agent/remote).
 //
 // In:       where things lie on this machine, and the folder of the helpers (runc, shim, CNI client, pause).
 // Out:      CRI as plain method calls, container events, image import; CRI and containerd's own API on a unix socket
@@ -30,6 +31,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/workloads/agent/registries"
+	"knarr.dev/knarr/workloads/agent/remote"
 )
 
 // Namespace is where CRI keeps its images and containers inside containerd.
@@ -39,6 +41,9 @@ const Namespace = "k8s.io"
 type Config struct {
 	Paths     config.Paths
 	HelperDir string // runc, containerd-shim-runc-v2, knarr-cni and pause; "" means they are on PATH
+	Socket    string // of the runtime that is used instead of containerd in this process; "" for none
+	// Where containerd looks for the pod network: its configuration, and the programs that names.
+	CNIConfigDir, CNIBinDir string // of the latter, "" means where the helpers are
 	// Registries says where images are fetched from; nil: from their registries, or as the hosts.toml files in
 	// DATA-DIR/registries say.
 	Registries *registries.Registries
@@ -49,18 +54,36 @@ type Config struct {
 type Runtime struct {
 	conf   Config
 	log    *slog.Logger
+	cri    criService
 	handle handle
+	remote *remote.Runtime                         // nil: cri is in this process
 	login  func(host string) (user, secret string) // of this machine itself
+	seen   firstSeen                               // images of a remote runtime
 
 	importing sync.WaitGroup // archives found at start
 }
 
 // New makes a runtime that Run will start.
-func New(conf Config) *Runtime {
+func New(conf Config) (*Runtime, error) {
 	if conf.Log == nil {
 		conf.Log = slog.Default()
 	}
-	return &Runtime{conf: conf, log: conf.Log.With("component", "runtime")}
+	if conf.CNIConfigDir == "" {
+		conf.CNIConfigDir = conf.Paths.CNIConfig()
+	}
+	r := &Runtime{conf: conf, log: conf.Log.With("component", "runtime")}
+	if conf.Socket == "" {
+		return r, nil
+	}
+	if err := r.mayBeRemote(); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.remote, err = remote.New(conf.Socket, r.log); err != nil {
+		return nil, err
+	}
+	r.cri = r.remote
+	return r, nil
 }
 
 // Name is the component's name.
@@ -68,6 +91,11 @@ func (r *Runtime) Name() string { return "runtime" }
 
 // Run starts containerd and serves until ctx ends.
 func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
+	if r.remote != nil {
+		ready() // the control plane of this machine, if it has one, does not wait for it
+		<-ctx.Done()
+		return r.remote.Close()
+	}
 	began := time.Now()
 	// containerd looks for the shim, and the shim for runc, on this process's PATH; there is no setting for it.
 	if dir := r.conf.HelperDir; dir != "" && !slices.Contains(filepath.SplitList(os.Getenv("PATH")), dir) {
@@ -82,6 +110,8 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		clampOOM:    !mayLowerOOMScore(),
 		path:        os.Getenv("PATH"),
 		registries:  filepath.Join(r.conf.Paths.Data, "registries"),
+		cniConf:     r.conf.CNIConfigDir,
+		cniBin:      r.conf.CNIBinDir,
 	}
 	r.login = func(string) (string, string) { return "", "" }
 	if r.conf.Registries != nil {
@@ -115,7 +145,7 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.handle.closeDatabase()) }()
 	defer daemon.Stop()
-	if r.handle.cri == nil {
+	if r.cri = r.handle.cri; r.cri == nil {
 		return errors.New("start containerd: its CRI service did not come up; the messages above say why")
 	}
 	if err := daemon.Start(inner); err != nil {

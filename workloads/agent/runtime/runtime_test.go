@@ -25,7 +25,10 @@ func up(t *testing.T, paths config.Paths) (*Runtime, func()) {
 	if _, err := exec.LookPath("containerd-shim-runc-v2"); helpers == "" && err != nil {
 		t.Skip("the helpers are neither on PATH nor in $KNARR_HELPERS; make bundle and point KNARR_HELPERS at what it unpacks")
 	}
-	r := New(Config{Paths: paths, HelperDir: helpers, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	r, err := New(Config{Paths: paths, HelperDir: helpers, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- r.Run(ctx, func() { close(ready) }) }()

@@ -25,6 +25,8 @@ type settings struct {
 	clampOOM    bool   // this process may not lower an oom_score_adj
 	path        string // PATH of this process, the helpers' folder first
 	registries  string // folder of hosts.toml files
+	cniConf     string // folder of the pod network's configuration
+	cniBin      string // and of its programs; "": the helpers'
 }
 
 // containerdConfig is the whole configuration, in containerd's own terms (version 4).
@@ -32,6 +34,9 @@ func containerdConfig(s settings) *srvconfig.Config {
 	runc, cniDirs := "", filepath.SplitList(s.path)
 	if s.helpers != "" {
 		runc, cniDirs = filepath.Join(s.helpers, "runc"), []string{s.helpers}
+	}
+	if s.cniBin != "" {
+		cniDirs = []string{s.cniBin}
 	}
 	shimManager := map[string]any{}
 	if dir := filepath.Join(s.paths.Run, "s"); len(dir) <= longestShimDir {
@@ -83,7 +88,7 @@ func containerdConfig(s settings) *srvconfig.Config {
 				"drain_exec_sync_io_timeout":   "5s", // a background process of an exec probe must not hold it open
 				"cni": map[string]any{
 					"bin_dirs":              cniDirs,
-					"conf_dir":              s.paths.CNIConfig(),
+					"conf_dir":              s.cniConf,
 					"max_conf_num":          1,
 					"use_internal_loopback": true,
 					"ip_pref":               "cni", // a pod's first address is of the cluster's first family

@@ -25,7 +25,10 @@ func TestFoldersOnTheirWayOutGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := New(Config{Paths: paths, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	r, err := New(Config{Paths: paths, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := r.clearFolders(); err != nil {
 		t.Fatal(err)
 	}
