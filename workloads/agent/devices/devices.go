@@ -64,6 +64,7 @@ type Manager struct {
 	log  *slog.Logger
 	ctx  context.Context // of Run
 	work sync.WaitGroup
+	wish time.Duration // how long a plugin may take to say what it prefers
 
 	mu    sync.Mutex
 	kinds map[string]*kind // by resource
@@ -88,7 +89,7 @@ type device struct {
 // New reads whose the devices are.
 func New(conf Config) (*Manager, error) {
 	m := &Manager{
-		conf: conf, log: conf.Log.With("component", "devices"),
+		conf: conf, log: conf.Log.With("component", "devices"), wish: preferFor,
 		kinds: map[string]*kind{}, pods: map[types.UID]granted{}, told: map[string]*pluginv1.ContainerAllocateResponse{},
 	}
 	if err := remembered.Read(conf.State, &m.pods); err != nil {
@@ -360,7 +361,7 @@ func (m *Manager) prefer(pod *corev1.Pod, d demand, from align.Nodes) map[string
 	m.mu.Unlock()
 	out := map[string][]string{}
 	for plugin, q := range asked {
-		ctx, cancel := context.WithTimeout(ctx, preferFor)
+		ctx, cancel := context.WithTimeout(ctx, m.wish)
 		answer, err := pluginv1.NewDevicePluginClient(plugin).GetPreferredAllocation(ctx, &pluginv1.PreferredAllocationRequest{
 			ContainerRequests: []*pluginv1.ContainerPreferredAllocationRequest{{
 				AvailableDeviceIDs: q.among, MustIncludeDeviceIDs: q.must, AllocationSize: int32(q.size),

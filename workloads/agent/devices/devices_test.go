@@ -142,6 +142,7 @@ func TestDevicesAPluginPrefers(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := start(t, dir)
+	s.wish = time.Minute // the machine may be slow
 	p := s.plugin(map[string]bool{"a": true, "b": true, "c": true, "d": true}, func(p *plugintest.Plugin) {
 		p.Prefer, p.Nodes = []string{"d", "b"}, map[string]int64{"a": 0, "b": 0, "c": 1, "d": 1}
 	})
