@@ -3,10 +3,12 @@ package kinds
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -79,4 +81,29 @@ func TestClassesOfAttributes(t *testing.T) {
 	expect(t, PersistentVolume.Validate(ctx, volume(ptr.To("a b"), csi)), "spec.volumeAttributesClassName: Invalid value")
 	expect(t, PersistentVolume.Validate(ctx, volume(ptr.To(""), csi)), "spec.volumeAttributesClassName: Required value")
 	expect(t, PersistentVolume.Validate(ctx, volume(ptr.To("fast"), path)), "spec.csi: Required value")
+}
+
+func TestSinceWhenAVolumeIsInItsPhase(t *testing.T) {
+	then, now := metav1.NewTime(time.Date(2026, 1, 2, 6, 0, 0, 0, time.UTC)), metav1.NewTime(time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC))
+	later := metav1.NewTime(now.Add(time.Hour))
+	tests := map[string]struct {
+		status corev1.PersistentVolumeStatus
+		want   metav1.Time
+	}{
+		"the same phase keeps its date":             {status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeAvailable, LastPhaseTransitionTime: &then}, want: then},
+		"also from a client that does not know it":  {status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeAvailable}, want: then},
+		"another phase begins now":                  {status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound, LastPhaseTransitionTime: &then}, want: now},
+		"also of a client that does not know dates": {status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound}, want: now},
+		"unless it is said when":                    {status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeBound, LastPhaseTransitionTime: &later}, want: later},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			old := &corev1.PersistentVolume{Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeAvailable, LastPhaseTransitionTime: &then}}
+			next := &corev1.PersistentVolume{Status: tc.status}
+			datePhase(next, old, now)
+			if got := next.Status.LastPhaseTransitionTime; got == nil || !got.Equal(&tc.want) {
+				t.Errorf("since %v, want %v", got, tc.want)
+			}
+		})
+	}
 }

@@ -26,7 +26,8 @@ const (
 // CSINode tells which drivers run on a node. A driver that changes what it said has to be taken out first, because
 // volumes may be attached by what it said before; only how many it takes may change.
 var CSINode = resource.Hooks[*storagev1.CSINode]{
-	Validate: always(validateCSINode),
+	NeedResourceVersion: true,
+	Validate:            always(validateCSINode),
 	ValidateUpdate: onUpdate(validateCSINode, func(n, old *storagev1.CSINode) field.ErrorList {
 		var errs field.ErrorList
 		for i, driver := range n.Spec.Drivers {

@@ -11,7 +11,8 @@ import (
 
 // CSIStorageCapacity tells how much a storage class has left somewhere. How much may change, not of what.
 var CSIStorageCapacity = resource.Hooks[*storagev1.CSIStorageCapacity]{
-	Validate: always(validateStorageCapacity),
+	NeedResourceVersion: true,
+	Validate:            always(validateStorageCapacity),
 	ValidateUpdate: onUpdate(validateStorageCapacity, func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 		errs := check.Unchanged(field.NewPath("nodeTopology"), c.NodeTopology, old.NodeTopology)
 		return append(errs, check.Unchanged(field.NewPath("storageClassName"), c.StorageClassName, old.StorageClassName)...)

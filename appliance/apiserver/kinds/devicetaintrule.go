@@ -18,9 +18,10 @@ const mostRuleConditions = 8
 
 // DeviceTaintRule taints devices from outside of the driver that describes them.
 var DeviceTaintRule = resource.Hooks[*resourcev1.DeviceTaintRule]{
-	PrepareCreate: func(_ context.Context, r *resourcev1.DeviceTaintRule) { stampDeviceTaint(&r.Spec.Taint, metav1.Now()) },
-	PrepareUpdate: func(_ context.Context, r, old *resourcev1.DeviceTaintRule) { redateDeviceTaint(r, old, metav1.Now()) },
-	Validate:      always(validateDeviceTaintRule),
+	NeedResourceVersion: true,
+	PrepareCreate:       func(_ context.Context, r *resourcev1.DeviceTaintRule) { stampDeviceTaint(&r.Spec.Taint, metav1.Now()) },
+	PrepareUpdate:       func(_ context.Context, r, old *resourcev1.DeviceTaintRule) { redateDeviceTaint(r, old, metav1.Now()) },
+	Validate:            always(validateDeviceTaintRule),
 	ValidateStatus: func(_ context.Context, r, _ *resourcev1.DeviceTaintRule) field.ErrorList {
 		at := statusPath.Child("conditions")
 		var errs field.ErrorList

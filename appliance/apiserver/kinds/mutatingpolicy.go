@@ -16,6 +16,7 @@ import (
 
 // MutatingAdmissionPolicy changes objects on their way in by expressions.
 var MutatingAdmissionPolicy = resource.Hooks[*admissionregistrationv1.MutatingAdmissionPolicy]{
+	NeedResourceVersion: true,
 	Validate: always(func(p *admissionregistrationv1.MutatingAdmissionPolicy) field.ErrorList {
 		return validateMutatingPolicy(&p.Spec, nil)
 	}),
@@ -29,6 +30,7 @@ var MutatingAdmissionPolicy = resource.Hooks[*admissionregistrationv1.MutatingAd
 
 // MutatingAdmissionPolicyBinding puts a policy into force.
 var MutatingAdmissionPolicyBinding = resource.Hooks[*admissionregistrationv1.MutatingAdmissionPolicyBinding]{
+	NeedResourceVersion: true,
 	Validate: always(func(b *admissionregistrationv1.MutatingAdmissionPolicyBinding) field.ErrorList {
 		return validatePolicyBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, false)
 	}),

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -18,9 +19,10 @@ import (
 var PersistentVolume = resource.Hooks[*corev1.PersistentVolume]{
 	Warnings: hints(volumeHints),
 	PrepareCreate: func(_ context.Context, v *corev1.PersistentVolume) {
-		v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending}
+		v.Status = corev1.PersistentVolumeStatus{Phase: corev1.VolumePending, LastPhaseTransitionTime: ptr.To(metav1.Now())}
 	},
-	Validate: always(validatePersistentVolume),
+	PrepareStatus: func(_ context.Context, v, old *corev1.PersistentVolume) { datePhase(v, old, metav1.Now()) },
+	Validate:      always(validatePersistentVolume),
 	ValidateUpdate: onUpdate(validatePersistentVolume, func(v, old *corev1.PersistentVolume) field.ErrorList {
 		var errs field.ErrorList
 		if !apiequality.Semantic.DeepEqual(v.Spec.PersistentVolumeSource, old.Spec.PersistentVolumeSource) {
@@ -32,6 +34,17 @@ var PersistentVolume = resource.Hooks[*corev1.PersistentVolume]{
 		}
 		return errs
 	}),
+}
+
+// datePhase says since when a volume is in its phase, unless the client knows better.
+func datePhase(v, old *corev1.PersistentVolume, now metav1.Time) {
+	is, was := &v.Status, &old.Status
+	switch {
+	case is.Phase != was.Phase && (is.LastPhaseTransitionTime == nil || is.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)):
+		is.LastPhaseTransitionTime = &now
+	case is.LastPhaseTransitionTime == nil:
+		is.LastPhaseTransitionTime = was.LastPhaseTransitionTime
+	}
 }
 
 func defaultPersistentVolume(v *corev1.PersistentVolume) {

@@ -30,7 +30,8 @@ const longestUID = 128
 
 // PodCertificateRequest is how a node asks a signer for a pod's certificate. It is answered once.
 var PodCertificateRequest = resource.Hooks[*certificatesv1.PodCertificateRequest]{
-	Validate: always(validatePodCertificateRequest),
+	NeedResourceVersion: true,
+	Validate:            always(validatePodCertificateRequest),
 	ValidateUpdate: func(_ context.Context, r, old *certificatesv1.PodCertificateRequest) field.ErrorList {
 		return check.Unchanged(specPath, r.Spec, old.Spec)
 	},

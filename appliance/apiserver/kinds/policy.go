@@ -15,7 +15,7 @@ import (
 )
 
 // PodDisruptionBudget says how many pods of a set may be taken away at once.
-var PodDisruptionBudget = resource.Hooks[*policyv1.PodDisruptionBudget]{Validate: always(validateBudget), LaxMetadata: true}
+var PodDisruptionBudget = resource.Hooks[*policyv1.PodDisruptionBudget]{Validate: always(validateBudget), LaxMetadata: true, NeedResourceVersion: true}
 
 func validateBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 	var errs field.ErrorList
@@ -34,6 +34,7 @@ func validateBudget(b *policyv1.PodDisruptionBudget) field.ErrorList {
 
 // RuntimeClass never changes its handler.
 var RuntimeClass = resource.Hooks[*nodev1.RuntimeClass]{
+	NeedResourceVersion: true,
 	Validate: always(func(c *nodev1.RuntimeClass) field.ErrorList {
 		errs := check.Needed(field.NewPath("handler"), c.Handler, validation.IsDNS1123Label)
 		if c.Overhead != nil {
@@ -52,6 +53,7 @@ var RuntimeClass = resource.Hooks[*nodev1.RuntimeClass]{
 
 // Lease is what nodes and leaders renew, so most of the writes of an idle cluster; it stays cheap.
 var Lease = resource.Hooks[*coordinationv1.Lease]{
+	NeedResourceVersion: true,
 	Validate: always(func(l *coordinationv1.Lease) field.ErrorList {
 		var errs field.ErrorList
 		if seconds := l.Spec.LeaseDurationSeconds; seconds != nil {

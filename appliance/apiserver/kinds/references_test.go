@@ -103,6 +103,11 @@ func TestValuesThereAreNot(t *testing.T) {
 	expect(t, CSIDriver.Validate(ctx, &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{"Ephemeral"}}}), "")
 	expect(t, CSIDriver.Validate(ctx, &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{VolumeLifecycleModes: []storagev1.VolumeLifecycleMode{"Brief"}}}),
 		"spec.volumeLifecycleModes: Unsupported value")
+	tokens := []storagev1.TokenRequest{{Audience: "a"}, {Audience: "b", ExpirationSeconds: ptr.To[int64](599)}, {Audience: "a", ExpirationSeconds: ptr.To[int64](1<<32 + 1)}}
+	for _, want := range []string{"spec.tokenRequests[2].audience: Duplicate value", "spec.tokenRequests[1].expirationSeconds: Invalid value", "spec.tokenRequests[2].expirationSeconds: Invalid value"} {
+		expect(t, CSIDriver.Validate(ctx, &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{TokenRequests: tokens}}), want)
+	}
+	expect(t, CSIDriver.Validate(ctx, &storagev1.CSIDriver{Spec: storagev1.CSIDriverSpec{FSGroupPolicy: ptr.To(storagev1.FSGroupPolicy("Some"))}}), "spec.fsGroupPolicy: Unsupported value")
 	expect(t, RuntimeClass.Validate(ctx, &nodev1.RuntimeClass{Handler: "runc", Scheduling: &nodev1.Scheduling{NodeSelector: map[string]string{"a b": "c"}}}),
 		"scheduling.nodeSelector: Invalid value")
 	expect(t, ControllerRevision.Validate(ctx, &appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte(` {"spec":{}}`)}}), "")

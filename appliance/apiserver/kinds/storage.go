@@ -48,17 +48,41 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 
 // CSIDriver says how a driver is to be called.
 var CSIDriver = resource.Hooks[*storagev1.CSIDriver]{
+	NeedResourceVersion: true,
 	Validate: always(func(d *storagev1.CSIDriver) field.ErrorList {
 		var errs field.ErrorList
 		for _, mode := range d.Spec.VolumeLifecycleModes {
 			errs = append(errs, check.OneOf(specPath.Child("volumeLifecycleModes"), mode, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
 		}
-		return errs
+		errs = append(errs, check.OneOfOptional(specPath.Child("fsGroupPolicy"), d.Spec.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy)...)
+		return append(errs, validateTokenRequests(d.Spec.TokenRequests, specPath.Child("tokenRequests"))...)
 	}),
 	ValidateUpdate: onUpdate(func(*storagev1.CSIDriver) field.ErrorList { return nil }, func(d, old *storagev1.CSIDriver) field.ErrorList {
 		errs := check.Unchanged(specPath.Child("attachRequired"), d.Spec.AttachRequired, old.Spec.AttachRequired)
 		return append(errs, check.Unchanged(specPath.Child("volumeLifecycleModes"), d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)...)
 	}),
+}
+
+// Bounds of the life of tokens that drivers get, in seconds.
+const (
+	shortestToken = 10 * 60
+	longestToken  = 1 << 32
+)
+
+// validateTokenRequests wants one token for each audience.
+func validateTokenRequests(requests []storagev1.TokenRequest, at *field.Path) field.ErrorList {
+	errs := check.Unique(at, requests, func(r storagev1.TokenRequest) string { return r.Audience }, "audience")
+	for i, r := range requests {
+		at := at.Index(i).Child("expirationSeconds")
+		switch {
+		case r.ExpirationSeconds == nil:
+		case *r.ExpirationSeconds < shortestToken:
+			errs = append(errs, field.Invalid(at, *r.ExpirationSeconds, "may not specify a duration less than 10 minutes"))
+		case *r.ExpirationSeconds > longestToken:
+			errs = append(errs, field.Invalid(at, *r.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
+		}
+	}
+	return errs
 }
 
 func defaultCSIDriver(d *storagev1.CSIDriver) {
@@ -71,10 +95,12 @@ func defaultCSIDriver(d *storagev1.CSIDriver) {
 	}
 	set.Pointer(&d.Spec.RequiresRepublish, false)
 	set.Pointer(&d.Spec.SELinuxMount, false)
+	set.Pointer(&d.Spec.PreventPodSchedulingIfMissing, false)
 }
 
 // VolumeAttachment never changes what it attaches where.
 var VolumeAttachment = resource.Hooks[*storagev1.VolumeAttachment]{
+	NeedResourceVersion: true,
 	Validate: always(func(a *storagev1.VolumeAttachment) field.ErrorList {
 		errs := check.Needed(specPath.Child("attacher"), a.Spec.Attacher, nil)
 		errs = append(errs, check.Needed(specPath.Child("nodeName"), a.Spec.NodeName, check.Subdomain)...)

@@ -15,6 +15,7 @@ import (
 
 // StorageVersionMigration rewrites all objects of a resource. Which one never changes, and what ended stays ended.
 var StorageVersionMigration = resource.Hooks[*storagemigrationv1.StorageVersionMigration]{
+	NeedResourceVersion: true,
 	Validate: always(func(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 		at := specPath.Child("resource")
 		errs := check.Needed(at.Child("resource"), m.Spec.Resource.Resource, check.Subdomain)

@@ -17,7 +17,8 @@ import (
 
 // ClusterTrustBundle holds certificates that pods may trust.
 var ClusterTrustBundle = resource.Hooks[*certificatesv1.ClusterTrustBundle]{
-	Validate: always(validateTrustBundle),
+	NeedResourceVersion: true,
+	Validate:            always(validateTrustBundle),
 	ValidateUpdate: onUpdate(validateTrustBundle, func(b, old *certificatesv1.ClusterTrustBundle) field.ErrorList {
 		return check.Unchanged(specPath.Child("signerName"), b.Spec.SignerName, old.Spec.SignerName)
 	}),

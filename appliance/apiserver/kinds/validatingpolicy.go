@@ -27,6 +27,7 @@ const (
 
 // ValidatingAdmissionPolicy refuses, warns about or notes requests by expressions.
 var ValidatingAdmissionPolicy = resource.Hooks[*admissionregistrationv1.ValidatingAdmissionPolicy]{
+	NeedResourceVersion: true,
 	Validate: always(func(p *admissionregistrationv1.ValidatingAdmissionPolicy) field.ErrorList {
 		return validateValidatingPolicy(p, nil)
 	}),
@@ -43,6 +44,7 @@ var ValidatingAdmissionPolicy = resource.Hooks[*admissionregistrationv1.Validati
 
 // ValidatingAdmissionPolicyBinding puts a policy into force.
 var ValidatingAdmissionPolicyBinding = resource.Hooks[*admissionregistrationv1.ValidatingAdmissionPolicyBinding]{
+	NeedResourceVersion: true,
 	Validate: always(func(b *admissionregistrationv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
 		errs := validatePolicyBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, true)
 		return append(errs, validateActions(b.Spec.ValidationActions, specPath.Child("validationActions"))...)

@@ -19,6 +19,7 @@ import (
 // The registrations of admission webhooks.
 var (
 	ValidatingWebhookConfiguration = resource.Hooks[*admissionregistrationv1.ValidatingWebhookConfiguration]{
+		NeedResourceVersion: true,
 		Validate: always(func(c *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
 			var errs field.ErrorList
 			for i := range c.Webhooks {
@@ -29,6 +30,7 @@ var (
 		}),
 	}
 	MutatingWebhookConfiguration = resource.Hooks[*admissionregistrationv1.MutatingWebhookConfiguration]{
+		NeedResourceVersion: true,
 		Validate: always(func(c *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
 			var errs field.ErrorList
 			for i := range c.Webhooks {

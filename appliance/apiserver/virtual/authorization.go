@@ -241,14 +241,14 @@ func validateAttributes(r *authorizationv1.ResourceAttributes, n *authorizationv
 		at := at.Child("fieldSelector")
 		errs = append(errs, validateSelector(s.RawSelector, len(s.Requirements), "resourceAttributes.fieldSelector", at)...)
 		for i, requirement := range s.Requirements {
-			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(requirement, metav1validation.FieldSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateFieldSelectorRequirement(requirement, metav1validation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
 	}
 	if s := r.LabelSelector; s != nil {
 		at := at.Child("labelSelector")
 		errs = append(errs, validateSelector(s.RawSelector, len(s.Requirements), "resourceAttributes.labelSelector", at)...)
 		for i, requirement := range s.Requirements {
-			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(requirement, metav1validation.LabelSelectorValidationOptions{}, at.Child("requirements").Index(i))...)
+			errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(requirement, metav1validation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, at.Child("requirements").Index(i))...)
 		}
 	}
 	return errs
