@@ -27,6 +27,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"knarr.dev/knarr/appliance/apiserver/servertest"
+	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/bootstrap/join"
 	"knarr.dev/knarr/workloads/certificates"
 )
@@ -41,7 +42,7 @@ var (
 
 var settings = join.Settings{
 	ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16", ClusterDNS: "10.43.0.10", ClusterDomain: "cluster.local",
-	Overlay: "vxlan",
+	Overlay: "vxlan", PodNetwork: config.KnarrNetwork,
 }
 
 func TestMain(m *testing.M) {
