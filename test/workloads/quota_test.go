@@ -46,7 +46,7 @@ func TestAQuotaIsKeptAndGivenBack(t *testing.T) {
 			t.Errorf("create %s: %v, want a refusal for %q", o.GetName(), err, why)
 		}
 	}
-	kept(t, pod("silent", ""))
+	eventuallyRefused(t, pod("silent", ""), true)
 	refused(pod("silent", ""), "must specify requests.cpu for: c")
 	refused(pod("greedy", "1"), "exceeded quota: books, requested: requests.cpu=1, used: requests.cpu=0, limited: requests.cpu=500m")
 	create(t, pod("one", "300m"))
@@ -70,27 +70,28 @@ func TestAQuotaIsKeptAndGivenBack(t *testing.T) {
 	used("requests.cpu", "0")
 	used("count/secrets", "0")
 	used("services.nodeports", "0")
+	eventuallyRefused(t, pod("two", "500m"), false)
 	create(t, pod("two", "500m"))
 	used("requests.cpu", "500m")
 }
 
-// kept waits until admission, which has a view of its own, has heard of a quota that refuses o.
-func kept(t *testing.T, o client.Object) {
+// eventuallyRefused waits until admission, which has a view of its own, has heard of what makes it refuse o, or take it.
+func eventuallyRefused(t *testing.T, o client.Object, refused bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := api.Create(t.Context(), o.DeepCopyObject().(client.Object), client.DryRunAll)
-		if apierrors.IsForbidden(err) {
-			return
-		}
-		if err != nil {
+		if err != nil && !apierrors.IsForbidden(err) {
 			t.Fatal(err)
+		}
+		if apierrors.IsForbidden(err) == refused {
+			return
 		}
 		select {
 		case <-deadline:
-			t.Fatal("admission has not heard of the quota in time")
+			t.Fatalf("admission has not heard of the quota in time: refused should be %t, and it says %v", refused, err)
 		case <-tick.C:
 		}
 	}
