@@ -16,6 +16,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,13 +53,64 @@ func (t *Tree) Unified() bool { return t.unified }
 // BoundsSwap says whether groups can be held to a part of the swap: only v2 can, and only where the kernel counts it. The
 // root group has no such file, so a process that lies there does not know, and the answer is no.
 func (t *Tree) BoundsSwap() bool {
-	own, err := os.ReadFile("/proc/self/cgroup")
+	own, err := ownGroup()
 	if !t.unified || err != nil {
 		return false
 	}
-	_, group, _ := strings.Cut(strings.TrimSpace(string(own)), "0::")
-	_, err = os.Stat(filepath.Join(t.mount, group, "memory.swap.max"))
+	_, err = os.Stat(filepath.Join(t.mount, own, "memory.swap.max"))
 	return err == nil
+}
+
+// ownGroup is where this process lies in the hierarchy of v2.
+func ownGroup() (string, error) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("look for this process's cgroup: %w", err)
+	}
+	_, group, _ := strings.Cut(strings.TrimSpace(string(text)), "0::")
+	return group, nil
+}
+
+// clear moves this process, and those beside it, out of a group that the pods' are below: v2 has processes only in groups
+// that pass no controller on, but for the machine's root (cgroups(7), "no internal processes"). In a container that has a view
+// of its own, knarr begins in what it sees as the root.
+func (t *Tree) clear() error {
+	if !t.unified {
+		return nil
+	}
+	own, err := ownGroup()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(t.mount, own, "cgroup.type")); !above(own, t.Pods()) || errors.Is(err, fs.ErrNotExist) {
+		return nil // the machine's root has no type
+	}
+	leaf := filepath.Join(t.mount, own, "init")
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make a cgroup for knarr itself: %w", err)
+	}
+	for range 100 { // those that are born meanwhile are found the next time
+		procs, err := os.ReadFile(filepath.Join(t.mount, own, "cgroup.procs"))
+		if err != nil {
+			return fmt.Errorf("list the processes of cgroup %s: %w", own, err)
+		}
+		pids := strings.Fields(string(procs))
+		if len(pids) == 0 {
+			return nil
+		}
+		for _, pid := range pids {
+			err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte(pid), 0)
+			if err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("move process %s out of cgroup %s, which pods' groups are below: %w", pid, own, err)
+			}
+		}
+	}
+	return fmt.Errorf("cgroup %s gets new processes faster than they can be moved; start knarr in a group of its own", own)
+}
+
+// above says whether a group has another somewhere below it. One outside of what this process sees begins with "/..".
+func above(group, other string) bool {
+	return group != other && strings.HasPrefix(other+"/", strings.TrimSuffix(group, "/")+"/")
 }
 
 // Pods is the group of all pods.
@@ -118,6 +170,9 @@ func (w Whole) resources() *specs.LinuxResources {
 
 // Init makes the groups above the pods.
 func (t *Tree) Init(all Whole) error {
+	if err := t.clear(); err != nil {
+		return err
+	}
 	if err := t.ensure(t.Pods(), all.resources()); err != nil {
 		return err
 	}
@@ -252,7 +307,11 @@ func (t *Tree) Uids() []types.UID {
 
 func (t *Tree) ensure(group string, res *specs.LinuxResources) error {
 	if t.unified {
-		if _, err := cgroup2.NewManager(t.mount, group, cgroup2.ToResources(res)); err != nil {
+		made, err := cgroup2.NewManager(t.mount, group, cgroup2.ToResources(res))
+		if err == nil {
+			err = made.ToggleControllers(t.offered(), cgroup2.Enable)
+		}
+		if err != nil {
 			return fmt.Errorf("make cgroup %s: %w", group, err)
 		}
 		return nil
@@ -261,6 +320,18 @@ func (t *Tree) ensure(group string, res *specs.LinuxResources) error {
 		return fmt.Errorf("make cgroup %s: %w", group, err)
 	}
 	return nil
+}
+
+// offered are the controllers that groups are counted and bounded by, of those the machine has. A group is only counted
+// from when the groups above pass the controller on, which the bounds themselves bring about only where there are some.
+func (t *Tree) offered() []string {
+	text, err := os.ReadFile(filepath.Join(t.mount, "cgroup.controllers"))
+	if err != nil {
+		return nil // what bounds need is asked for with them, and said if it is missing
+	}
+	return slices.DeleteFunc(strings.Fields(string(text)), func(name string) bool {
+		return !slices.Contains([]string{"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}, name)
+	})
 }
 
 // remove deletes the group's folder in every hierarchy. It is done by hand: the library's own deletion moves on only

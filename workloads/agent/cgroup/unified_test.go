@@ -84,6 +84,48 @@ func TestSharing(t *testing.T) {
 	}
 }
 
+// Groups are counted even where nothing is bounded: what they pass on does not hang on the bounds of the first pod.
+func TestGroupsPassOnWhatThereIs(t *testing.T) {
+	tree := unified(t)
+	if err := os.WriteFile(filepath.Join(tree.mount, "cgroup.controllers"), []byte("cpu io memory misc pids\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Init(Whole{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range []string{"", "kubepods"} {
+		text, err := os.ReadFile(filepath.Join(tree.mount, group, "cgroup.subtree_control"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff("+cpu +io +memory +pids", string(text)); diff != "" {
+			t.Errorf("group %q passes on (-want +got):\n%s", group, diff)
+		}
+	}
+}
+
+func TestAbove(t *testing.T) {
+	tests := map[string]struct {
+		group, pods string
+		want        bool
+	}{
+		"a container's root is above the pods": {"/", "/kubepods", true},
+		"so is a service's own group":          {"/system.slice/knarr.service", "/system.slice/knarr.service/kubepods", true},
+		"a service beside them is not":         {"/system.slice/knarr.service", "/kubepods", false},
+		"a name that begins alike is not":      {"/lab", "/labs/kubepods", false},
+		"the pods' own group is not":           {"/kubepods", "/kubepods", false},
+		"a group outside of what is seen":      {"/..", "/kubepods", false},
+		"the leaf that knarr was moved to":     {"/init", "/kubepods", false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := above(tc.group, tc.pods); got != tc.want {
+				t.Errorf("above(%q, %q) = %v, want %v", tc.group, tc.pods, got, tc.want)
+			}
+		})
+	}
+}
+
 // Under v2 the kernel kills a whole group: who forks faster than its processes are listed does not get away.
 func TestAGroupIsKilledAtOnce(t *testing.T) {
 	dir := t.TempDir()
