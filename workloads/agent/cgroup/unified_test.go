@@ -104,6 +104,34 @@ func TestGroupsPassOnWhatThereIs(t *testing.T) {
 	}
 }
 
+func TestSwap(t *testing.T) {
+	tests := map[string]struct {
+		files map[string]string
+		used  uint64
+		left  *uint64
+		ok    bool
+	}{
+		"what is left of a bound":                      {map[string]string{"memory.swap.current": "300\n", "memory.swap.max": "1000\n"}, 300, new(uint64(700)), true},
+		"more than a bound that was lowered":           {map[string]string{"memory.swap.current": "300\n", "memory.swap.max": "0\n"}, 300, new(uint64(0)), true},
+		"no bound leaves nobody knows what":            {map[string]string{"memory.swap.current": "0\n", "memory.swap.max": "max\n"}, 0, nil, true},
+		"a kernel that does not count it, or no group": {},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			tree := &Tree{root: "/", unified: true, mount: t.TempDir()}
+			for file, text := range tc.files {
+				if err := os.WriteFile(filepath.Join(tree.mount, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			used, left, ok := tree.Swap("/")
+			if diff := cmp.Diff([]any{tc.used, tc.left, tc.ok}, []any{used, left, ok}); diff != "" {
+				t.Errorf("Swap() (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestAbove(t *testing.T) {
 	tests := map[string]struct {
 		group, pods string

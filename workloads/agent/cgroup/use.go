@@ -2,7 +2,11 @@ package cgroup
 
 import (
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup1"
@@ -30,6 +34,29 @@ type Use struct {
 
 // WorkingSet is the memory that could not be had back without pain: all but the file cache nobody has used twice.
 func (u Use) WorkingSet() uint64 { return u.Memory - min(u.Memory, u.InactiveFile) }
+
+// Swap is how much of a group's memory is swapped out, and how much more may be, if that is bounded. It is not ok where the
+// kernel does not say: v1 counts memory and swap together.
+func (t *Tree) Swap(group string) (used uint64, left *uint64, ok bool) {
+	read := func(name string) (uint64, bool) {
+		text, err := os.ReadFile(filepath.Join(t.mount, group, name))
+		if err != nil {
+			return 0, false
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		return n, err == nil // no bound is "max"
+	}
+	if !t.unified {
+		return 0, nil, false
+	}
+	if used, ok = read("memory.swap.current"); !ok {
+		return 0, nil, false
+	}
+	if most, bounded := read("memory.swap.max"); bounded {
+		left = new(most - min(most, used))
+	}
+	return used, left, true
+}
 
 // Container is the group of a pod's container, by the runtime's id.
 func (t *Tree) Container(pod *corev1.Pod, id string) string {

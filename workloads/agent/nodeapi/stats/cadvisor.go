@@ -22,6 +22,7 @@ type Groups interface {
 	Pod(qos corev1.PodQOSClass, uid types.UID) string
 	Container(pod *corev1.Pod, id string) string
 	Use(group string) (cgroup.Use, error)
+	Swap(group string) (used uint64, left *uint64, ok bool)
 }
 
 // group is one control group and whose it is.

@@ -6,10 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"knarr.dev/knarr/workloads/agent/cgroup"
@@ -28,6 +30,40 @@ func (g groupsOf) Use(id string) (cgroup.Use, error) {
 		return u, nil
 	}
 	return cgroup.Use{}, errors.New("no such group")
+}
+
+func (g groupsOf) Swap(id string) (used uint64, left *uint64, ok bool) {
+	u, there := g[id]
+	return u.Swap, new(1000 - u.Swap), there
+}
+
+func TestSwapIsThatOfTheGroups(t *testing.T) {
+	c := &Collector{Groups: groupsOf{"/pods/podu": {Swap: 300}, "/pods/podu/c1": {Swap: 200}}}
+	container := func(name, id string) *runtimeapi.ContainerStats {
+		return &runtimeapi.ContainerStats{Attributes: &runtimeapi.ContainerAttributes{Id: id, Metadata: &runtimeapi.ContainerMetadata{Name: name}}}
+	}
+	sandbox := &runtimeapi.PodSandboxStats{Linux: &runtimeapi.LinuxPodSandboxStats{Containers: []*runtimeapi.ContainerStats{container("app", "c1"), container("ends", "c2")}}}
+	now := time.Unix(1_700_000_000, 0)
+	swapped := func(used, left uint64) *statsapi.SwapStats {
+		return &statsapi.SwapStats{Time: metav1.NewTime(now), SwapUsageBytes: &used, SwapAvailableBytes: &left}
+	}
+	tests := map[string]struct {
+		pod             *corev1.Pod
+		whole, app, end *statsapi.SwapStats
+	}{
+		"a pod, and each container whose group is there": {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}}, swapped(300, 700), swapped(200, 800), nil},
+		"nothing is known of a pod that has gone":        {},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := statsapi.PodStats{Containers: []statsapi.ContainerStats{{Name: "app"}, {Name: "ends"}}}
+			c.addSwap(&got, tc.pod, sandbox, now)
+			want := statsapi.PodStats{Swap: tc.whole, Containers: []statsapi.ContainerStats{{Name: "app", Swap: tc.app}, {Name: "ends", Swap: tc.end}}}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("addSwap() (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 func TestContainerMetrics(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"knarr.dev/knarr/workloads/agent/cgroup"
 )
 
 // Runtime has the figures; workloads/agent/runtime is one.
@@ -75,15 +77,16 @@ func (c *Collector) Summary(ctx context.Context, onlyCPUAndMemory bool) (*statsa
 		node.Runtime = c.images(ctx, now)
 	}
 	pods := map[string]*corev1.Pod{}
+	for _, pod := range c.Pods() {
+		pods[string(pod.UID)] = pod
+	}
 	if !onlyCPUAndMemory {
 		node.Rlimit = readProcesses(now)
-		for _, pod := range c.Pods() {
-			pods[string(pod.UID)] = pod
-		}
 	}
 	summary := &statsapi.Summary{Node: *node, Pods: make([]statsapi.PodStats, 0, len(sandboxes.GetStats()))}
 	for _, sandbox := range sandboxes.GetStats() {
 		pod := podStats(sandbox, begun)
+		c.addSwap(&pod, pods[pod.PodRef.UID], sandbox, now)
 		if onlyCPUAndMemory {
 			pod.Network, pod.EphemeralStorage = nil, nil
 			for i := range pod.Containers {
@@ -216,6 +219,30 @@ func swap(u *runtimeapi.SwapUsage) *statsapi.SwapStats {
 		return nil
 	}
 	return &statsapi.SwapStats{Time: moment(u.GetTimestamp()), SwapAvailableBytes: value(u.GetSwapAvailableBytes()), SwapUsageBytes: value(u.GetSwapUsageBytes())}
+}
+
+// addSwap tells what of a pod is swapped out, of which containerd says nothing.
+func (c *Collector) addSwap(stats *statsapi.PodStats, pod *corev1.Pod, s *runtimeapi.PodSandboxStats, now time.Time) {
+	if pod == nil || c.Groups == nil {
+		return
+	}
+	of := func(group string) *statsapi.SwapStats {
+		used, left, ok := c.Groups.Swap(group)
+		if !ok {
+			return nil
+		}
+		return &statsapi.SwapStats{Time: metav1.NewTime(now), SwapAvailableBytes: left, SwapUsageBytes: &used}
+	}
+	stats.Swap = of(c.Groups.Pod(cgroup.QOS(pod), pod.UID))
+	ids := map[string]string{}
+	for _, container := range s.GetLinux().GetContainers() {
+		ids[container.GetAttributes().GetMetadata().GetName()] = container.GetAttributes().GetId()
+	}
+	for i := range stats.Containers {
+		if of := of(c.Groups.Container(pod, ids[stats.Containers[i].Name])); stats.Containers[i].Swap == nil {
+			stats.Containers[i].Swap = of
+		}
+	}
 }
 
 func layer(u *runtimeapi.FilesystemUsage) *statsapi.FsStats {
