@@ -383,11 +383,15 @@ func burstable() error {
 
 // tree looks at the groups above the pods.
 func tree() error {
+	offered, err := os.ReadFile(filepath.Join(groups, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, group := range []string{"", "kubepods"} {
 		text, err := os.ReadFile(filepath.Join(groups, group, "cgroup.subtree_control"))
 		for _, controller := range []string{"cpu", "cpuset", "io", "memory", "pids"} {
-			if err == nil && !slices.Contains(strings.Fields(string(text)), controller) {
+			if err == nil && slices.Contains(strings.Fields(string(offered)), controller) && !slices.Contains(strings.Fields(string(text)), controller) {
 				err = fmt.Errorf("/%s passes on %q, without %s", group, text, controller)
 			}
 		}
