@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -53,11 +55,11 @@ func newFleet(ctx context.Context, kubeconfig, space string, size int) (*fleet, 
 			return nil, err
 		}
 		f.nodes = append(f.nodes, name)
+		go f.renew(ctx, name)
 	}
 	if err := f.awaitUntainted(ctx); err != nil {
 		return nil, err
 	}
-	go f.renew(ctx)
 	for range fleetWorkers {
 		go f.report(ctx)
 	}
@@ -69,7 +71,7 @@ func (f *fleet) register(ctx context.Context, name string) error {
 	if _, err := f.client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); ignoreExists(err) != nil {
 		return fmt.Errorf("register node %s: %w", name, err)
 	}
-	if err := f.renewOne(ctx, name); err != nil {
+	if err := f.claim(ctx, name); err != nil {
 		return err
 	}
 	now := metav1.Now()
@@ -87,35 +89,41 @@ func (f *fleet) register(ctx context.Context, name string) error {
 	return err
 }
 
-// renewOne says that a node lives. A lease is written whole: nobody else writes it.
-func (f *fleet) renewOne(ctx context.Context, name string) error {
+// claim makes a node's lease, or finds the one an earlier run left.
+func (f *fleet) claim(ctx context.Context, name string) error {
 	now, seconds := metav1.NowMicro(), int32(leaseSeconds)
-	leases := f.client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	lease := &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: corev1.NamespaceNodeLease},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: &seconds, RenewTime: &now},
 	}
-	_, err := leases.Create(ctx, lease, metav1.CreateOptions{})
-	if ignoreExists(err) != nil {
+	_, err := f.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return f.renewOne(ctx, name)
+	}
+	if err != nil {
 		return fmt.Errorf("lease of node %s: %w", name, err)
 	}
-	if err == nil {
-		return nil
-	}
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": now}})
+	return nil
+}
+
+// renewOne says that a node lives.
+func (f *fleet) renewOne(ctx context.Context, name string) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": metav1.NowMicro()}})
 	if err != nil {
 		return err
 	}
-	_, err = leases.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
+	_, err = f.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("renew the lease of node %s: %w", name, err)
+	}
+	return nil
 }
 
-func (f *fleet) renew(ctx context.Context) {
+// renew keeps one node alive. Each renews for itself, as nodes do: behind one another a busy API would have them late.
+func (f *fleet) renew(ctx context.Context, name string) {
 	for wait(ctx, leaseRenewal) == nil {
-		for _, name := range f.nodes {
-			if err := f.renewOne(ctx, name); err != nil && ctx.Err() == nil {
-				fmt.Fprintln(os.Stderr, "bench: the next renewal follows:", err)
-			}
+		if err := f.renewOne(ctx, name); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, "bench: the next renewal follows:", err)
 		}
 	}
 }
@@ -158,7 +166,7 @@ func (f *fleet) follow(ctx context.Context) error {
 		if pod.Status.Phase == corev1.PodRunning {
 			f.running.pass(pod.Name)
 		}
-		if first || pod.DeletionTimestamp != nil {
+		if first || pod.DeletionTimestamp != nil || doubted(pod) {
 			select {
 			case f.reports <- pod:
 			case <-ctx.Done():
@@ -173,6 +181,13 @@ func (f *fleet) follow(ctx context.Context) error {
 		return fmt.Errorf("watch pods: %w", ctx.Err())
 	}
 	return nil
+}
+
+// doubted says whether the cluster took a running pod's word back, as it does when it misses the node: a kubelet repeats it.
+func doubted(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodRunning && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status != corev1.ConditionTrue
+	})
 }
 
 // report does for a pod what its node would: says that it runs, or that it is gone.
