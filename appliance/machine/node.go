@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -127,22 +128,28 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 			return nil, err
 		}
 	}
+	prober := probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log})
 	pods, err := agent.New(agent.Config{
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: b.tuned,
 		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, Devices: more.devices, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
-		Prober: probe.New(probe.Config{Runtime: containers, Events: told.recorder, Log: b.log}), Events: told.recorder, Clock: b.steady, Log: b.log,
+		Prober: prober, Events: told.recorder, Clock: b.steady, Log: b.log,
 	})
 	if err != nil {
 		return nil, err
+	}
+	shown := prometheus.Gatherers{nodeMetrics}
+	if own := pods.Exclusive(); own != nil {
+		shown = append(shown, own.Metrics())
 	}
 	server, err := nodeapi.New(nodeapi.Config{
 		NodeName: b.cfg.NodeName, DataDir: b.cfg.DataDir,
 		VolumeRoots: []string{filepath.Join(paths.Agent(), "pods"), paths.Volumes()}, LogRoot: paths.PodLogs(), Drivers: more.volumes.Drivers(),
 		CertFile: in.servingCert, KeyFile: in.servingKey, ClientCAFile: in.clientCA,
-		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Metrics: nodeMetrics, Log: b.log,
+		Client: client, Agent: pods, Runtime: containers, Groups: cgroup.New(b.cfg.CgroupRoot), Volumes: localpath.Folders{Root: paths.Volumes()}, Metrics: shown, Probes: prober.Metrics(),
+		Checkpoints: filepath.Join(paths.Agent(), "checkpoints"), Log: b.log,
 		Settings: b.tuned.InForce(settings.Place{
 			ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain, CgroupRoot: b.cfg.CgroupRoot,
 			Endpoint: cmp.Or(b.endpoint, "unix://"+paths.ContainerdSocket()), ClientCA: in.clientCA, Certificate: in.servingCert, Key: in.servingKey,

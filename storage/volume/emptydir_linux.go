@@ -88,13 +88,19 @@ func pageSize(pod *corev1.Pod, medium corev1.StorageMedium) (int64, error) {
 		return quantity.Value(), nil
 	}
 	sizes := map[string]bool{}
+	add := func(requests corev1.ResourceList) {
+		for name := range requests {
+			if size, found := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); found {
+				sizes[size] = true
+			}
+		}
+	}
+	if pod.Spec.Resources != nil { // KEP-2837
+		add(pod.Spec.Resources.Requests)
+	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
-			for name := range list[i].Resources.Requests {
-				if size, found := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); found {
-					sizes[size] = true
-				}
-			}
+			add(list[i].Resources.Requests)
 		}
 	}
 	if len(sizes) != 1 {

@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"strconv"
 	"strings"
 
@@ -126,7 +125,7 @@ func New(conf Config) (*Agent, error) {
 		return nil, err
 	}
 	groups := cgroup.New(conf.CgroupRoot).BoundPids(conf.Settings.PodPids)
-	node.Unified = groups.Unified()
+	node.Unified, node.PageSizes = groups.Unified(), groups.PageSizes()
 	node.Swap.Bounded, node.Swap.Limited = groups.BoundsSwap(), conf.Settings.LimitedSwap
 	a := &Agent{conf: conf}
 	pods := pod.Config{
@@ -141,6 +140,7 @@ func New(conf Config) (*Agent, error) {
 		Pulls:     conf.Pulls,
 		LogSize:   conf.Settings.LogSize,
 		LogFiles:  conf.Settings.LogFiles,
+		MaxDelay:  conf.Settings.MaxDelay,
 		Objects:   objects{reader: conf.Cache, client: conf.Client},
 		Client:    conf.Client,
 		Cache:     conf.Cache,
@@ -218,13 +218,16 @@ func describe(conf Config) (translate.Node, error) {
 	if node.MemoryBytes, node.Swap.Bytes, err = machineMemory(); err != nil {
 		return node, err
 	}
+	if node.CPUs, err = topology.Online("/sys"); err != nil {
+		return node, err
+	}
 	node.Allocatable = conf.Settings.Allocatable(capacity(node))
 	return node, nil
 }
 
 func capacity(node translate.Node) corev1.ResourceList {
 	return corev1.ResourceList{
-		corev1.ResourceCPU:    *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(node.CPUs), resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(node.MemoryBytes, resource.BinarySI),
 	}
 }

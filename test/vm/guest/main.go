@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -187,6 +188,7 @@ func prepare() error {
 	if err := errors.Join(
 		mount("cgroup2", groups, ""), mount("tmpfs", "/run", ""), mount("devpts", "/dev/pts", ""), mount("tmpfs", "/dev/shm", ""),
 		unix.Sethostname([]byte("guest")), os.WriteFile("/etc/hosts", []byte("127.0.0.1 localhost\n"), 0o644), os.WriteFile("/etc/resolv.conf", nil, 0o644),
+		os.WriteFile("/proc/sys/vm/nr_hugepages", []byte("4"), 0),
 		unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""),
 	); err != nil {
 		return err
@@ -284,6 +286,27 @@ func run(args ...string) (string, error) {
 	return string(out), nil
 }
 
+// within asks again, a pause apart, until the answer is good or the time is over; then the last answer stands. It is for what
+// tells nobody that it changed: the kernel shows no change of a group's files to inotify, and an API that refuses a pod has
+// nothing of it to watch.
+func within(limit, pause time.Duration, ask func() error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	again := time.NewTicker(pause)
+	defer again.Stop()
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // pod makes a pod of the test application, waits for a condition of it and returns its group.
 func pod(name, resources, condition string, args ...string) (group string, err error) {
 	words, err := json.Marshal(args)
@@ -292,18 +315,17 @@ func pod(name, resources, condition string, args ...string) (group string, err e
 	}
 	manifest := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q}, "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
 		"containers": [{"name": "app", "image": "knarr.dev/test/app:v1", "args": %s, "resources": %s}]}}`, name, words, resources)
-	cmd := exec.Command("/knarr", "kubectl", "apply", "-f", "-")
-	cmd.Stdin = strings.NewReader(manifest)
-	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Second) { // the namespace's account comes a moment later
-		out, err := cmd.CombinedOutput()
-		if err == nil {
-			break
-		}
-		if time.Now().After(until) {
-			return "", fmt.Errorf("%w: %s", err, out)
-		}
-		cmd = exec.Command("/knarr", "kubectl", "apply", "-f", "-")
+	err = within(2*time.Minute, time.Second, func() error { // the namespace's account comes a moment later
+		cmd := exec.Command("/knarr", "kubectl", "apply", "-f", "-")
 		cmd.Stdin = strings.NewReader(manifest)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("make pod %s: %w: %s", name, err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
 	}
 	if _, err := run("kubectl", "wait", "pod/"+name, "--for="+condition, "--timeout=5m"); err != nil {
 		described, _ := run("kubectl", "describe", "pod", name)
@@ -357,7 +379,7 @@ func container(group string) (string, error) {
 var bounded string // group of the burstable pod
 
 func burstable() error {
-	group, err := pod("bounded", `{"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}}`, ready, "serve")
+	group, err := pod("bounded", `{"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"}}`, ready, "serve")
 	if err != nil {
 		return err
 	}
@@ -366,7 +388,7 @@ func burstable() error {
 	if err != nil {
 		return err
 	}
-	bounds := map[string]string{"memory.max": "67108864", "cpu.max": "50000 100000"}
+	bounds := map[string]string{"memory.max": "67108864", "cpu.max": "50000 100000", "hugetlb.2MB.max": "4194304"}
 	if err := errors.Join(files(group, bounds), files(group, map[string]string{"pids.max": "300"}), files(inner, bounds), files(inner, map[string]string{"memory.oom.group": "1"})); err != nil {
 		return err
 	}
@@ -559,7 +581,7 @@ func bestEffort() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(files(group, map[string]string{"cpu.weight": "1", "memory.max": "max"}), files(inner, map[string]string{"memory.swap.max": "0"}))
+	return errors.Join(files(group, map[string]string{"cpu.weight": "1", "memory.max": "max", "hugetlb.2MB.max": "0"}), files(inner, map[string]string{"memory.swap.max": "0", "hugetlb.2MB.max": "0"}))
 }
 
 func outOfMemory() error {
@@ -583,12 +605,7 @@ func resize() error {
 		return err
 	}
 	want := map[string]string{"memory.max": "100663296", "cpu.max": "25000 100000"}
-	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		err := errors.Join(files(inner, want), files(bounded, want))
-		if err == nil || time.Now().After(until) {
-			return err
-		}
-	}
+	return within(time.Minute, 200*time.Millisecond, func() error { return errors.Join(files(inner, want), files(bounded, want)) })
 }
 
 func use() error {
@@ -655,13 +672,10 @@ func outlive() error {
 	if _, err := run("kubectl", "delete", "pod", "bounded", "--timeout=2m"); err != nil {
 		return err
 	}
-	for until := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		_, err := os.Stat(bounded)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+	return within(time.Minute, 100*time.Millisecond, func() error {
+		if _, err := os.Stat(bounded); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is left (%v)", bounded, err)
 		}
-		if time.Now().After(until) {
-			return fmt.Errorf("%s is left", bounded)
-		}
-	}
+		return nil
+	})
 }

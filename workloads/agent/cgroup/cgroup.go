@@ -31,20 +31,24 @@ import (
 	podresources "k8s.io/component-helpers/resource"
 )
 
-const mountpoint = "/sys/fs/cgroup"
+const (
+	mountpoint = "/sys/fs/cgroup"
+	hugepages  = "/sys/kernel/mm/hugepages"
+)
 
 // Tree is the part of the machine's cgroups that holds pods.
 type Tree struct {
 	root    string
 	unified bool
 	mount   string // where the kernel shows the groups
+	pages   string // and where the sizes of hugepages it has
 	pids    int64  // of a pod, as BoundPids has it
 	own     func(types.UID) bool
 }
 
 // New returns the tree below root, "/" for the machine's own.
 func New(root string) *Tree {
-	return &Tree{root: path.Join("/", root), unified: cgroups.Mode() == cgroups.Unified, mount: mountpoint}
+	return &Tree{root: path.Join("/", root), unified: cgroups.Mode() == cgroups.Unified, mount: mountpoint, pages: hugepages}
 }
 
 // Unified says whether this machine has cgroup v2 only.
@@ -195,6 +199,7 @@ func (t *Tree) EnsurePod(pod *corev1.Pod) (string, error) {
 	if t.own != nil && t.own(pod.UID) {
 		res.CPU.Quota, res.CPU.Period = nil, nil
 	}
+	res.HugepageLimits = PageLimits(podresources.PodLimits(pod, podresources.PodResourcesOptions{}), t.PageSizes())
 	res.Pids = &specs.LinuxPids{Limit: new(podPids(t.pids, machinePids()))}
 	return group, t.ensure(group, res)
 }

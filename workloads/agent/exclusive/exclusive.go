@@ -20,6 +20,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -75,6 +76,7 @@ type Manager struct {
 	reserved cpuset.CPUSet
 	chooser  chooser
 	memory   memory
+	counted  *counted
 
 	admitting sync.Mutex // one change at a time, on disk first
 
@@ -138,6 +140,7 @@ func New(conf Config) (*Manager, error) {
 		return nil, fmt.Errorf("whose CPUs and memory are: %w; stop the pods that have some to themselves, then delete %s", err, conf.State)
 	}
 	m.share()
+	m.counted = newCounted(m)
 	return m, nil
 }
 
@@ -199,10 +202,7 @@ func (m *Manager) share() (changed bool) {
 	if !m.conf.Policy.CPUs {
 		return false
 	}
-	shared := m.all
-	for _, list := range m.pods {
-		shared = shared.Difference(cpusOf(list))
-	}
+	shared := m.all.Difference(m.given())
 	if m.conf.Policy.KeepReserved {
 		// Containers have to run somewhere: on the reserved CPUs only when all others are somebody's own.
 		if rest := shared.Difference(m.reserved); !rest.IsEmpty() {
@@ -212,6 +212,15 @@ func (m *Manager) share() (changed bool) {
 	changed = !shared.Equals(m.shared)
 	m.shared = shared
 	return changed
+}
+
+// given are the CPUs that are somebody's own; m.mu is held, or nobody else has m yet.
+func (m *Manager) given() cpuset.CPUSet {
+	var all cpuset.CPUSet
+	for _, list := range m.pods {
+		all = all.Union(cpusOf(list))
+	}
+	return all
 }
 
 // set changes what a pod has, on disk first; m.admitting is held.
@@ -247,7 +256,9 @@ func (m *Manager) Admit(pod *corev1.Pod) error {
 	if has {
 		return nil
 	}
+	began := time.Now()
 	list, err := m.choose(pod, others)
+	m.counted.admitted(time.Since(began), err)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -337,8 +348,10 @@ func (t *turn) hints(w want) [][]align.Hint {
 func (t *turn) give(w want, from align.Nodes) (own, error) {
 	has := own{Container: w.container.Name, Passes: w.passes}
 	if w.cpus > 0 {
+		t.manager.counted.cpus.Inc()
 		got, err := t.manager.chooser.choose(w.cpus, t.free, t.passedCPUs, from)
 		if err != nil {
+			t.manager.counted.cpuErrors.Inc()
 			return has, err
 		}
 		has.CPUs.CPUSet = got
@@ -348,8 +361,10 @@ func (t *turn) give(w want, from align.Nodes) (own, error) {
 		}
 	}
 	if len(w.memory) > 0 {
+		t.manager.counted.memories.Inc()
 		blocks, err := t.manager.memory.choose(w.memory, t.taken, t.passedMemory, from)
 		if err != nil {
+			t.manager.counted.memoryErrors.Inc()
 			return has, err
 		}
 		has.Memory = blocks

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"knarr.dev/knarr/workloads/agent/topology"
 )
 
 // machine is what does not change until the next boot.
@@ -27,6 +29,10 @@ func readMachine() (machine, error) {
 	if err != nil {
 		return machine{}, err
 	}
+	cpus, err := topology.Online("/sys")
+	if err != nil {
+		return machine{}, err
+	}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		return machine{}, fmt.Errorf("read the kernel's name: %w", err)
@@ -37,7 +43,7 @@ func readMachine() (machine, error) {
 		uuid = id // boards without firmware tables
 	}
 	return machine{
-		cpus:      int64(goruntime.NumCPU()),
+		cpus:      int64(cpus),
 		memory:    memory,
 		hugePages: readHugePages("/sys/kernel/mm/hugepages"),
 		info: corev1.NodeSystemInfo{

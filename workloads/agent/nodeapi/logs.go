@@ -88,7 +88,7 @@ func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	place, ok := s.container(w, r, query.previous)
+	place, ok := s.container(w, r, query.previous, http.StatusBadRequest)
 	if !ok {
 		return
 	}

@@ -17,8 +17,6 @@ import (
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
-func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) }
-
 func (s *Server) servePods(w http.ResponseWriter, r *http.Request) {
 	s.writePods(w, r, s.config.Agent.Pods())
 }
@@ -90,19 +88,12 @@ func (s *Server) serveContainers(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveCheckpoint says that containers cannot be written to disk: that takes CRIU, which is no part of knarr.
-func (s *Server) serveCheckpoint(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.container(w, r, false); ok {
-		http.Error(w, "checkpointing a container needs CRIU, which this node's runtime is built without", http.StatusNotImplemented)
-	}
-}
-
 func (s *Server) serveSettings(w http.ResponseWriter, r *http.Request) {
 	s.writeJSON(w, r, map[string]any{"kubeletconfig": s.config.Settings})
 }
 
 func (s *Server) serveRun(w http.ResponseWriter, r *http.Request) {
-	place, ok := s.container(w, r, false)
+	place, ok := s.container(w, r, false, http.StatusBadRequest)
 	if !ok {
 		return
 	}
@@ -120,8 +111,9 @@ func (s *Server) serveRun(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(output) // the client left: nobody to tell
 }
 
-// container finds the container a request is about, or answers why there is none.
-func (s *Server) container(w http.ResponseWriter, r *http.Request, previous bool) (pod.Place, bool) {
+// container finds the container a request is about, or answers why there is none. That its pod has none of the name is
+// missing, in the codes of HTTP: clients know different ones.
+func (s *Server) container(w http.ResponseWriter, r *http.Request, previous bool, missing int) (pod.Place, bool) {
 	name := r.PathValue("container")
 	place, err := s.config.Agent.Find(r.PathValue("namespace"), r.PathValue("pod"), types.UID(r.PathValue("uid")), name, previous)
 	switch {
@@ -130,7 +122,7 @@ func (s *Server) container(w http.ResponseWriter, r *http.Request, previous bool
 	case place.Pod == nil && errors.Is(err, pod.ErrNotFound):
 		http.Error(w, fmt.Sprintf("pod %q not found", r.PathValue("pod")), http.StatusNotFound)
 	case errors.Is(err, pod.ErrNotFound):
-		http.Error(w, whyNoContainer(place.Pod, name, previous), http.StatusBadRequest)
+		http.Error(w, whyNoContainer(place.Pod, name, previous), missing)
 	default:
 		s.fail(w, err)
 	}

@@ -13,13 +13,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -42,6 +46,7 @@ type Runtime interface {
 	stats.Runtime
 	ContainerStatus(context.Context, *runtimeapi.ContainerStatusRequest) (*runtimeapi.ContainerStatusResponse, error)
 	ExecSync(context.Context, *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error)
+	CheckpointContainer(context.Context, *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error)
 }
 
 // Config of the server.
@@ -68,7 +73,11 @@ type Config struct {
 	Volumes http.Handler
 	// Metrics are shown at /metrics beside those of the libraries of Kubernetes; nil where there are none.
 	Metrics prometheus.Gatherer
-	Log     *slog.Logger
+	// Probes are shown at /metrics/probes: what containers' probes came to; nil where there are none.
+	Probes prometheus.Gatherer
+	// Checkpoints is the folder that containers are written to when somebody asks for it; "" means DataDir's checkpoints.
+	Checkpoints string
+	Log         *slog.Logger
 }
 
 // Validate says what is missing.
@@ -91,6 +100,7 @@ type Server struct {
 	access       *access
 	stats        *stats.Collector
 	metrics      http.Handler
+	asking       singleflight.Group // what health asks, once for all who ask for it
 
 	mu       sync.Mutex
 	listener net.Listener
@@ -103,6 +113,12 @@ func New(config Config) (*Server, error) {
 	}
 	if config.Address == "" {
 		config.Address = ":10250"
+	}
+	if config.Checkpoints == "" {
+		config.Checkpoints = filepath.Join(config.DataDir, "checkpoints")
+	}
+	if config.Probes == nil {
+		config.Probes = prometheus.NewRegistry()
 	}
 	if config.Log == nil {
 		config.Log = slog.Default()
@@ -190,7 +206,7 @@ func (s *Server) Addr() net.Addr {
 // routes is everything the node answers. What may be asked by whom is decided in access.go, by path.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", s.serveHealth)
+	healthz.InstallHandler(mux, healthz.PingHealthz, healthz.LogHealthz, healthz.NamedCheck("syncloop", s.checkPods))
 	mux.HandleFunc("GET /pods", s.servePods)
 	mux.HandleFunc("GET /pods/{$}", s.servePods)
 	mux.HandleFunc("GET /runningpods/{$}", s.serveRunningPods)
@@ -209,6 +225,7 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /metrics/resource", s.serveResources)
 	mux.HandleFunc("GET /metrics/cadvisor", s.serveContainers)
+	mux.Handle("GET /metrics/probes", promhttp.HandlerFor(s.config.Probes, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.serveCheckpoint)
 	mux.HandleFunc("GET /configz", s.serveSettings)
 	if s.config.Volumes != nil {

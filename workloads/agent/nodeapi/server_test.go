@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -25,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -54,9 +56,15 @@ type engine struct {
 	log     string
 	running atomic.Bool
 	data    string // a volume
+
+	checkpoints func(*runtimeapi.CheckpointContainerRequest) error // nil: it cannot
+	stuck       atomic.Pointer[chan struct{}]                      // pods are not answered for until it is closed
 }
 
 func (e *engine) Pods() []*corev1.Pod {
+	if stuck := e.stuck.Load(); stuck != nil {
+		<-*stuck
+	}
 	return []*corev1.Pod{{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "shop", UID: "u1"},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}, {Name: "waiting"}}, Volumes: []corev1.Volume{
@@ -108,6 +116,13 @@ func (e *engine) ContainerStatus(context.Context, *runtimeapi.ContainerStatusReq
 func (e *engine) ExecSync(_ context.Context, q *runtimeapi.ExecSyncRequest) (*runtimeapi.ExecSyncResponse, error) {
 	out, err := exec.Command(q.Cmd[0], q.Cmd[1:]...).Output()
 	return &runtimeapi.ExecSyncResponse{Stdout: out}, err
+}
+
+func (e *engine) CheckpointContainer(_ context.Context, q *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	if e.checkpoints == nil {
+		return nil, errors.New("it has no CRIU")
+	}
+	return &runtimeapi.CheckpointContainerResponse{}, e.checkpoints(q)
 }
 
 func (e *engine) ListPodSandboxStats(context.Context, *runtimeapi.ListPodSandboxStatsRequest) (*runtimeapi.ListPodSandboxStatsResponse, error) {
@@ -270,8 +285,11 @@ func newRig(t *testing.T) *rig {
 	}
 	r.ca.issue(t, r.file("admin.crt"), r.file("admin.key"), "apiserver-kubelet-client", "system:masters")
 	r.ca.issue(t, r.file("stranger.crt"), r.file("stranger.key"), "stranger")
+	probes, counted := prometheus.NewRegistry(), prometheus.NewCounterVec(prometheus.CounterOpts{Name: "prober_probe_total"}, []string{"result"})
+	probes.MustRegister(counted)
+	counted.WithLabelValues("successful").Add(3)
 	r.server, err = New(Config{Address: "127.0.0.1:0", NodeName: "n1", DataDir: r.dir, CertFile: cert, KeyFile: key, ClientCAFile: ca,
-		Client: client, Agent: r.engine, Runtime: r.engine, Groups: cgroup.New("/nobody"), Settings: map[string]any{"maxPods": 110}})
+		Client: client, Agent: r.engine, Runtime: r.engine, Groups: cgroup.New("/nobody"), Settings: map[string]any{"maxPods": 110}, Probes: probes, Checkpoints: filepath.Join(r.dir, "checkpoints")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,6 +356,9 @@ func TestAccess(t *testing.T) {
 		want   int
 	}{
 		"health is for everybody":               {config: r.as(""), path: "/healthz", want: 200},
+		"its parts are not":                     {config: r.as(""), path: "/healthz/ping", want: 401},
+		"nor are they for who has no right":     {config: r.as("stranger"), path: "/healthz/syncloop", want: 403},
+		"a right to metrics is one to probes'":  {config: withToken("metrics"), path: "/metrics/probes", want: 200},
 		"nobody may see pods":                   {config: r.as(""), path: "/pods", want: 401},
 		"a path that is not there, to nobody":   {config: r.as(""), path: "/nowhere", want: 401},
 		"a certificate of the cluster":          {config: r.as("admin"), path: "/pods", want: 200},
@@ -373,6 +394,7 @@ func TestAnswers(t *testing.T) {
 		"/stats/summary":                            `"nodeName":"n1"`,
 		"/metrics/resource":                         "node_cpu_usage_seconds_total ",
 		"/metrics/cadvisor":                         "machine_memory_bytes ",
+		"/metrics/probes":                           `prober_probe_total{result="successful"} 3`,
 		"/metrics":                                  "go_goroutines",
 		"/metrics?of=this-node":                     `kubelet_volume_stats_capacity_bytes{namespace="shop",persistentvolumeclaim="claim"} `,
 		"/configz":                                  `{"kubeletconfig":{"maxPods":110}}`,
@@ -386,6 +408,91 @@ func TestAnswers(t *testing.T) {
 		if _, body := r.get(r.as("admin"), path); !strings.Contains(body, want) {
 			t.Errorf("GET %s = %.300s, want it to say %s", path, body, want)
 		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	r := newRig(t)
+	for path, want := range map[string]string{
+		"/healthz/ping": "ok", "/healthz/log": "ok", "/healthz/syncloop": "ok", "/healthz": "ok",
+		"/healthz?verbose": "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n",
+	} {
+		if code, body := r.get(r.as("admin"), path); code != 200 || body != want {
+			t.Errorf("GET %s = %d %q, want %q", path, code, body, want)
+		}
+	}
+	stuck := make(chan struct{})
+	r.engine.stuck.Store(&stuck)
+	ctx, leave := context.WithCancel(t.Context())
+	leave() // nobody waits in a test: who asks has gone, and there is no answer yet
+	err := r.server.checkPods((&http.Request{}).WithContext(ctx))
+	if err == nil || !strings.Contains(err.Error(), "stands still") {
+		t.Errorf("a manager that does not answer: %v, want an error", err)
+	}
+	r.engine.stuck.Store(nil)
+	close(stuck)
+	if err := r.server.checkPods((&http.Request{}).WithContext(t.Context())); err != nil {
+		t.Errorf("one that answers again: %v", err)
+	}
+}
+
+func (r *rig) post(config *rest.Config, path string) (int, string) {
+	r.t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	response, err := client.Post(r.base+path, "", nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestCheckpoint(t *testing.T) {
+	var asked *runtimeapi.CheckpointContainerRequest
+	can := func(q *runtimeapi.CheckpointContainerRequest) error { asked = q; return nil }
+	tests := map[string]struct {
+		who, path string
+		runtime   func(*runtimeapi.CheckpointContainerRequest) error
+		code      int
+		says      string
+	}{
+		"a runtime that cannot":             {who: "admin", path: "shop/web/app", code: 500, says: "checkpointing of shop/web/app failed (it has no CRIU)"},
+		"a runtime that can names the file": {who: "admin", path: "shop/web/app?timeout=7", runtime: can, code: 200, says: `{"items":["`},
+		"a pod that is not here":            {who: "admin", path: "shop/none/app", runtime: can, code: 404, says: `pod "none" not found`},
+		"a container that is not there":     {who: "admin", path: "shop/web/other", runtime: can, code: 404, says: "container other is not valid for pod web"},
+		"a time that is none":               {who: "admin", path: "shop/web/app?timeout=soon", runtime: can, code: 400, says: `timeout="soon": use a number of seconds`},
+		"somebody without the right":        {who: "stranger", path: "shop/web/app", runtime: can, code: 403, says: "Forbidden (user=stranger, verb=create, resource=nodes, subresource(s)=[checkpoint])"},
+		"nobody":                            {path: "shop/web/app", runtime: can, code: 401, says: "Unauthorized"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.engine.checkpoints, asked = tc.runtime, nil
+			code, body := r.post(r.as(tc.who), "/checkpoint/"+tc.path)
+			if code != tc.code || !strings.Contains(body, tc.says) {
+				t.Errorf("answer = %d %s, want %d and %s", code, body, tc.code, tc.says)
+			}
+			if tc.code != 200 {
+				if asked != nil {
+					t.Error("the runtime was asked all the same")
+				}
+				return
+			}
+			if asked.GetContainerId() != "c1" || asked.GetTimeout() != 7 || !strings.Contains(body, asked.GetLocation()) ||
+				!strings.HasPrefix(asked.GetLocation(), r.file("checkpoints/checkpoint-web_shop-app-")) {
+				t.Errorf("the runtime was asked for %+v, and the answer is %s", asked, body)
+			}
+			if at, err := os.Stat(r.file("checkpoints")); err != nil || at.Mode().Perm() != 0o700 {
+				t.Errorf("the folder is %v, %v; want it for root alone", at, err)
+			}
+		})
 	}
 }
 

@@ -42,7 +42,7 @@ func parseStreams(query url.Values) (streams, error) {
 }
 
 func (s *Server) serveExec(w http.ResponseWriter, r *http.Request) {
-	place, ok := s.container(w, r, false)
+	place, ok := s.container(w, r, false, http.StatusBadRequest)
 	if !ok {
 		return
 	}
@@ -59,7 +59,7 @@ func (s *Server) serveExec(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveAttach(w http.ResponseWriter, r *http.Request) {
-	place, ok := s.container(w, r, false)
+	place, ok := s.container(w, r, false, http.StatusBadRequest)
 	if !ok {
 		return
 	}

@@ -55,6 +55,7 @@ type Config struct {
 	Pulls     int                    // images at a time; 0: parallelPulls
 	LogSize   int64                  // of a container's log, before another is begun; 0: the usual
 	LogFiles  int                    // logs kept of one run, the one being written included; 0: the usual
+	MaxDelay  time.Duration          // before a container that keeps ending is restarted; 0: the usual
 	Objects   Objects
 	Client    corev1client.PodsGetter
 	Cache     Source
@@ -102,6 +103,7 @@ const (
 // NewManager makes a manager that Run will start.
 func NewManager(conf Config) *Manager {
 	conf.LogSize, conf.LogFiles = cmp.Or(conf.LogSize, usualLogSize), cmp.Or(conf.LogFiles, usualLogFiles)
+	conf.MaxDelay = cmp.Or(conf.MaxDelay, maxDelay)
 	if conf.Stopping == nil {
 		conf.Stopping = func() bool { return false }
 	}

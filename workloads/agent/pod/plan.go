@@ -605,10 +605,10 @@ func (b Backoff) until(ended time.Time) time.Time {
 	return ended.Add(b.Delay)
 }
 
-// next is the delay after one more restart.
-func (b Backoff) next(ended, now time.Time) Backoff {
+// next is the delay after one more restart, most at most.
+func (b Backoff) next(ended, now time.Time, most time.Duration) Backoff {
 	if b.Delay == 0 || ended.Sub(b.Last) > calmAfter {
-		return Backoff{Delay: firstDelay, Last: now}
+		return Backoff{Delay: min(firstDelay, most), Last: now}
 	}
-	return Backoff{Delay: min(2*b.Delay, maxDelay), Last: now}
+	return Backoff{Delay: min(2*b.Delay, most), Last: now}
 }

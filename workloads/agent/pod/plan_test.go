@@ -568,16 +568,27 @@ func TestAJumpOfTheClockEndsNoPod(t *testing.T) {
 }
 
 func TestBackoffDoublesToItsLimit(t *testing.T) {
-	var b Backoff
-	var delays []time.Duration
-	at := now
-	for range 8 {
-		b = b.next(at, at)
-		delays = append(delays, b.Delay)
-		at = b.until(at)
+	tests := map[string]struct {
+		most time.Duration
+		want []time.Duration // in seconds
+	}{
+		"as usual":                             {maxDelay, []time.Duration{10, 20, 40, 80, 160, 300, 300}},
+		"a node may have a lower limit":        {30 * time.Second, []time.Duration{10, 20, 30, 30, 30, 30, 30}},
+		"which holds for the first delay, too": {2 * time.Second, []time.Duration{2, 2, 2, 2, 2, 2, 2}},
 	}
-	want := []time.Duration{10 * time.Second, 20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute, 5 * time.Minute}
-	if diff := cmp.Diff(want, delays); diff != "" {
-		t.Errorf("delays (-want +got):\n%s", diff)
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			var b Backoff
+			var delays []time.Duration
+			at := now
+			for range tc.want {
+				b = b.next(at, at, tc.most)
+				delays = append(delays, b.Delay/time.Second)
+				at = b.until(at)
+			}
+			if diff := cmp.Diff(tc.want, delays); diff != "" {
+				t.Errorf("delays (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

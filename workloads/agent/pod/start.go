@@ -64,7 +64,7 @@ func (m *Manager) startContainer(ctx context.Context, a *actor, pod *corev1.Pod,
 	id, err := m.createContainer(ctx, a, pod, c, sandbox, in)
 	if err == nil && latest != nil && latest.State == observed.Exited {
 		a.mu.Lock()
-		a.backoff[c.Name] = a.backoff[c.Name].next(latest.Ended, m.now())
+		a.backoff[c.Name] = a.backoff[c.Name].next(latest.Ended, m.now(), m.conf.MaxDelay)
 		a.mu.Unlock()
 	}
 	if err == nil {

@@ -1,7 +1,7 @@
 // Package probe asks running containers how they are.
 //
 // In:       the probes of a container that started, until somebody says it stopped.
-// Out:      one health.Result each time a threshold is crossed, one event for each attempt that failed.
+// Out:      one health.Result each time a threshold is crossed, one event for each attempt that failed, counts for collectors of metrics.
 // Promise:  between two attempts a probe is a timer, not a goroutine; nothing of a container is asked after Stop.
 // Not here: restarting, readiness of the pod as a whole (workloads/agent/pod).
 //
@@ -57,6 +57,7 @@ type Prober struct {
 
 	mu         sync.Mutex
 	containers map[key]*container
+	counted    *counted
 }
 
 type key struct {
@@ -82,7 +83,7 @@ func New(config Config) *Prober {
 	}
 	config.Log = config.Log.With("component", "probe")
 	asker := newAsker(config.Runtime)
-	return &Prober{config: config, results: make(chan health.Result, 64), ask: asker.ask, containers: map[key]*container{}}
+	return &Prober{config: config, results: make(chan health.Result, 64), ask: asker.ask, containers: map[key]*container{}, counted: newCounted()}
 }
 
 // Results delivers every verdict. It has one reader.
@@ -109,6 +110,7 @@ func (p *Prober) Start(pod *corev1.Pod, name, containerID, podIP string) {
 		running.stop()
 	}
 	p.containers[k] = c
+	p.counted.pods[pod.UID] = types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 
 	known := knownStatus(pod, name, containerID)
 	if known.State.Running != nil && !known.State.Running.StartedAt.IsZero() {
@@ -149,6 +151,9 @@ func (p *Prober) Stop(pod types.UID, name string) {
 			delete(p.containers, k)
 		}
 	}
+	if name == "" {
+		p.counted.forget(pod)
+	}
 }
 
 // worker is one probe of one container.
@@ -187,11 +192,13 @@ func (w *worker) attempt() {
 	if inTurn {
 		w.due = time.Now().Add(period(w.spec))
 	}
+	began := time.Now()
 	answer := w.prober.ask(ctx, w.target)
 	if ctx.Err() != nil {
 		return // the container was stopped meanwhile; what it said to that is of no interest
 	}
 	if inTurn || answer.outcome == success { // out of turn only good news count
+		w.prober.count(w, answer.outcome, time.Since(began))
 		w.report(answer)
 		before := w.tally.verdict
 		w.tally = w.tally.count(answer.outcome, successes(w.spec), failures(w.spec))
@@ -231,9 +238,12 @@ func (w *worker) pause() time.Duration {
 	return pause
 }
 
+// title is a kind of probe as users and metrics know it: Liveness, Readiness, Startup.
+func title(kind health.Probe) string { return strings.ToUpper(string(kind[:1])) + string(kind[1:]) }
+
 // report words one attempt as the event users know.
 func (w *worker) report(a answer) {
-	what := strings.ToUpper(string(w.kind[:1])) + string(w.kind[1:])
+	what := title(w.kind)
 	switch a.outcome {
 	case failure:
 		w.event("Unhealthy", what+" probe failed: "+a.message)

@@ -56,6 +56,10 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, q *runtimeapi.Up
 	return r.runtime.UpdateContainerResources(ctx, q)
 }
 
+func (r *Runtime) CheckpointContainer(ctx context.Context, q *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return r.runtime.CheckpointContainer(ctx, q)
+}
+
 func (r *Runtime) ReopenContainerLog(ctx context.Context, q *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	return r.runtime.ReopenContainerLog(ctx, q)
 }

@@ -58,6 +58,10 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, q *runtimeapi.Up
 	return r.cri.UpdateContainerResources(in(ctx), q)
 }
 
+func (r *Runtime) CheckpointContainer(ctx context.Context, q *runtimeapi.CheckpointContainerRequest) (*runtimeapi.CheckpointContainerResponse, error) {
+	return r.cri.CheckpointContainer(in(ctx), q)
+}
+
 func (r *Runtime) ReopenContainerLog(ctx context.Context, q *runtimeapi.ReopenContainerLogRequest) (*runtimeapi.ReopenContainerLogResponse, error) {
 	return r.cri.ReopenContainerLog(in(ctx), q)
 }

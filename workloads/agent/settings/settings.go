@@ -46,6 +46,7 @@ type Settings struct {
 	LogSize       int64               // bytes of a container's log, before another is begun
 	LogFiles      int                 // kept of one run of a container, the one being written included
 	Images        garbage.Bounds      // when images go that nothing uses
+	MaxDelay      time.Duration       // before a container that keeps ending is restarted
 	LimitedSwap   bool                // burstable pods may swap, in proportion to their requests
 	UnsafeSysctls []string            // that pods may set beside the safe ones; one that ends in * stands for all that begin so
 	Exclusive     exclusive.Policy    // what containers have to themselves
@@ -53,11 +54,14 @@ type Settings struct {
 	given kubeletv1beta1.KubeletConfiguration // as it was read
 }
 
+// longestDelay before a container that keeps ending is restarted, and the usual one (KEP-4603).
+const longestDelay = 5 * time.Minute
+
 // usual is what upstream's agent does when it is not told otherwise.
 func usual() Settings {
 	return Settings{
 		MaxPods: 110, Eviction: pressure.Usual(), Exclusive: exclusive.Policy{Align: align.Policy{MaxNodes: fewNodes}},
-		Images: garbage.Usual(), LogSize: 10 << 20, LogFiles: 5,
+		Images: garbage.Usual(), LogSize: 10 << 20, LogFiles: 5, MaxDelay: longestDelay,
 	}
 }
 
@@ -79,7 +83,7 @@ func Read(path string) (Settings, error) {
 
 // heeded are the fields that mean something here, by their names in the file.
 var heeded = []string{
-	"allowedUnsafeSysctls", "containerLogMaxFiles", "containerLogMaxSize", "containerRuntimeEndpoint", "cpuManagerPolicy", "cpuManagerPolicyOptions", "evictionHard",
+	"allowedUnsafeSysctls", "containerLogMaxFiles", "containerLogMaxSize", "containerRuntimeEndpoint", "cpuManagerPolicy", "cpuManagerPolicyOptions", "crashLoopBackOff", "evictionHard",
 	"imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "imageMinimumGCAge", "kubeReserved", "maxPods", "memoryManagerPolicy", "memorySwap", "mergeDefaultEvictionSettings",
 	"podPidsLimit", "reservedMemory", "reservedSystemCPUs", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority", "shutdownGracePeriodCriticalPods", "staticPodPath", "systemReserved",
 	"topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope",
@@ -137,6 +141,11 @@ func Parse(data []byte) (Settings, error) {
 	}
 	note("containerLogMaxSize, containerLogMaxFiles", s.logs(from))
 	note("imageGCHighThresholdPercent, imageGCLowThresholdPercent, imageMinimumGCAge", s.images(from))
+	if most := from.CrashLoopBackOff.MaxContainerRestartPeriod; most != nil {
+		if s.MaxDelay = most.Duration; s.MaxDelay < time.Second || s.MaxDelay > longestDelay {
+			note("crashLoopBackOff.maxContainerRestartPeriod", fmt.Errorf("%s is not from 1s to %s", s.MaxDelay, longestDelay))
+		}
+	}
 	s.UnsafeSysctls = from.AllowedUnsafeSysctls
 	s.Exclusive = exclusivePolicy(from, note)
 	if n := s.Exclusive.ReservedCPUs.Size(); n > 0 { // they stand for the amounts

@@ -87,7 +87,13 @@ func TestParse(t *testing.T) {
 			want: with(func(s *Settings) { s.Reserved, s.LimitedSwap = corev1.ResourceList{}, true }),
 		},
 		"swap without bounds": {text: head + "memorySwap: {swapBehavior: UnlimitedSwap}\n", err: `"UnlimitedSwap" is not known`},
-		"a priority twice":    {text: head + "shutdownGracePeriodByPodPriority: [{priority: 1}, {priority: 1}]\n", err: "priority 1 twice"},
+		"restarts that come sooner": {
+			text: head + "crashLoopBackOff: {maxContainerRestartPeriod: 20s}\n",
+			want: with(func(s *Settings) { s.Reserved, s.MaxDelay = corev1.ResourceList{}, 20*time.Second }),
+		},
+		"restarts that come too soon": {text: head + "crashLoopBackOff: {maxContainerRestartPeriod: 10ms}\n", err: "crashLoopBackOff.maxContainerRestartPeriod: 10ms is not from 1s to 5m0s"},
+		"restarts that come too late": {text: head + "crashLoopBackOff: {maxContainerRestartPeriod: 301s}\n", err: "5m1s is not from 1s to 5m0s"},
+		"a priority twice":            {text: head + "shutdownGracePeriodByPodPriority: [{priority: 1}, {priority: 1}]\n", err: "priority 1 twice"},
 		"a pod's processes are bounded": {
 			text: head + "podPidsLimit: 4096\n",
 			want: with(func(s *Settings) { s.Reserved, s.PodPids = corev1.ResourceList{}, 4096 }),
@@ -171,7 +177,7 @@ func TestAllocatable(t *testing.T) {
 func TestWhatIsInForceSaysTheSameWhenItIsReadAgain(t *testing.T) {
 	tests := map[string]string{
 		"nothing":    "",
-		"everything": "staticPodPath: /etc/pods\nmaxPods: 7\npodPidsLimit: 100\nkubeReserved: {cpu: 100m}\nevictionHard: {memory.available: 200Mi, nodefs.available: 5%}\nmemorySwap: {swapBehavior: LimitedSwap}\nallowedUnsafeSysctls: [net.core.*]\ncontainerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 2\nimageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1h\n",
+		"everything": "staticPodPath: /etc/pods\nmaxPods: 7\npodPidsLimit: 100\nkubeReserved: {cpu: 100m}\nevictionHard: {memory.available: 200Mi, nodefs.available: 5%}\nmemorySwap: {swapBehavior: LimitedSwap}\nallowedUnsafeSysctls: [net.core.*]\ncontainerLogMaxSize: 1Mi\ncontainerLogMaxFiles: 2\nimageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1h\ncrashLoopBackOff: {maxContainerRestartPeriod: 1m}\n",
 	}
 	for name, text := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -61,6 +61,7 @@ func (s Settings) InForce(at Place) *kubeletv1beta1.KubeletConfiguration {
 	out.ImageMinimumGCAge = metav1.Duration{Duration: s.Images.Youngest}
 	out.SerializeImagePulls, out.MaxParallelImagePulls = ptr.To(at.Pulls == 1), ptr.To(int32(at.Pulls))
 	out.ContainerLogMaxSize, out.ContainerLogMaxFiles = resource.NewQuantity(s.LogSize, resource.BinarySI).String(), ptr.To(int32(s.LogFiles))
+	out.CrashLoopBackOff.MaxContainerRestartPeriod = &metav1.Duration{Duration: s.MaxDelay}
 	out.SeccompDefault = ptr.To(true)
 	out.VolumeStatsAggPeriod, out.SyncFrequency = second(60), second(60)
 	return out

@@ -89,6 +89,15 @@ func (m Machine) Far(nodes align.Nodes) float64 {
 	return float64(sum) / float64(pairs)
 }
 
+// Online counts the CPUs the kernel can run something on. Those this process may run on (runtime.NumCPU) can be fewer.
+func Online(sys string) (int, error) {
+	online, err := list(filepath.Join(sys, "devices/system/cpu/online"))
+	if err != nil {
+		return 0, fmt.Errorf("count this machine's CPUs: %w; is /sys mounted?", err)
+	}
+	return online.Size(), nil
+}
+
 // Read this machine. sys and proc are where the kernel shows it.
 func Read(sys, proc string) (Machine, error) {
 	m, err := read(filepath.Join(sys, "devices/system"), filepath.Join(proc, "meminfo"))

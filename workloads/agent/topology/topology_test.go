@@ -109,3 +109,13 @@ func TestReadThisMachine(t *testing.T) {
 		t.Errorf("Read() = %+v", m)
 	}
 }
+
+func TestOnlineCountsTheMachinesCPUs(t *testing.T) {
+	n, err := Online(filepath.Join(tree(t, map[string]string{"sys/devices/system/cpu/online": "0-2,5"}), "sys"))
+	if n != 4 || err != nil {
+		t.Errorf("Online() = %d, %v; want 4, whatever CPUs this process may run on", n, err)
+	}
+	if _, err := Online(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is /sys mounted?") {
+		t.Errorf("Online() of nothing = %v, want an error that says what to look at", err)
+	}
+}

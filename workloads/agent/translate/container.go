@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 
@@ -206,11 +206,7 @@ func readOnly(c *corev1.Container, target string) bool {
 func Resources(pod *corev1.Pod, c *corev1.Container, node Node) *runtimeapi.LinuxContainerResources {
 	r := Wanted(c).Change(Bounds{Quota: unlimited, Memory: unlimited})
 	r.OomScoreAdj = OOMScoreAdj(pod, c, node.MemoryBytes)
-	for name, q := range c.Resources.Limits {
-		if size, ok := cutHugepages(name); ok {
-			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
-		}
-	}
+	r.HugepageLimits = hugepages(pod, c, node.PageSizes)
 	if node.Unified {
 		// One process killed for memory leaves a container half-alive; kill it whole.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
@@ -235,13 +231,25 @@ func swapOf(pod *corev1.Pod, c *corev1.Container, node Node) int64 {
 
 const systemCritical = 2000000000 // the lowest priority of the system's own pods
 
-// cutHugepages turns hugepages-2Mi into the kernel's 2MB.
-func cutHugepages(name corev1.ResourceName) (string, bool) {
-	rest, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
-	if !ok || len(rest) < 2 {
-		return "", false
+// hugepages hold a container to what it asks for: to none of a size it does not name, unless its pod as a whole asks for that
+// size (KEP-2837), which then bounds them all.
+func hugepages(pod *corev1.Pod, c *corev1.Container, sizes []corev1.ResourceName) []*runtimeapi.HugepageLimit {
+	limits := corev1.ResourceList{}
+	for _, name := range sizes {
+		limits[name] = resource.Quantity{}
 	}
-	return rest[:len(rest)-1] + "B", true
+	if pod.Spec.Resources != nil {
+		maps.Copy(limits, pod.Spec.Resources.Limits)
+	}
+	maps.Copy(limits, c.Resources.Limits)
+	var out []*runtimeapi.HugepageLimit
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		if size, ok := cgroup.PageSize(name); ok {
+			limit := limits[name]
+			out = append(out, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(limit.Value())})
+		}
+	}
+	return out
 }
 
 const nodeCritical = 2000001000 // priority of system-node-critical

@@ -44,7 +44,9 @@ type Node struct {
 	ClusterDomain string
 	DNS           DNS // the node's own resolver
 	Unified       bool
-	MemoryBytes   int64 // of the machine
+	CPUs          int                   // of the machine
+	MemoryBytes   int64                 // of the machine
+	PageSizes     []corev1.ResourceName // hugepages that containers can be held to, by their resources' names
 	Swap          Swap
 	Allocatable   corev1.ResourceList
 	LogRoot       string // pod log folders lie in it

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"knarr.dev/knarr/workloads/agent/cgroup"
+	"knarr.dev/knarr/workloads/agent/topology"
 )
 
 // Groups reads control groups; *cgroup.Tree does.
@@ -237,7 +237,10 @@ func machineFamilies(summary *statsapi.Summary) []family {
 	one := func(name, help string, value float64) family {
 		return family{name: name, help: help, kind: "gauge", samples: []sample{{value: value}}}
 	}
-	out := []family{one("machine_cpu_cores", "Number of logical CPU cores.", float64(runtime.NumCPU()))}
+	var out []family
+	if cpus, err := topology.Online("/sys"); err == nil {
+		out = append(out, one("machine_cpu_cores", "Number of logical CPU cores.", float64(cpus)))
+	}
 	if m := summary.Node.Memory; m != nil && m.AvailableBytes != nil && m.WorkingSetBytes != nil {
 		out = append(out, one("machine_memory_bytes", "Amount of memory installed on the machine.", float64(*m.AvailableBytes+*m.WorkingSetBytes)))
 	}
