@@ -50,6 +50,7 @@ import (
 	"knarr.dev/knarr/workloads/nodebalancer"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/nodettl"
 	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
@@ -185,6 +186,7 @@ func (b *builder) register(ctx context.Context, mgr manager.Manager, r ranges, k
 		"namespace":       func() error { return namespace.Register(mgr, b.steady) },
 		"garbage":         func() error { return garbagecollector.Register(mgr, b.begun, b.log, everything) },
 		"node lifecycle":  func() error { return nodelifecycle.Register(mgr, b.steady) },
+		"node time":       func() error { return nodettl.Register(mgr) },
 		"default volumes": func() error { return localpath.Offer(mgr) },
 		"left-over pods":  func() error { return podgc.Register(mgr, b.steady, b.log) },
 		"cluster roles":   func() error { return clusterrole.Register(mgr) },

@@ -55,6 +55,7 @@ import (
 	"knarr.dev/knarr/workloads/namespace"
 	"knarr.dev/knarr/workloads/nodeipam"
 	"knarr.dev/knarr/workloads/nodelifecycle"
+	"knarr.dev/knarr/workloads/nodettl"
 	"knarr.dev/knarr/workloads/persistentvolume"
 	"knarr.dev/knarr/workloads/podgc"
 	"knarr.dev/knarr/workloads/policystatus"
@@ -229,6 +230,7 @@ func (p *process) register(ctx context.Context, mgr manager.Manager, clock *stea
 		rootca.Register(mgr, p.server.PKI.ClusterCA.CertPEM),
 		nodeipam.Register(mgr, []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}),
 		nodelifecycle.Register(mgr, clock),
+		nodettl.Register(mgr),
 		podgc.Register(mgr, clock, p.log),
 		persistentvolume.Register(mgr),
 		localpath.Register(mgr, p.disks),
