@@ -8,8 +8,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// grace is how long a node may stay silent: four of its lease's renewals.
-const grace = 40 * time.Second
+const (
+	// grace is how long a node may stay silent: four of its lease's renewals.
+	grace = 40 * time.Second
+	// startGrace is how long a node may that has not said yet whether it is ready, the documented default of
+	// --node-startup-grace-period: whoever wrote the object may be faster than the machine is up.
+	startGrace = time.Minute
+)
 
 // spoken are the conditions only a node itself can know about.
 var spoken = []corev1.NodeConditionType{
@@ -19,7 +24,11 @@ var spoken = []corev1.NodeConditionType{
 // judgeConditions says what a node's conditions are worth when it has been silent that long: nil while they stand, and
 // then again is when it may have been silent for too long.
 func judgeConditions(node *corev1.Node, silent time.Duration, now time.Time) (next []corev1.NodeCondition, again time.Duration) {
-	if left := grace - silent; left > 0 {
+	allowed := grace
+	if condition(node, corev1.NodeReady) == "" {
+		allowed = startGrace
+	}
+	if left := allowed - silent; left > 0 {
 		return nil, left
 	}
 	next = slices.Clone(node.Status.Conditions)

@@ -43,6 +43,7 @@ func TestJudgeConditions(t *testing.T) {
 				"Ready": "NodeStatusUnknown", "MemoryPressure": "NodeStatusNeverUpdated", "DiskPressure": "NodeStatusNeverUpdated", "PIDPressure": "NodeStatusNeverUpdated",
 			},
 		},
+		"a node that has not spoken yet is given time to start": {node: node(""), heard: 50 * time.Second, again: 10 * time.Second},
 		"a node that never spoke": {
 			node: node(""), heard: time.Minute,
 			want: map[corev1.NodeConditionType]string{

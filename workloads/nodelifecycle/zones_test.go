@@ -121,7 +121,7 @@ func TestANodeThatNeverWasReadyLosesNothing(t *testing.T) {
 		if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Name: "n"}}); err != nil {
 			t.Fatal(err)
 		}
-		clock.SetTime(clock.Now().Add(grace))
+		clock.SetTime(clock.Now().Add(startGrace))
 	}
 	var n corev1.Node
 	if err := c.Get(t.Context(), client.ObjectKey{Name: "n"}, &n); err != nil {
