@@ -19,6 +19,7 @@ type claimView struct {
 	volumes      []*corev1.PersistentVolume // of the claim's class, and those reserved for the claim
 	class        *storagev1.StorageClass    // nil when there is none of that name
 	defaultClass string
+	unplaced     []string // names of the pods without a node that use it, if it waits for one
 }
 
 // decision is how a claim or a volume should look, with its other half when that changes as well; nil stays as it is.
@@ -44,12 +45,17 @@ func judgeClaim(v claimView) decision {
 		claim.Spec.StorageClassName = &v.defaultClass
 		return decision{claim: claim}
 	}
-	waits := v.class != nil && ptr.Deref(v.class.VolumeBindingMode, storagev1.VolumeBindingImmediate) == storagev1.VolumeBindingWaitForFirstConsumer &&
-		!volume.IsDelayBindingProvisioning(v.claim)
+	waits := waitsForPod(v.claim, v.class)
 	if found := choose(v.claim, v.volumes, waits); found != nil {
 		return bind(found, v.claim)
 	}
 	return pending(v, waits)
+}
+
+// waitsForPod says whether a claim is to be bound where its pod runs, and the scheduler has not said yet where that is.
+func waitsForPod(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) bool {
+	return class != nil && ptr.Deref(class.VolumeBindingMode, storagev1.VolumeBindingImmediate) == storagev1.VolumeBindingWaitForFirstConsumer &&
+		!volume.IsDelayBindingProvisioning(claim)
 }
 
 // choose finds the volume for a claim: one that is reserved for it, or the smallest that is large enough, of those that
@@ -79,7 +85,7 @@ func pending(v claimView, waits bool) decision {
 	claim := v.claim.DeepCopy()
 	switch {
 	case waits:
-		d.events = []event{normal(v.claim, reasonWaits, "waiting for first consumer to be created before binding")}
+		d.events = []event{waiting(v.claim, v.unplaced)}
 	case name == "":
 		d.events = []event{normal(v.claim, reasonFailedBinding, "no persistent volumes available for this claim and no storage class is set")}
 	case v.class == nil:

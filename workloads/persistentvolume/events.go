@@ -2,6 +2,7 @@ package persistentvolume
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -10,6 +11,7 @@ import (
 // Reasons as users of Kubernetes know them.
 const (
 	reasonWaits              = "WaitForFirstConsumer"
+	reasonWaitsForPod        = "WaitForPodScheduled"
 	reasonFailedBinding      = "FailedBinding"
 	reasonExternal           = "ExternalProvisioning"
 	reasonProvisioningFailed = "ProvisioningFailed"
@@ -32,4 +34,15 @@ func normal(about client.Object, reason, format string, args ...any) event {
 
 func warning(about client.Object, reason, format string, args ...any) event {
 	return event{about, corev1.EventTypeWarning, reason, fmt.Sprintf(format, args...)}
+}
+
+// waiting says what a claim waits for that is bound where its pod runs. Which of several pods is placed first nobody knows.
+func waiting(claim *corev1.PersistentVolumeClaim, pods []string) event {
+	switch len(pods) {
+	case 0:
+		return normal(claim, reasonWaits, "waiting for first consumer to be created before binding")
+	case 1:
+		return normal(claim, reasonWaitsForPod, "waiting for pod %s to be scheduled", pods[0])
+	}
+	return normal(claim, reasonWaitsForPod, "waiting for pods %s to be scheduled", strings.Join(pods, ","))
 }

@@ -1,6 +1,6 @@
 // Package persistentvolume binds volume claims and volumes to each other.
 //
-// In:       PersistentVolumeClaims, PersistentVolumes and StorageClasses, from the shared cache.
+// In:       PersistentVolumeClaims, PersistentVolumes, StorageClasses and the pods that use claims, from the shared cache.
 // Out:      both halves of each pair pointing at the other, their phases, who is to provision; events that say what a
 // claim waits for.
 // Promise:  a volume is reserved by one write that only one claim can win, and a claim that was bound keeps its volume or
@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/storage/volume"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -65,6 +66,7 @@ func Register(mgr manager.Manager) error {
 		For(&corev1.PersistentVolumeClaim{}).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(r.claimsOf)).
 		Watches(&storagev1.StorageClass{}, handler.EnqueueRequestsFromMapFunc(r.claimsIn)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.claimsOfPod), builder.WithPredicates(stuck())).
 		Complete(reconcile.Func(r.reconcileClaim))
 	if err != nil {
 		return fmt.Errorf("register the controller of volume claims: %w", err)
@@ -125,7 +127,10 @@ func (r *reconciler) observe(ctx context.Context, key types.NamespacedName) (vie
 	} else if err != nil {
 		return view, fmt.Errorf("observe storage class %s: %w", class, err)
 	}
-	return view, nil
+	if waitsForPod(claim, view.class) {
+		view.unplaced, err = r.unplaced(ctx, claim)
+	}
+	return view, err
 }
 
 // volume finds one; that there is none is asked of the API server, because a claim would be lost over it.
