@@ -1,7 +1,7 @@
 // Package endpointslice publishes which pods stand behind a service.
 //
 // In:       services, their pods, nodes and slices, from the shared cache.
-// Out:      EndpointSlices, and the older Endpoints of the same pods.
+// Out:      EndpointSlices, with hints which zone or node an endpoint is for, and the older Endpoints of the same pods.
 // Promise:  a pod that turns ready or leaves is published in one pass, without waiting for others to collect.
 // Not here: what nodes do with them (netstack/proxy, netstack/dns).
 package endpointslice
@@ -21,12 +21,16 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/record"
 	endpointslice "k8s.io/endpointslice"
+	"k8s.io/endpointslice/topologycache"
 	endpointsliceutil "k8s.io/endpointslice/util"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"knarr.dev/knarr/workloads/events"
 )
@@ -46,6 +50,7 @@ type Reconciler struct {
 	slices   *endpointslice.Reconciler
 	written  *endpointsliceutil.EndpointSliceTracker // our own writes, until the cache shows them
 	triggers *endpointsliceutil.TriggerTimeTracker
+	zones    *topologycache.TopologyCache
 	waiting  sync.Map // services that wait for the cache to show our own writes
 }
 
@@ -56,11 +61,16 @@ func Register(mgr manager.Manager) error {
 		return fmt.Errorf("make a client for endpoint slices: %w", err)
 	}
 	r := New(mgr.GetClient(), clients, events.Recorder(mgr, "endpoint-slice-controller"))
+	shifted := make(chan event.GenericEvent)
+	if err := registerZones(mgr, r.zones, shifted); err != nil {
+		return err
+	}
 	err = ctrl.NewControllerManagedBy(mgr).
 		For(&corev1.Service{}).
 		Watches(&corev1.Pod{}, r.followPods()).
 		Watches(&discoveryv1.EndpointSlice{}, r.followSlices()).
 		Watches(endpoints(), followEndpoints()).
+		WatchesRawSource(source.Channel(shifted, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5}).
 		Named("endpointslice").
 		Complete(r)
@@ -72,14 +82,14 @@ func Register(mgr manager.Manager) error {
 
 // New returns a Reconciler that reads and writes Endpoints through c and writes slices through clients.
 func New(c client.Client, clients kubernetes.Interface, recorder record.EventRecorder) *Reconciler {
-	written := endpointsliceutil.NewEndpointSliceTracker()
+	written, zones := endpointsliceutil.NewEndpointSliceTracker(), topologycache.NewTopologyCache()
 	return &Reconciler{
 		client:   c,
 		events:   recorder,
 		written:  written,
 		triggers: endpointsliceutil.NewTriggerTimeTracker(),
-		// No topology cache: it serves the deprecated hints annotation; trafficDistribution does without.
-		slices: endpointslice.NewReconciler(clients, nodes{c}, perSlice, written, nil, recorder,
+		zones:    zones,
+		slices: endpointslice.NewReconciler(clients, nodes{c}, perSlice, written, zones, recorder,
 			managedBy, endpointslice.WithPreferSameTrafficDistributionEnabled(true)),
 	}
 }
@@ -92,6 +102,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.triggers.DeleteService(req.Namespace, req.Name)
 		r.written.DeleteService(req.Namespace, req.Name)
 		r.slices.DeleteService(req.Namespace, req.Name)
+		for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
+			r.zones.RemoveHints(req.String(), family)
+		}
 		return ctrl.Result{}, r.dropEndpoints(ctx, req.NamespacedName) // slices go with their owner
 	}
 	if err != nil {
