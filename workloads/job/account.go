@@ -22,7 +22,7 @@ const page = 500
 func began(job batchJob, p plan, active, ready, ending int32, now time.Time) batchv1.JobStatus {
 	status := *job.Status.DeepCopy()
 	status.Active, status.Ready, status.Terminating = active, &ready, &ending
-	if status.StartTime == nil && !job.suspended() {
+	if status.StartTime == nil && (!job.suspended() || p.finish != nil) { // the API has no finished job that never began
 		status.StartTime = ptr.To(metav1.NewTime(now))
 	}
 	if status.UncountedTerminatedPods == nil {
@@ -37,11 +37,12 @@ func began(job batchJob, p plan, active, ready, ending int32, now time.Time) bat
 	case job.DeletionTimestamp != nil:
 	case job.suspended():
 		status.Conditions = withCondition(status.Conditions, *newCondition(batchv1.JobSuspended, "JobSuspended", "Job suspended", now))
+		status.StartTime = nil // one that does not run has not begun (KEP-5440): who queues it may send it elsewhere
 	case job.condition(batchv1.JobSuspended) != nil:
 		resumed := newCondition(batchv1.JobSuspended, "JobResumed", "Job resumed", now)
 		resumed.Status = corev1.ConditionFalse
 		status.Conditions = withCondition(status.Conditions, *resumed)
-		status.StartTime = ptr.To(metav1.NewTime(now)) // the deadline counts from here
+		status.StartTime = ptr.To(metav1.NewTime(now)) // also where something else than us has kept it: the deadline counts from here
 	}
 	return status
 }

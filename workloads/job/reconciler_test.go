@@ -230,7 +230,7 @@ func TestSuspendingIsNoFailure(t *testing.T) {
 	w.settle()
 	w.update(suspended)
 	job := w.settle()
-	if len(w.all()) != 0 || job.Status.Failed != 0 || job.condition(batchv1.JobSuspended) == nil {
+	if len(w.all()) != 0 || job.Status.Failed != 0 || job.condition(batchv1.JobSuspended) == nil || job.Status.StartTime != nil {
 		t.Errorf("%d pods, status %+v", len(w.all()), job.Status)
 	}
 	w.clock.SetTime(now.Add(time.Hour))
@@ -319,6 +319,14 @@ func TestASuccessBetweenTheWritesOfAWithdrawalCounts(t *testing.T) {
 				t.Errorf("%d pods, status %+v", len(w.all()), job.Status)
 			}
 		})
+	}
+}
+
+// TestASuspendedJobThatEndsHasBegun is what the API server asks of every job that ends.
+func TestASuspendedJobThatEndsHasBegun(t *testing.T) {
+	w := newWorld(t, withUIDs, pi(completions(0), suspended).Job)
+	if job := w.settle(); job.condition(batchv1.JobComplete) == nil || job.Status.StartTime == nil || job.Status.CompletionTime == nil {
+		t.Errorf("status %+v", job.Status)
 	}
 }
 
