@@ -1,7 +1,7 @@
 package devicetaint
 
 import (
-	"strings"
+	"fmt"
 	"testing"
 	"time"
 
@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/record"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
@@ -89,25 +90,90 @@ func TestJudge(t *testing.T) {
 func TestProgress(t *testing.T) {
 	all := &resourcev1.DeviceTaintSelector{}
 	said := rule(all, taint(resourcev1.DeviceTaintEffectNone, 0))
-	said.Status.Conditions = []metav1.Condition{{Type: resourcev1.DeviceTaintConditionEvictionInProgress, Status: metav1.ConditionFalse, ObservedGeneration: 1, Message: "as said"}}
+	said.Status.Conditions = []metav1.Condition{{Type: resourcev1.DeviceTaintConditionEvictionInProgress, Status: metav1.ConditionFalse, Reason: "NoEffect", ObservedGeneration: 1, Message: "as said"}}
+	second := claim()
+	second.Namespace, second.Status.ReservedFor[0].UID = "bank", "till"
+	shared := claim() // another claim of the same pod
 	tests := map[string]struct {
 		rule    resourcev1.DeviceTaintRule
-		status  metav1.ConditionStatus
-		message string
+		claims  []*resourcev1.ResourceClaim
+		evicted []types.UID
+		want    string // status, reason: message
 	}{
-		"pods are driven away":                   {rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), metav1.ConditionTrue, "1 pod"},
-		"no pod has such a device":               {rule(nil, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), metav1.ConditionFalse, "no pod"},
-		"a rule without effect tells what might": {rule(all, taint(resourcev1.DeviceTaintEffectNone, 0)), metav1.ConditionFalse, "1 pod(s) would"},
-		"but only once":                          {said, metav1.ConditionFalse, "as said"},
-		"one that only refuses":                  {rule(all, taint(resourcev1.DeviceTaintEffectNoSchedule, 0)), metav1.ConditionFalse, "does not evict"},
+		"a pod is driven away": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), claims: []*resourcev1.ResourceClaim{claim(), shared},
+			want: "True PodsPendingEviction: 1 pod needs to be evicted in 1 namespace.",
+		},
+		"pods are driven away": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), claims: []*resourcev1.ResourceClaim{claim(), second},
+			want: "True PodsPendingEviction: 2 pods need to be evicted in 2 different namespaces.",
+		},
+		"one of two is on its way": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), claims: []*resourcev1.ResourceClaim{claim(), second}, evicted: []types.UID{"web"},
+			want: "True PodsPendingEviction: 1 pod needs to be evicted in 1 namespace. 1 pod evicted since starting the controller.",
+		},
+		"all are gone": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), evicted: []types.UID{"web", "till"},
+			want: "False Completed: 2 pods evicted since starting the controller.",
+		},
+		"no pod has such a device": {
+			rule: rule(nil, taint(resourcev1.DeviceTaintEffectNoExecute, 0)), claims: []*resourcev1.ResourceClaim{claim()}, want: "False NotStarted: ",
+		},
+		"a rule without effect tells what might be": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNone, 0)), claims: []*resourcev1.ResourceClaim{claim(), shared},
+			want: "False NoEffect: 2 published devices selected. 1 allocated device selected. 1 pod would be evicted in 1 namespace if the effect was NoExecute. " +
+				"This information will not be updated again. Recreate the DeviceTaintRule to trigger an update.",
+		},
+		"but only once": {rule: said, claims: []*resourcev1.ResourceClaim{claim()}, want: "False NoEffect: as said"},
+		"one that only refuses": {
+			rule: rule(all, taint(resourcev1.DeviceTaintEffectNoSchedule, 0)), claims: []*resourcev1.ResourceClaim{claim()},
+			want: "False OtherEffect: Eviction only happens for the NoExecute effect.",
+		},
 	}
+	devices := []resourcev1.ResourceSlice{slice("gpu-0", 2), slice("gpu-1", 2), slice("gpu-2", 1)} // the last is of a pool that was
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := progress(&tc.rule, []resourcev1.ResourceClaim{*claim()}, metav1.NewTime(now))
-			if got.Status != tc.status || !strings.Contains(got.Message, tc.message) {
-				t.Errorf("progress() = %+v", got)
+			var claims []resourcev1.ResourceClaim
+			for _, c := range tc.claims {
+				claims = append(claims, *c)
+			}
+			got := progress(&tc.rule, claims, devices, sets.New(tc.evicted...), metav1.NewTime(now))
+			if said := fmt.Sprintf("%s %s: %s", got.Status, got.Reason, got.Message); said != tc.want {
+				t.Errorf("progress() says %q, want %q", said, tc.want)
 			}
 		})
+	}
+}
+
+func TestARuleCountsWhatItDroveAway(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"}}
+	held, to := claim(), rule(&resourcev1.DeviceTaintSelector{}, taint(resourcev1.DeviceTaintEffectNoExecute, 0))
+	to.UID = "rule"
+	c := fake.NewClientBuilder().WithObjects(pod, held, &to).WithStatusSubresource(&corev1.Pod{}, &resourcev1.DeviceTaintRule{}).Build()
+	r := &Reconciler{client: c, devices: c, events: record.NewFakeRecorder(10), clock: testclock.NewFakePassiveClock(now)}
+	told := func(want string) {
+		t.Helper()
+		if _, err := r.report(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&to)}); err != nil {
+			t.Fatal(err)
+		}
+		var got resourcev1.DeviceTaintRule
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(&to), &got); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Status.Conditions) != 1 || got.Status.Conditions[0].Message != want {
+			t.Errorf("conditions %+v, want %q", got.Status.Conditions, want)
+		}
+	}
+	told("1 pod needs to be evicted in 1 namespace.")
+	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(held)}); err != nil {
+		t.Fatal(err)
+	}
+	told("1 pod evicted since starting the controller.") // its claim still names it
+	if err := c.Delete(t.Context(), &to); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.report(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&to)}); err != nil || len(r.tally.pods) != 0 {
+		t.Errorf("of a rule that is gone is remembered %v, %v", r.tally.pods, err)
 	}
 }
 

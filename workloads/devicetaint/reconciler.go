@@ -41,6 +41,7 @@ type Reconciler struct {
 	events  record.EventRecorder
 	clock   clock.PassiveClock
 	doomed  sync.Map // UIDs of claims whose pods go unless the taints do, by name; to tell of those that are spared
+	tally   tally
 }
 
 // Register adds the controllers to a manager. steady is the time of day.
@@ -104,7 +105,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		case err != nil:
 			errs = append(errs, err)
 		case pod != nil && evict:
-			errs = append(errs, r.evict(ctx, pod))
+			err := r.evict(ctx, pod)
+			if err == nil {
+				r.tally.add(blamed(claim, rules.Items, r.clock.Now()), pod.UID)
+			}
+			errs = append(errs, err)
 		case pod != nil:
 			r.events.Event(pod, corev1.EventTypeNormal, "DeviceTaintManagerEviction", "Cancelling deletion")
 		}
@@ -202,17 +207,19 @@ func (r *Reconciler) report(ctx context.Context, req ctrl.Request) (ctrl.Result,
 	rule := &resourcev1.DeviceTaintRule{}
 	err := r.devices.Get(ctx, req.NamespacedName, rule)
 	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, nil
+		return ctrl.Result{}, r.forget(ctx)
 	}
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("observe device taint rule %s: %w", req.Name, err)
 	}
 	var claims resourcev1.ResourceClaimList
-	if err := r.client.List(ctx, &claims, client.UnsafeDisableDeepCopy); err != nil {
-		return ctrl.Result{}, fmt.Errorf("list resource claims: %w", err)
+	var slices resourcev1.ResourceSliceList
+	if err := errors.Join(r.client.List(ctx, &claims, client.UnsafeDisableDeepCopy), r.devices.List(ctx, &slices, client.UnsafeDisableDeepCopy)); err != nil {
+		return ctrl.Result{}, fmt.Errorf("list devices and claims: %w", err)
 	}
 	next := rule.DeepCopy()
-	if rule.DeletionTimestamp != nil || !meta.SetStatusCondition(&next.Status.Conditions, progress(rule, claims.Items, metav1.NewTime(r.clock.Now()))) {
+	condition := progress(rule, claims.Items, slices.Items, r.tally.of(rule.UID), metav1.NewTime(r.clock.Now()))
+	if rule.DeletionTimestamp != nil || !meta.SetStatusCondition(&next.Status.Conditions, condition) {
 		return ctrl.Result{}, nil
 	}
 	err = r.client.Status().Update(ctx, next)
@@ -220,34 +227,4 @@ func (r *Reconciler) report(ctx context.Context, req ctrl.Request) (ctrl.Result,
 		return ctrl.Result{}, fmt.Errorf("update status of device taint rule %s: %w", req.Name, err)
 	}
 	return ctrl.Result{}, nil
-}
-
-// progress is a rule's condition. What a rule without effect would do is said once for each of its versions.
-func progress(rule *resourcev1.DeviceTaintRule, claims []resourcev1.ResourceClaim, now metav1.Time) metav1.Condition {
-	would := rule.DeepCopy()
-	would.Spec.Taint.Effect = resourcev1.DeviceTaintEffectNoExecute
-	pods := 0
-	for i := range claims {
-		if evict, _ := judge(&claims[i], nil, []resourcev1.DeviceTaintRule{*would}, now.Time); evict {
-			pods += len(claims[i].Status.ReservedFor)
-		}
-	}
-	c := metav1.Condition{
-		Type: resourcev1.DeviceTaintConditionEvictionInProgress, Status: metav1.ConditionFalse, Reason: "NotStarted",
-		ObservedGeneration: rule.Generation, LastTransitionTime: now,
-	}
-	switch {
-	case rule.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute && pods > 0:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, "PodsPendingEviction", fmt.Sprintf("%d pod(s) need to be evicted", pods)
-	case rule.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNoExecute:
-		c.Reason, c.Message = "Completed", "no pod needs to be evicted"
-	case rule.Spec.Taint.Effect == resourcev1.DeviceTaintEffectNone:
-		if said := meta.FindStatusCondition(rule.Status.Conditions, c.Type); said != nil && said.ObservedGeneration == rule.Generation {
-			return *said
-		}
-		c.Reason, c.Message = "NoEffect", fmt.Sprintf("%d pod(s) would be evicted if the effect was NoExecute", pods)
-	default:
-		c.Message = "the effect does not evict pods"
-	}
-	return c
 }
