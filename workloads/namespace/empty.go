@@ -15,16 +15,16 @@ import (
 
 // leftovers is what emptying a namespace left, and what kept it from knowing.
 type leftovers struct {
-	unknown    error // of discovery: kinds that exist but cannot be told
-	unreadable error // group versions that make no sense
-	undeleted  error
+	unknown    error   // of discovery: kinds that exist but cannot be told
+	unreadable error   // group versions that make no sense
+	undeleted  []error // one for a kind
 	remaining  map[schema.GroupVersionResource]int
 	finalizers map[string]int
 	grace      time.Duration // the longest one a remaining object was given
 }
 
 func (l *leftovers) nothing() bool {
-	return l.unknown == nil && l.unreadable == nil && l.undeleted == nil && len(l.remaining) == 0
+	return l.unknown == nil && l.unreadable == nil && len(l.undeleted) == 0 && len(l.remaining) == 0
 }
 
 // resource is a kind of object a namespace may hold.
@@ -43,16 +43,14 @@ func (r *Reconciler) empty(ctx context.Context, namespace string) *leftovers {
 	}
 	all, err := deletable(lists)
 	left.unreadable = err
-	var undeleted []error
 	for _, res := range all {
 		if err := r.emptyOne(ctx, namespace, res, left); err != nil {
-			undeleted = append(undeleted, err)
+			left.undeleted = append(left.undeleted, err)
 		}
 		if isPods(res) && len(left.remaining) > 0 {
 			break
 		}
 	}
-	left.undeleted = errors.Join(undeleted...)
 	return left
 }
 

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	metadatafake "k8s.io/client-go/metadata/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
@@ -95,7 +96,8 @@ func TestEmptyIsNotSureWhileAKindIsUnknown(t *testing.T) {
 
 func TestJudgeStatusWordsWhatIsLeft(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	left := &leftovers{remaining: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}, undeleted: errors.New("delete pods: refused")}
+	left := &leftovers{remaining: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}, undeleted: []error{errors.New("delete pods: refused")},
+		unknown: &discovery.ErrGroupDiscoveryFailed{Groups: map[schema.GroupVersion]error{{Group: "metrics.example", Version: "v1"}: errors.New("it is down")}}}
 	left.count(schema.GroupVersionResource{Version: "v1", Resource: "pods"}, []metav1.PartialObjectMetadata{*item("v1", "Pod", "a", "example.com/hold"), *item("v1", "Pod", "b")})
 	namespace := &corev1.Namespace{}
 	namespace.Status = judgeStatus(namespace, left, now)
@@ -104,9 +106,9 @@ func TestJudgeStatusWordsWhatIsLeft(t *testing.T) {
 		got[c.Type] = string(c.Status) + " " + c.Reason + ": " + c.Message
 	}
 	want := map[corev1.NamespaceConditionType]string{
-		"NamespaceDeletionDiscoveryFailure":           "False ResourcesDiscovered: All resources successfully discovered",
+		"NamespaceDeletionDiscoveryFailure":           "True DiscoveryFailed: Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: metrics.example/v1: it is down",
 		"NamespaceDeletionGroupVersionParsingFailure": "False ParsedGroupVersions: All legacy kube types successfully parsed",
-		"NamespaceDeletionContentFailure":             "True ContentDeletionFailed: Failed to delete all resource types: delete pods: refused",
+		"NamespaceDeletionContentFailure":             "True ContentDeletionFailed: Failed to delete all resource types, 1 remaining: delete pods: refused",
 		"NamespaceContentRemaining":                   "True SomeResourcesRemain: Some resources are remaining: pods. has 2 resource instances",
 		"NamespaceFinalizersRemaining":                "True SomeFinalizersRemain: Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances",
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 )
 
 // judgeStatus words what is left of a namespace as upstream does.
@@ -31,11 +32,11 @@ func judgeStatus(namespace *corev1.Namespace, left *leftovers, now time.Time) co
 		}
 		status.Conditions[at] = c
 	}
-	set(corev1.NamespaceDeletionDiscoveryFailure, says("Discovery failed for some groups", left.unknown),
+	set(corev1.NamespaceDeletionDiscoveryFailure, undiscovered(left.unknown),
 		"DiscoveryFailed", "ResourcesDiscovered", "All resources successfully discovered")
-	set(corev1.NamespaceDeletionGVParsingFailure, says("Some group versions are malformed", left.unreadable),
+	set(corev1.NamespaceDeletionGVParsingFailure, says(left.unreadable),
 		"GroupVersionParsingFailed", "ParsedGroupVersions", "All legacy kube types successfully parsed")
-	set(corev1.NamespaceDeletionContentFailure, says("Failed to delete all resource types", left.undeleted),
+	set(corev1.NamespaceDeletionContentFailure, left.refused(),
 		"ContentDeletionFailed", "ContentDeleted", "All content successfully deleted, may be waiting on finalization")
 	set(corev1.NamespaceContentRemaining, left.contents(),
 		"SomeResourcesRemain", "ContentRemoved", "All content successfully removed")
@@ -44,11 +45,31 @@ func judgeStatus(namespace *corev1.Namespace, left *leftovers, now time.Time) co
 	return status
 }
 
-func says(what string, err error) string {
+func says(err error) string {
 	if err == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s: %v", what, err)
+	return err.Error()
+}
+
+func undiscovered(err error) string {
+	if groups, partly := discovery.GroupDiscoveryFailedErrorGroups(err); partly {
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups), err)
+	}
+	return says(err)
+}
+
+// refused says of which kinds not everything could be deleted.
+func (l *leftovers) refused() string {
+	if len(l.undeleted) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, err := range l.undeleted {
+		parts = append(parts, err.Error())
+	}
+	slices.Sort(parts)
+	return fmt.Sprintf("Failed to delete all resource types, %d remaining: %s", len(parts), strings.Join(parts, ", "))
 }
 
 func (l *leftovers) contents() string {
