@@ -13,9 +13,13 @@ import (
 	"knarr.dev/knarr/netstack/dns"
 )
 
-// settling is how long the machine's address has to be gone before we look for another: those that manage a machine's
-// network take an address off and put it on again.
+// settling is how long the machine's address has to be gone before one that it had all along takes its place: those that
+// manage a machine's network take an address off and put it on again.
 const settling = 500 * time.Millisecond
+
+// replaced is how long nothing may change before we look: addresses come and go one by one. One that is new, where ours
+// is gone, is what the machine was given instead; then there is nothing more to wait for.
+const replaced = 100 * time.Millisecond
 
 // Moved ends a machine's run: others reach it at other addresses now. Certificates, the datastore and the node object all
 // say where the machine is, so it begins anew with the new ones; pods run on meanwhile.
@@ -45,6 +49,8 @@ func (a address) Run(ctx context.Context, ready func()) error {
 	}
 	ready()
 	links := map[netip.Addr]int{} // that our addresses are on, or were
+	var before map[netip.Addr]int // what was here when all of ours last were
+	var gone time.Time            // since when not all of them are
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -53,7 +59,7 @@ func (a address) Run(ctx context.Context, ready func()) error {
 			if !open { // ctx ended, or the kernel had more to say than fitted: then there is only the timer
 				updates = nil
 			}
-			timer.Reset(settling)
+			timer.Reset(replaced)
 			continue
 		case <-ctx.Done():
 			return nil
@@ -71,26 +77,34 @@ func (a address) Run(ctx context.Context, ready func()) error {
 				lost++
 			}
 		}
-		if lost > 0 {
-			now := *a.cfg
-			if err := now.FindNodeIP(); err == nil && moved(ours, now.NodeIP, links, here, config.RoutedAddress) {
+		if lost == 0 {
+			before, gone = here, time.Time{}
+			if updates == nil {
+				timer.Reset(time.Minute)
+			}
+			continue
+		}
+		if gone.IsZero() {
+			gone = time.Now()
+		}
+		now, left := *a.cfg, settling-time.Since(gone)
+		if err := now.FindNodeIP(); err == nil {
+			next, err := config.Addresses(now.NodeIP)
+			if err == nil && moved(ours, next, links, here, config.RoutedAddress) && (left <= 0 || given(ours, next, before)) {
 				return &Moved{From: a.cfg.NodeIP, To: now.NodeIP}
 			}
-			timer.Reset(time.Second) // a route may come later than its address
-		} else if updates == nil {
-			timer.Reset(time.Minute)
 		}
+		if left <= 0 {
+			left = time.Second // a route may come later than its address
+		}
+		timer.Reset(left)
 	}
 }
 
 // moved tells whether a machine that lost an address is elsewhere now: where its default route says, or, on a network
 // without one, at another address of the link it had. Until then it waits: addresses of other links, a container
 // runtime's bridge perhaps, were there before and were not the machine's.
-func moved(ours []netip.Addr, found string, links, here map[netip.Addr]int, routed func(v6 bool) netip.Addr) bool {
-	next, err := config.Addresses(found)
-	if err != nil {
-		return false
-	}
+func moved(ours, next []netip.Addr, links, here map[netip.Addr]int, routed func(v6 bool) netip.Addr) bool {
 	for _, ip := range ours {
 		if _, there := here[ip]; there {
 			continue
@@ -101,6 +115,14 @@ func moved(ours []netip.Addr, found string, links, here map[netip.Addr]int, rout
 		}
 	}
 	return true
+}
+
+// given tells whether a machine's next addresses, other than those it keeps, came after all of its own were last here.
+func given(ours, next []netip.Addr, before map[netip.Addr]int) bool {
+	return before != nil && !slices.ContainsFunc(next, func(ip netip.Addr) bool {
+		_, was := before[ip]
+		return was && !slices.Contains(ours, ip)
+	})
 }
 
 // addresses of this machine, and the links they are on.

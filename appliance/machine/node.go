@@ -281,6 +281,12 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 	if err != nil {
 		return nil, err
 	}
+	privileged := client
+	if in.privileged != nil { // a server's node is there before the roles of nodes are written
+		if privileged, err = kubernetes.NewForConfig(in.privileged); err != nil {
+			return nil, err
+		}
+	}
 	view := endpoints.New(in.cache)
 	b.names = dns.New(dns.Config{
 		Address: in.ranges.dns, Domain: b.cfg.ClusterDomain, Inherited: inherit(),
@@ -300,7 +306,7 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 		}, view),
 		healthcheck.New(b.cfg.NodeName, view, b.log),
 		b.names,
-		dnsSettings{client, b.names.Follow},
+		dnsSettings{privileged, b.names.Follow},
 	)
 	if b.cfg.LoadBalancerAddresses == config.OwnAddresses {
 		parts = append(parts, listeners.New(listeners.Config{
@@ -319,10 +325,6 @@ func (b *builder) network(in nodeInput, client kubernetes.Interface) ([]Componen
 	}, view)
 	parts = append(parts, announcer)
 	if in.ranges.virtual.IsValid() {
-		privileged, err := kubernetes.NewForConfig(in.privileged)
-		if err != nil {
-			return nil, err
-		}
 		parts = append(parts, apiHealth{privileged, announcer.Serve})
 	}
 	return parts, nil

@@ -161,6 +161,9 @@ type place struct {
 	networks  []netip.Prefix
 }
 
+// errElsewhere is normal for a moment: a machine that moved has begun anew, and its node object follows.
+var errElsewhere = errors.New("the node object says another address than this machine has")
+
 func placeOf(nodeIP netip.Addr) (place, error) {
 	present, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
@@ -176,7 +179,7 @@ func placeOf(nodeIP netip.Addr) (place, error) {
 		}
 	}
 	if at.link == 0 {
-		return place{}, fmt.Errorf("no link of this machine has the address %s of its node object", nodeIP)
+		return place{}, fmt.Errorf("%w: %s is on none of its links", errElsewhere, nodeIP)
 	}
 	link, err := netlink.LinkByIndex(at.link)
 	if err != nil {

@@ -193,7 +193,11 @@ func (o *Overlay) keep(ctx context.Context, synced func() bool, last view) error
 			wait = min(wait, o.tunnel.keys.due(time.Now()))
 		}
 		if err != nil && ctx.Err() == nil {
-			o.log.Error("overlay is not as it should be", "retry", retryInterval, "error", err)
+			level := slog.LevelError
+			if errors.Is(err, errElsewhere) {
+				level = slog.LevelInfo
+			}
+			o.log.Log(ctx, level, "overlay is not as it should be", "retry", retryInterval, "error", err)
 			wait = retryInterval
 		} else {
 			last = now

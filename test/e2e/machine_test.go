@@ -10,10 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/netstack/overlay"
 	"knarr.dev/knarr/test/lab/lab"
 )
 
@@ -122,9 +125,10 @@ func equal(a, b []int) bool {
 	return fmt.Sprint(a) == fmt.Sprint(b)
 }
 
-// TestTwoMachines joins a second machine, lets pods talk across, and pulls its cable.
+// TestTwoMachines joins a second machine, lets pods talk across, and pulls its cable. What they say is encrypted; the other
+// tests of two machines are about VXLAN.
 func TestTwoMachines(t *testing.T) {
-	c := start(t)
+	c := start(t, "--overlay", config.WireGuard)
 	out, err := c.onMachine(c.server, "token", "create")
 	if err != nil {
 		t.Fatalf("token create: %v\n%s", err, out)
@@ -166,6 +170,11 @@ func TestTwoMachines(t *testing.T) {
 				}
 				return err
 			})
+		}
+	}
+	for _, m := range []*lab.Machine{c.server, second} {
+		if err := m.Do(func() error { _, err := netlink.LinkByName(overlay.Tunnel); return err }); err != nil {
+			t.Errorf("machine %s has no way into WireGuard: %v", m.Name(), err)
 		}
 	}
 	if got := c.kubectl("logs", "far"); !strings.Contains(got, "serving on 8080") {

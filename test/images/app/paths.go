@@ -15,7 +15,7 @@ import (
 
 const (
 	pathTimeout = 500 * time.Millisecond // shorter than the kernel's second before it sends a lost SYN again
-	pathPause   = 200 * time.Millisecond
+	pathPace    = 250 * time.Millisecond // from one try to the next, whether or not it has ended: so exact is what is told
 )
 
 // path is a way to somewhere, and how it fared. Moments are in ms since 1970.
@@ -56,14 +56,36 @@ func (p *paths) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(p.all)
 }
 
+// follow begins tries at their pace, no more than two at a time, and takes them down in the order they began.
 func (p *paths) follow(one *path) {
+	type outcome struct {
+		began, ended time.Time
+		err          error
+	}
+	tries, unwanted := make(chan chan outcome), make(chan struct{})
+	go func() {
+		defer close(unwanted)
+		for try := range tries {
+			if o := <-try; !p.note(one, o.began, o.ended, o.err) {
+				return
+			}
+		}
+	}()
+	pace := time.NewTicker(pathPace)
+	defer pace.Stop()
 	for {
-		began := time.Now()
-		err := try(one.Target, one.Want)
-		if !p.note(one, began, time.Now(), err) {
+		ended := make(chan outcome, 1)
+		go func() {
+			began := time.Now()
+			err := try(one.Target, one.Want)
+			ended <- outcome{began, time.Now(), err}
+		}()
+		select {
+		case tries <- ended:
+		case <-unwanted:
 			return
 		}
-		time.Sleep(pathPause)
+		<-pace.C
 	}
 }
 
