@@ -1,10 +1,11 @@
-// Package why explains to an operator why a pod does not run, and what would change that.
+// Package why explains to an operator why a pod does not run or a Service is not reached, and what would change that.
 //
 // In:       a cluster, asked once through any kubeconfig: the pod, its events and logs, and while it has no node whatever
-// decides about one.
+// decides about one; the Service, who stands behind it, and while it has no address whatever decides about that.
 // Out:      a Report: the cause first, then what leads to it, then what to do.
 // Promise:  explaining is a pure function of what was found; what one may not read is named, not guessed. Nothing is changed.
-// Not here: the rules of the scheduler, which are asked as they are (workloads/scheduler/plugins).
+// Not here: the rules of the scheduler and of load balancers' addresses, which are asked as they are (workloads/scheduler/plugins,
+// workloads/nodebalancer, workloads/loadbalancer).
 package why
 
 import (

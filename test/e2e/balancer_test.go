@@ -128,6 +128,10 @@ func TestNodesOwnAddresses(t *testing.T) {
 	c.balance("later", "web", 80)
 	c.awaitEvent("later", "service default/web has port 80/TCP")
 	c.awaitAddresses("later")
+	out, err := c.onMachine(m1, "why", "service/later", "--kubeconfig", m1.Kubeconfig())
+	if err != nil || !strings.Contains(out, "no node gives it its own") || strings.Count(out, "service default/web has port 80/TCP") < 2 {
+		t.Errorf("knarr why service/later: %v\n%s", err, out)
+	}
 	c.kubectl("delete", "service", "web")
 	c.awaitAddresses("later", both...)
 }

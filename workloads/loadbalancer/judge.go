@@ -49,6 +49,16 @@ func published(service *corev1.Service) []netip.Addr {
 	return out
 }
 
+// Obstacle is why a service has no address of a pool, nil if it could have one.
+func Obstacle(service *corev1.Service, services []corev1.Service, pool addresspool.Pool) error {
+	all := make([]*corev1.Service, len(services))
+	for i := range services {
+		all[i] = &services[i]
+	}
+	_, err := choose(service, published(service), pool, taken(all, nil, key(service)))
+	return err
+}
+
 // choose gives a service one address of each of its families. What it has it keeps, as long as the pool does.
 func choose(service *corev1.Service, have []netip.Addr, pool addresspool.Pool, taken map[netip.Addr]bool) ([]netip.Addr, error) {
 	asked, err := wish(service, pool, taken)

@@ -60,8 +60,7 @@ func assign(w world) map[types.NamespacedName]grant {
 	for _, s := range ours {
 		var g grant
 		for _, n := range nodes {
-			addresses := wanted(s, n)
-			if len(addresses) == 0 || s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && !w.behind[key(s)][n.Name] {
+			if unfit(s, n, w.behind[key(s)]) != "" {
 				continue
 			}
 			holder, waits := obstacle(s, n, given, others)
@@ -74,7 +73,7 @@ func assign(w world) map[types.NamespacedName]grant {
 				for _, port := range heldports.Of(s) {
 					given[place{n.Name, port}] = s
 				}
-				g.ingress = append(g.ingress, ingress(s, addresses)...)
+				g.ingress = append(g.ingress, ingress(s, wanted(s, n))...)
 			}
 		}
 		slices.SortFunc(g.ingress, func(a, b corev1.LoadBalancerIngress) int { return cmp.Compare(a.IP, b.IP) })
@@ -172,11 +171,39 @@ func hostPorts(pod *corev1.Pod) []heldports.Port {
 
 // giving are the nodes whose addresses services may have.
 func giving(nodes []*corev1.Node) []*corev1.Node {
-	chosen := slices.ContainsFunc(nodes, func(n *corev1.Node) bool { return n.Labels[Label] == "true" })
-	return slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool {
-		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers] // KEP-1143
-		return excluded || !ready(n) || n.DeletionTimestamp != nil || chosen && n.Labels[Label] != "true"
-	})
+	chosen := slices.ContainsFunc(nodes, isChosen)
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *corev1.Node) bool { return withheld(n, chosen) != "" })
+}
+
+func isChosen(n *corev1.Node) bool { return n.Labels[Label] == "true" }
+
+// withheld is why no service may have a node's addresses; chosen says that some node is.
+func withheld(n *corev1.Node, chosen bool) string {
+	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers] // KEP-1143
+	switch {
+	case excluded:
+		return "has the label " + corev1.LabelNodeExcludeBalancers
+	case !ready(n):
+		return "is not ready"
+	case n.DeletionTimestamp != nil:
+		return "is being deleted"
+	case chosen && !isChosen(n):
+		return "has not the label " + Label + "=true, as others have"
+	}
+	return ""
+}
+
+// unfit is why a node's addresses are of no use to a service; behind are the nodes with a ready endpoint of it.
+func unfit(s *corev1.Service, n *corev1.Node, behind map[string]bool) string {
+	switch {
+	case len(wanted(s, n)) > 0 && (s.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal || behind[n.Name]):
+		return ""
+	case len(wanted(s, n)) > 0:
+		return "has no ready pod of the service (externalTrafficPolicy: Local)"
+	case s.Spec.LoadBalancerIP != "":
+		return "has not the address " + s.Spec.LoadBalancerIP + " (spec.loadBalancerIP)"
+	}
+	return "has no address of the service's families"
 }
 
 func ready(n *corev1.Node) bool {

@@ -2,7 +2,7 @@
 //
 // In:       services without a loadBalancerClass, nodes with what they say of their ports (bootstrap/heldports), pods with
 // host ports, EndpointSlices of services with externalTrafficPolicy Local.
-// Out:      status.loadBalancer, and an event where somebody else has a port.
+// Out:      status.loadBalancer, and an event where somebody else has a port; the reasons, for who asks (appliance/why).
 // Promise:  no port of a node belongs to two; what a service has it keeps against all who come later.
 // Not here: what arrives at a node's address (netstack/proxy), addresses of a pool (workloads/loadbalancer).
 package nodebalancer
