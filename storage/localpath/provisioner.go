@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
@@ -68,10 +69,23 @@ func Register(mgr manager.Manager, nodes Nodes) error {
 	return nil
 }
 
+// patience is how long an API server that did not answer is left alone before it is asked again.
+const patience = 5 * time.Second
+
 // Offer has a manager make the storage class when it starts, unless there is one of its name: that may have been
-// changed on purpose. The API server is asked, so that nothing is followed for it.
+// changed on purpose. The API server is asked, so that nothing is followed for it, and asked again until it answers:
+// all controllers would end with this one.
 func Offer(mgr manager.Manager) error {
-	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return offer(ctx, mgr.GetAPIReader(), mgr.GetClient()) }))
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		_ = wait.PollUntilContextCancel(ctx, patience, true, func(ctx context.Context) (bool, error) {
+			err := offer(ctx, mgr.GetAPIReader(), mgr.GetClient())
+			if err != nil {
+				mgr.GetLogger().Error(err, "a claim without a class waits; trying again", "in", patience)
+			}
+			return err == nil, nil
+		}) // it ends without the class only when the manager does
+		return nil
+	}))
 }
 
 type provisioner struct {
