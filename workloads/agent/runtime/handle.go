@@ -29,8 +29,10 @@ type imageService interface {
 	PullImage(ctx context.Context, name string, login func(host string) (user, secret string, err error), sandbox *runtimeapi.PodSandboxConfig, handler string) (string, error)
 }
 
-// handle is what a plugin of ours, loaded last, brings out of containerd.
+// handle is what a plugin of ours, loaded last, brings out of containerd. Another one, loaded between the shims and CRI, calls found.
 type handle struct {
+	found    func(context.Context, tasks)
+	looked   bool // found was called
 	cri      criService
 	images   imageService
 	client   *containerd.Client
@@ -58,6 +60,31 @@ func init() {
 				return nil, plugin.ErrSkipPlugin
 			}
 			return h, h.fill(ic)
+		},
+	})
+}
+
+func init() {
+	registry.Register(&plugin.Registration{
+		Type:     plugins.ServicePlugin, // CRI waits for all of this type
+		ID:       "knarr-shims-found",
+		Requires: []plugin.Type{plugins.RuntimePluginV2},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			h, ok := ic.Context.Value(handleKey{}).(*handle)
+			if !ok {
+				return nil, plugin.ErrSkipPlugin
+			}
+			shims, err := ic.GetByID(plugins.RuntimePluginV2, "task")
+			if err != nil {
+				return nil, err
+			}
+			found, ok := shims.(tasks)
+			if !ok {
+				return nil, fmt.Errorf("containerd's tasks are of another type than this build expects: %T", shims)
+			}
+			h.found(ic.Context, found)
+			h.looked = true
+			return h, nil
 		},
 	})
 }

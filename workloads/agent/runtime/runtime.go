@@ -130,10 +130,11 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		return fmt.Errorf("create containerd's folders: %w", err)
 	}
 
-	if err := r.keepEnds(); err != nil {
-		r.log.Warn("take over what shims noted of containers' ends; some of them count as failed", "error", err)
+	r.handle.found = func(ctx context.Context, shims tasks) {
+		if err := r.keepEnds(ctx, shims); err != nil {
+			r.log.Warn("take over what shims know of containers' ends; some of them count as failed", "error", err)
+		}
 	}
-
 	failed := make(chan error, 1)
 	bridgeLogs(r.log, failed)
 	// containerd must not see ctx end before Stop: its plugins would drop what they are doing halfway.
@@ -147,6 +148,9 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 	defer daemon.Stop()
 	if r.cri = r.handle.cri; r.cri == nil {
 		return errors.New("start containerd: its CRI service did not come up; the messages above say why")
+	}
+	if !r.handle.looked {
+		return errors.New("start containerd: its shims were not looked for; the messages above say why")
 	}
 	if err := daemon.Start(inner); err != nil {
 		return fmt.Errorf("serve containerd on %s: %w", r.conf.Paths.ContainerdSocket(), err)
