@@ -133,7 +133,7 @@ func (b *builder) pods(in nodeInput, client kubernetes.Interface, containers *ru
 		NodeName: b.cfg.NodeName, NodeIPs: texts(in.ranges.nodes),
 		ClusterDNS: []string{in.ranges.dns.String()}, ClusterDomain: b.cfg.ClusterDomain,
 		CgroupRoot: b.cfg.CgroupRoot, Paths: paths, Settings: b.tuned,
-		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, Devices: more.devices, CompletePod: completeStatic,
+		Runtime: containers, Cache: in.cache, Client: client.CoreV1(), Classes: client.NodeV1(), Gauge: gauge, Pressed: self.Wake, Stopping: down.Underway, Volumes: more.volumes, Equipment: []pod.Equipment{more.devices, more.claims}, Devices: more.devices, CompletePod: completeStatic,
 		Logins: logins, Pulls: b.cfg.ParallelImagePulls,
 		Prober: prober, Events: told.recorder, Clock: b.steady, Log: b.log,
 	})

@@ -24,10 +24,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	nodev1client "k8s.io/client-go/kubernetes/typed/node/v1"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
@@ -61,9 +63,10 @@ type Config struct {
 	Runtime   *runtime.Runtime
 	Cache     pod.Source                   // pods, services
 	Client    corev1client.CoreV1Interface // with the node's identity
-	Gauge     *pressure.Gauge              // of this machine; the node's status shows the same one
-	Stopping  func() bool                  // the machine is going down; nil: never
-	Pressed   func()                       // the node has other conditions now
+	Classes   nodev1client.RuntimeClassesGetter
+	Gauge     *pressure.Gauge // of this machine; the node's status shows the same one
+	Stopping  func() bool     // the machine is going down; nil: never
+	Pressed   func()          // the node has other conditions now
 	Volumes   pod.Volumes
 	Prober    pod.Prober
 	Equipment []pod.Equipment        // what gives containers devices
@@ -90,7 +93,7 @@ func (c *Config) Validate() error {
 	need(len(c.NodeIPs) > 0, "a node address")
 	need(c.Runtime != nil, "a runtime")
 	need(c.Cache != nil, "a cache")
-	need(c.Client != nil, "an API client")
+	need(c.Client != nil && c.Classes != nil, "an API client")
 	need(c.Gauge != nil && c.Pressed != nil, "a gauge of pressure and somebody to tell of it")
 	need(c.Volumes != nil, "volumes")
 	need(c.Prober != nil, "a prober")
@@ -141,7 +144,7 @@ func New(conf Config) (*Agent, error) {
 		LogSize:   conf.Settings.LogSize,
 		LogFiles:  conf.Settings.LogFiles,
 		MaxDelay:  conf.Settings.MaxDelay,
-		Objects:   objects{reader: conf.Cache, client: conf.Client},
+		Objects:   objects{reader: conf.Cache, client: conf.Client, classes: conf.Classes},
 		Client:    conf.Client,
 		Cache:     conf.Cache,
 		Stopping:  conf.Stopping,
@@ -316,8 +319,9 @@ func (a *Agent) PortForward(ctx context.Context, q *runtimeapi.PortForwardReques
 // objects reads services from the shared cache and the rest from the API: a node may read the configuration of its own
 // pods one by one, not list it, and a container starts seldom.
 type objects struct {
-	reader client.Reader
-	client corev1client.CoreV1Interface
+	reader  client.Reader
+	client  corev1client.CoreV1Interface
+	classes nodev1client.RuntimeClassesGetter
 }
 
 func (o objects) Services(ctx context.Context, namespace string) ([]corev1.Service, error) {
@@ -345,4 +349,8 @@ func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1
 
 func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return o.client.Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (o objects) RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	return o.classes.RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
 }

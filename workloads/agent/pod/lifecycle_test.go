@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +37,32 @@ func TestLifecycle(t *testing.T) {
 		m.await("plain", "gone", isGone)
 		t.Logf("gone after %v", time.Since(began))
 		m.traceless(pod)
+	})
+
+	t.Run("a class names what runs a pod, and one that is not here runs none", func(t *testing.T) {
+		m.on(t)
+		for name, handler := range map[string]string{"usual": "runc", "apart": "kata"} {
+			class := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Handler: handler}
+			if _, err := m.api.NodeV1().RuntimeClasses().Create(t.Context(), class, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			pod := named(name, app("sleep"))
+			pod.Spec.RuntimeClassName = &name
+			m.create(pod)
+		}
+		m.await("usual", "ready", isReady)
+		limit := time.After(30 * time.Second)
+		for said := ""; !strings.Contains(said, `no runtime for "kata" is configured`); {
+			select {
+			case said = <-m.events.Events:
+			case <-limit:
+				t.Fatal("nobody was told that there is no such runtime here")
+			}
+		}
+		for _, name := range []string{"usual", "apart"} {
+			m.deletePod(name, 0)
+			m.await(name, "gone", isGone)
+		}
 	})
 
 	t.Run("init containers run in order before the others, and sidecars keep running", func(t *testing.T) {

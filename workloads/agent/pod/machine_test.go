@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -52,6 +53,7 @@ type machine struct {
 	from    *registries.Registries
 	devices []Equipment
 	writes  sync.Mutex
+	events  *record.FakeRecorder
 	change  func(*Config) // of the manager's configuration; nil: none
 }
 
@@ -160,7 +162,7 @@ func (m *machine) start(helpers string) {
 	run(m.runtime)
 	m.prober = &prober{results: make(chan health.Result)}
 	m.volumes = &volumes{dir: m.paths.Agent()}
-	recorder := record.NewFakeRecorder(1000)
+	m.events = record.NewFakeRecorder(1000)
 	source := newSource(ctx, m.api, !m.deaf)
 	conf := Config{
 		Node: translate.Node{
@@ -168,7 +170,7 @@ func (m *machine) start(helpers string) {
 			LogRoot: m.paths.PodLogs(), MemoryBytes: 1 << 30,
 		},
 		Dir: m.paths.Agent(), Runtime: m.runtime, Cgroups: cgroup.New(m.cgroups), Volumes: m.volumes, Prober: m.prober,
-		Equipment: m.devices, Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: recorder, Clock: clock.RealClock{}, Log: log,
+		Equipment: m.devices, Objects: objects{m.api}, Client: pods{m}, Cache: source, Recorder: m.events, Clock: clock.RealClock{}, Log: log,
 	}
 	if m.change != nil {
 		m.change(&conf)
@@ -331,6 +333,10 @@ func (o objects) Services(context.Context, string) ([]corev1.Service, error) { r
 
 func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
 	return o.api.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (o objects) RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	return o.api.NodeV1().RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
 }
 
 func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {

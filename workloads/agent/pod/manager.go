@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -34,11 +35,12 @@ import (
 	"knarr.dev/knarr/workloads/agent/userns"
 )
 
-// Objects answers what containers' environments and image pulls refer to.
+// Objects answers what pods refer to: for their environments, image pulls and sandboxes.
 type Objects interface {
 	Services(ctx context.Context, namespace string) ([]corev1.Service, error) // of the namespace, and default/kubernetes
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 }
 
 // Config of the manager.

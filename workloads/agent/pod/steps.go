@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/workloads/agent/translate"
 )
@@ -128,15 +129,34 @@ func (m *Manager) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err != nil {
 		return err
 	}
+	handler, err := m.handler(ctx, pod)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(conf.LogDirectory, 0o755); err != nil {
 		return fmt.Errorf("make the pod's log folder: %w", err)
 	}
 	ctx, cancel := uncut(ctx)
 	defer cancel()
-	if _, err := m.conf.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf}); err != nil {
+	if _, err := m.conf.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: conf, RuntimeHandler: handler}); err != nil {
 		return err
 	}
 	return nil
+}
+
+// handler is what the runtime is to run a pod by: what its RuntimeClass says, "" for the usual
+// (https://kubernetes.io/docs/concepts/containers/runtime-class/). One that the runtime does not have is its own refusal, never another
+// in its place: a pod may name it for being kept apart.
+func (m *Manager) handler(ctx context.Context, pod *corev1.Pod) (string, error) {
+	name := ptr.Deref(pod.Spec.RuntimeClassName, "")
+	if name == "" {
+		return "", nil
+	}
+	class, err := m.conf.Objects.RuntimeClass(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("look up RuntimeClass %q: %w", name, err)
+	}
+	return class.Handler, nil
 }
 
 // dyingPatience is how long a process may take to die of SIGKILL. One that does not was frozen meanwhile, or waits for a

@@ -30,6 +30,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 
 	"knarr.dev/knarr/bootstrap/config"
+	"knarr.dev/knarr/workloads/agent/cgroup"
 	"knarr.dev/knarr/workloads/agent/registries"
 	"knarr.dev/knarr/workloads/agent/remote"
 )
@@ -107,6 +108,7 @@ func (r *Runtime) Run(ctx context.Context, ready func()) (err error) {
 		paths:       r.conf.Paths,
 		helpers:     r.conf.HelperDir,
 		snapshotter: r.chooseSnapshotter(),
+		hugepages:   len(cgroup.New("/").PageSizes()) > 0,
 		clampOOM:    !mayLowerOOMScore(),
 		path:        os.Getenv("PATH"),
 		registries:  filepath.Join(r.conf.Paths.Data, "registries"),

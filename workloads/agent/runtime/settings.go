@@ -22,6 +22,7 @@ type settings struct {
 	paths       config.Paths
 	helpers     string // folder of runc, the shim and the CNI client; "" means PATH
 	snapshotter string
+	hugepages   bool   // the kernel can hold groups to them
 	clampOOM    bool   // this process may not lower an oom_score_adj
 	path        string // PATH of this process, the helpers' folder first
 	registries  string // folder of hosts.toml files
@@ -81,6 +82,7 @@ func containerdConfig(s settings) *srvconfig.Config {
 			"io.containerd.cri.v1.runtime": map[string]any{
 				"netns_mounts_under_state_dir": true, // two machines on one host must not share /run/netns
 				"restrict_oom_score_adj":       s.clampOOM,
+				"disable_hugetlb_controller":   !s.hugepages, // without one, containerd would warn for each container
 				"enable_criu":                  false,
 				"cdi_spec_dirs":                []string{},
 				"stats_collect_period":         "1m", // its one second would be most of an idle machine's work
