@@ -50,7 +50,7 @@ func TestLifecycle(t *testing.T) {
 			pod.Spec.RuntimeClassName = &name
 			m.create(pod)
 		}
-		m.await("usual", "ready", isReady)
+		usual := m.await("usual", "ready", isReady)
 		limit := time.After(30 * time.Second)
 		for said := ""; !strings.Contains(said, `no runtime for "kata" is configured`); {
 			select {
@@ -63,6 +63,7 @@ func TestLifecycle(t *testing.T) {
 			m.deletePod(name, 0)
 			m.await(name, "gone", isGone)
 		}
+		m.traceless(usual)
 	})
 
 	t.Run("init containers run in order before the others, and sidecars keep running", func(t *testing.T) {
