@@ -1,11 +1,9 @@
 package hostile_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -19,7 +17,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -57,22 +54,9 @@ func TestSameAnswers(t *testing.T) {
 	}
 	all := &differences{found: map[string]*difference{}, alike: map[string]int{}}
 	t.Cleanup(func() { t.Log(all) })
-	documents := map[schema.GroupVersion]*document{}
-	slots := make(chan struct{}, atOnce)
-	for _, k := range served(t) {
-		if only := os.Getenv("KNARR_HOSTILE_ONLY"); only != "" && !slices.Contains(strings.Split(only, ","), k.resource) {
-			continue
-		}
-		if documents[k.GroupVersion()] == nil {
-			documents[k.GroupVersion()] = description(t, k.GroupVersion())
-		}
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			newComparison(t, k, documents[k.GroupVersion()], other, "hostile-"+namespace, uint64(seed), all).run(count)
-		})
-	}
+	eachKind(t, func(t *testing.T, k kind, d *document) {
+		(&comparison{attack: aim(t, k, d, "hostile-"+namespace, uint64(seed)), other: other, found: all}).run(count)
+	})
 }
 
 // otherServer is one that was started elsewhere.
@@ -94,22 +78,6 @@ type comparison struct {
 	*attack // makes them
 	other   *child
 	found   *differences
-}
-
-func newComparison(t *testing.T, k kind, d *document, other *child, namespace string, seed uint64, found *differences) *comparison {
-	root, err := d.of(k.Group, k.Version, k.Kind)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &attack{
-		t: t, kind: k, valid: base(t, k.GroupVersionKind), namespace: namespace,
-		mutator: &mutator{Rand: rand.New(rand.NewPCG(seed, uint64(len(k.String())))), document: d, root: root},
-	}
-	if k.namespaced {
-		moveTo(a.valid, namespace)
-	}
-	a.name = nameOf(a.valid)
-	return &comparison{attack: a, other: other, found: found}
 }
 
 func (c *comparison) run(count int) {
@@ -162,39 +130,22 @@ type answer struct {
 
 // ask sends one request.
 func (c *child) ask(method, path string, q url.Values, content body) (answer, error) {
-	where := c.URL + path
-	if len(q) > 0 {
-		where += "?" + q.Encode()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, where, bytes.NewReader(content.content))
+	status, text, err := c.exchange(method, c.at(path, q), content, "application/json")
 	if err != nil {
 		return answer{}, err
 	}
-	request.Header.Set("Accept", "application/json")
-	request.Header.Set("Content-Type", content.media)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return answer{}, err
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return answer{}, err
-	}
-	a := answer{status: response.StatusCode, object: map[string]any{}}
+	a := answer{status: status, object: map[string]any{}}
 	if a.status < 300 {
 		return a, json.Unmarshal(text, &a.object)
 	}
-	var status metav1.Status
-	if err := json.Unmarshal(text, &status); err != nil {
+	var refusal metav1.Status
+	if err := json.Unmarshal(text, &refusal); err != nil {
 		a.message = string(text)
 		return a, nil // a refusal in plain words
 	}
-	a.message = status.Message
-	if status.Details != nil {
-		for _, cause := range status.Details.Causes {
+	a.message = refusal.Message
+	if refusal.Details != nil {
+		for _, cause := range refusal.Details.Causes {
 			a.causes = append(a.causes, string(cause.Type)+" "+cause.Field)
 		}
 	}

@@ -37,10 +37,21 @@ const atOnce = 8
 func TestHostileObjects(t *testing.T) {
 	define(t, server)
 	count, seed := number(t, "KNARR_HOSTILE", modest), number(t, "KNARR_HOSTILE_SEED", 1)
-	documents := map[schema.GroupVersion]*document{}
-	slots := make(chan struct{}, atOnce)
 	lines := &summary{began: time.Now()}
 	t.Cleanup(func() { t.Log(lines) })
+	eachKind(t, func(t *testing.T, k kind, d *document) {
+		a := newAttack(t, k, d, uint64(seed))
+		began := time.Now()
+		a.run(count)
+		lines.add(a, count, time.Since(began))
+	})
+}
+
+// eachKind runs a test of every kind that is asked for, with the description of its group and version.
+func eachKind(t *testing.T, run func(t *testing.T, k kind, d *document)) {
+	t.Helper()
+	documents := map[schema.GroupVersion]*document{}
+	slots := make(chan struct{}, atOnce)
 	for _, k := range served(t) {
 		if only := os.Getenv("KNARR_HOSTILE_ONLY"); only != "" && !slices.Contains(strings.Split(only, ","), k.resource) {
 			continue
@@ -52,10 +63,7 @@ func TestHostileObjects(t *testing.T) {
 			t.Parallel()
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			a := newAttack(t, k, documents[k.GroupVersion()], uint64(seed))
-			began := time.Now()
-			a.run(count)
-			lines.add(a, count, time.Since(began))
+			run(t, k, documents[k.GroupVersion()])
 		})
 	}
 }
@@ -107,23 +115,30 @@ type attack struct {
 	slowest  time.Duration
 }
 
+// newAttack is an attack in a namespace of its own.
 func newAttack(t *testing.T, k kind, d *document, seed uint64) *attack {
+	namespace := "default"
+	if k.namespaced {
+		namespace = room(t, server, k.resource+"-"+k.Version+"-"+k.Group)
+	}
+	return aim(t, k, d, namespace, seed)
+}
+
+// aim is an attack that has sent nothing yet.
+func aim(t *testing.T, k kind, d *document, namespace string, seed uint64) *attack {
 	root, err := d.of(k.Group, k.Version, k.Kind)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := &attack{
-		t: t, kind: k, valid: base(t, k.GroupVersionKind), namespace: "default",
+		t: t, kind: k, valid: base(t, k.GroupVersionKind), namespace: namespace,
 		mutator: &mutator{Rand: rand.New(rand.NewPCG(seed, uint64(len(k.String())))), document: d, root: root},
 		refused: map[string]string{}, accepted: map[string]bool{}, failures: map[string]string{}, answers: map[int]int{},
 	}
 	if k.namespaced {
-		a.namespace = room(t, server, k.resource+"-"+k.Version+"-"+k.Group)
-		moveTo(a.valid, a.namespace)
+		moveTo(a.valid, namespace)
 	}
-	if metadata, ok := a.valid["metadata"].(map[string]any); ok {
-		a.name, _ = metadata["name"].(string)
-	}
+	a.name = nameOf(a.valid)
 	return a
 }
 
@@ -606,42 +621,24 @@ var clientFault = regexp.MustCompile(`^(content is not a list|Internal error occ
 var normal = regexp.MustCompile(`"[^"]*"|[0-9]+`)
 
 func (a *attack) do(method, path string, q url.Values, content body, accept string) (int, map[string]any, string) {
-	where := server.URL + path
-	if len(q) > 0 {
-		where += "?" + q.Encode()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, where, bytes.NewReader(content.content))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	request.Header.Set("Accept", strings.Map(printable, accept))
-	if content.media != "" {
-		request.Header.Set("Content-Type", content.media)
-	}
+	where := server.at(path, q)
 	text := fmt.Sprintf("%s %s %s %s", method, tail(where, 1000), content.media, shortened(content.content))
 	began := time.Now()
-	response, err := server.http.Do(request)
+	status, answer, err := server.exchange(method, where, content, strings.Map(printable, accept))
 	if err != nil {
 		a.t.Errorf("no answer to %s: %v\n%s", text, err, tail(server.output.String(), 5_000))
 		return http.StatusInternalServerError, map[string]any{}, text
 	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		a.t.Fatalf("half an answer to %s: %v", text, err)
-	}
 	a.slowest = max(a.slowest, time.Since(began))
-	a.answers[response.StatusCode]++
+	a.answers[status]++
 	object := map[string]any{}
 	_ = json.Unmarshal(answer, &object) // asked for as something else: nobody looks at it
-	if response.StatusCode >= 500 && response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusGatewayTimeout {
+	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout {
 		message, _ := object["message"].(string)
 		if a.ofLibrary() && (clientFault.MatchString(message) || content.media == "application/strategic-merge-patch+json") {
-			return response.StatusCode, object, text
+			return status, object, text
 		}
-		key := fmt.Sprintf("%s %d %s", method, response.StatusCode, normal.ReplaceAllString(message, "_"))
+		key := fmt.Sprintf("%s %d %s", method, status, normal.ReplaceAllString(message, "_"))
 		if len(key) > 120 {
 			key = key[:120]
 		}
@@ -649,7 +646,36 @@ func (a *attack) do(method, path string, q url.Values, content body, accept stri
 			a.failures[key] = tail(message, 300) + "\n" + text
 		}
 	}
-	return response.StatusCode, object, text
+	return status, object, text
+}
+
+// at is the address of a request.
+func (c *child) at(path string, q url.Values) string {
+	if len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return c.URL + path
+}
+
+// exchange sends one request and reads the answer to its end.
+func (c *child) exchange(method, where string, content body, accept string) (status int, text []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, where, bytes.NewReader(content.content))
+	if err != nil {
+		return 0, nil, err
+	}
+	request.Header.Set("Accept", accept)
+	if content.media != "" {
+		request.Header.Set("Content-Type", content.media)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	text, err = io.ReadAll(response.Body)
+	return response.StatusCode, text, err
 }
 
 func printable(r rune) rune {
