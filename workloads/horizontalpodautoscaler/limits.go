@@ -1,7 +1,6 @@
 package horizontalpodautoscaler
 
 import (
-	"math"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -176,9 +175,9 @@ func limitDefault(in bounds, desired int32) (int32, verdict) {
 func (h *history) upTo(r *autoscalingv2.HPAScalingRules, current int32, now time.Time) int32 {
 	return h.byPolicies(r, current, now, func(p autoscalingv2.HPAScalingPolicy, before int32) int32 {
 		if p.Type == autoscalingv2.PodsScalingPolicy {
-			return before + p.Value
+			return ceil(float64(before) + float64(p.Value))
 		}
-		return int32(math.Ceil(float64(before) * (1 + float64(p.Value)/100)))
+		return ceil(float64(before) * (1 + float64(p.Value)/100))
 	}, true)
 }
 

@@ -1,6 +1,7 @@
 package horizontalpodautoscaler
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -105,6 +106,8 @@ func TestLimit(t *testing.T) {
 		"the minimum before the policy":                    {behaviour(nil, rules(0, most, byPercent(100, 15))), nil, nil, bounds{4, 100, 10}, 1, 4, tooFew},
 		"a policy for more than there are ends at minimum": {behaviour(nil, rules(0, most, byPods(50, 60))), nil, nil, bounds{2, 100, 10}, 1, 2, tooFew},
 		"each policy looks back its own period":            {behaviour(rules(0, most, byPods(4, 15), byPods(10, 60)), nil), []mark{ago(30*time.Second, 8)}, nil, bounds{1, 100, 10}, 50, 14, increasesFaster},
+		"a policy of more pods than can be counted":        {behaviour(rules(0, most, byPods(math.MaxInt32, 60)), nil), nil, nil, bounds{1, 100, 10}, 50, 50, withinRange},
+		"a policy of more percent than can be counted":     {behaviour(rules(0, most, byPercent(math.MaxInt32, 60)), nil), nil, nil, bounds{1, 10000, 200}, 5000, 5000, withinRange},
 		"no change is within any policy":                   {behaviour(rules(0, none), rules(0, none)), nil, nil, bounds{1, 100, 10}, 10, 10, withinRange},
 	}
 	for name, tc := range tests {
