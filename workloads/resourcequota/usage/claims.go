@@ -28,13 +28,32 @@ func Claims(list List) quota.Evaluator {
 			if scope.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass {
 				return false, nil
 			}
-			class := ""
-			if name := claim.Spec.VolumeAttributesClassName; name != nil {
-				class = *name
+			for _, class := range attributesOf(claim) {
+				if selected, err := selects(scope, class); selected || err != nil {
+					return selected, err
+				}
 			}
-			return selects(scope, class)
+			return false, nil
 		},
 	}
+}
+
+// attributesOf are the attributes classes of a claim: what it asks for, what it has and what it is being changed to, each
+// of which a quota may bound meanwhile. One that has none has the class "".
+func attributesOf(claim *corev1.PersistentVolumeClaim) []string {
+	var classes []string
+	for _, name := range []*string{claim.Spec.VolumeAttributesClassName, claim.Status.CurrentVolumeAttributesClassName} {
+		if name != nil && *name != "" {
+			classes = append(classes, *name)
+		}
+	}
+	if change := claim.Status.ModifyVolumeStatus; change != nil && change.TargetVolumeAttributesClassName != "" {
+		classes = append(classes, change.TargetVolumeAttributesClassName)
+	}
+	if classes == nil {
+		return []string{""}
+	}
+	return classes
 }
 
 func measureClaim(claim *corev1.PersistentVolumeClaim) corev1.ResourceList {

@@ -164,6 +164,44 @@ func TestScopes(t *testing.T) {
 	}
 }
 
+func TestAClaimIsOfEveryAttributesClassItMeets(t *testing.T) {
+	claim := &corev1.PersistentVolumeClaim{
+		Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("gold")},
+		Status: corev1.PersistentVolumeClaimStatus{
+			CurrentVolumeAttributesClassName: ptr.To("silver"),
+			ModifyVolumeStatus:               &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: "platinum"},
+		},
+	}
+	tests := map[string]struct {
+		claim    *corev1.PersistentVolumeClaim
+		operator corev1.ScopeSelectorOperator
+		values   []string
+		want     bool
+	}{
+		"the one it asks for":            {claim, corev1.ScopeSelectorOpIn, []string{"gold"}, true},
+		"the one it has":                 {claim, corev1.ScopeSelectorOpIn, []string{"silver"}, true},
+		"the one it is being changed to": {claim, corev1.ScopeSelectorOpIn, []string{"platinum"}, true},
+		"none of these":                  {claim, corev1.ScopeSelectorOpIn, []string{"iron"}, false},
+		"any":                            {claim, corev1.ScopeSelectorOpExists, nil, true},
+		"it has some":                    {claim, corev1.ScopeSelectorOpDoesNotExist, nil, false},
+		"it has none":                    {&corev1.PersistentVolumeClaim{}, corev1.ScopeSelectorOpDoesNotExist, nil, true},
+		"none is not any":                {&corev1.PersistentVolumeClaim{}, corev1.ScopeSelectorOpExists, nil, false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			q := &corev1.ResourceQuota{
+				Spec: corev1.ResourceQuotaSpec{ScopeSelector: &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{
+					{ScopeName: corev1.ResourceQuotaScopeVolumeAttributesClass, Operator: tc.operator, Values: tc.values},
+				}}},
+				Status: corev1.ResourceQuotaStatus{Hard: corev1.ResourceList{corev1.ResourcePersistentVolumeClaims: resource.MustParse("1")}},
+			}
+			if got, err := Claims(nil).Matches(q, tc.claim); err != nil || got != tc.want {
+				t.Errorf("Matches() = %v, %v; want %v", got, err, tc.want)
+			}
+		})
+	}
+}
+
 func TestConstraints(t *testing.T) {
 	twice := func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "b"}) }
 	forAll := func(p *corev1.Pod) {
