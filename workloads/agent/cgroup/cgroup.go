@@ -476,7 +476,11 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 		return pod.Status.QOSClass
 	}
 	any, guaranteed := false, true
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+	lists := [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers}
+	if podresources.IsPodLevelResourcesSet(pod) { // they stand for all containers' (KEP-2837)
+		lists = [][]corev1.Container{{{Resources: *pod.Spec.Resources}}}
+	}
+	for _, list := range lists {
 		for i := range list {
 			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 				request, limit := list[i].Resources.Requests[name], list[i].Resources.Limits[name]

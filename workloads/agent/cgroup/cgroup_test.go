@@ -36,6 +36,11 @@ func pod(containers ...corev1.ResourceRequirements) *corev1.Pod {
 
 func TestQOSAndBounds(t *testing.T) {
 	full := corev1.ResourceRequirements{Requests: list("500m", "64Mi"), Limits: list("500m", "64Mi")}
+	ofPod := func(r corev1.ResourceRequirements) *corev1.Pod {
+		p := pod(corev1.ResourceRequirements{}, corev1.ResourceRequirements{Requests: list("100m", "")})
+		p.Spec.Resources = &r
+		return p
+	}
 	tests := map[string]struct {
 		pod    *corev1.Pod
 		qos    corev1.PodQOSClass
@@ -46,6 +51,8 @@ func TestQOSAndBounds(t *testing.T) {
 		"nothing asked for is best effort":              {pod(corev1.ResourceRequirements{}), corev1.PodQOSBestEffort, 2, 0, 0},
 		"limits for everything are a guarantee":         {pod(full, full), corev1.PodQOSGuaranteed, 1024, 100000, 128 << 20},
 		"one container without limits unbounds the pod": {pod(full, corev1.ResourceRequirements{}), corev1.PodQOSBurstable, 512, 0, 0},
+		"limits of the whole pod are a guarantee":       {ofPod(full), corev1.PodQOSGuaranteed, 512, 50000, 64 << 20},
+		"requests of the whole pod are none":            {ofPod(corev1.ResourceRequirements{Requests: list("250m", "")}), corev1.PodQOSBurstable, 256, 0, 0},
 		"a request below the limit is burstable":        {pod(corev1.ResourceRequirements{Requests: list("100m", ""), Limits: list("1", "1Gi")}), corev1.PodQOSBurstable, 102, 100000, 1 << 30},
 	}
 	for name, tc := range tests {
