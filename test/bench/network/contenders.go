@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	restclient "k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -61,18 +62,18 @@ func coreDNS(binary string) contender {
 }
 
 func runProxy(ctx context.Context, args []string) error {
-	return runPart(ctx, args, func(view *endpoints.View, nodes proxy.Nodes, log *slog.Logger) part {
+	return runPart(ctx, flag.NewFlagSet(proxyVerb, flag.ContinueOnError), args, func(_ *restclient.Config, view *endpoints.View, nodes cache.Cache, log *slog.Logger) (part, error) {
 		return proxy.New(proxy.Config{
 			Node: nodeName, Nodes: nodes, PodRanges: []netip.Prefix{podRange}, ServiceRanges: []netip.Prefix{serviceRange}, Log: log,
-		}, view)
+		}, view), nil
 	})
 }
 
 func runResolver(ctx context.Context, args []string) error {
-	return runPart(ctx, args, func(view *endpoints.View, _ proxy.Nodes, log *slog.Logger) part {
+	return runPart(ctx, flag.NewFlagSet(resolverVerb, flag.ContinueOnError), args, func(_ *restclient.Config, view *endpoints.View, _ cache.Cache, log *slog.Logger) (part, error) {
 		return dns.New(dns.Config{
 			Address: oursAt.Addr(), Port: oursAt.Port(), Domain: domain, Ranges: []netip.Prefix{podRange, serviceRange}, Log: log,
-		}, view)
+		}, view), nil
 	})
 }
 
@@ -81,9 +82,8 @@ type part interface {
 	Run(ctx context.Context, ready func()) error
 }
 
-// runPart runs a part on the watches it has on a node.
-func runPart(ctx context.Context, args []string, build func(*endpoints.View, proxy.Nodes, *slog.Logger) part) error {
-	flags := flag.NewFlagSet("part", flag.ContinueOnError)
+// runPart runs a part, with the flags it has, on the watches it has on a node.
+func runPart(ctx context.Context, flags *flag.FlagSet, args []string, build func(*restclient.Config, *endpoints.View, cache.Cache, *slog.Logger) (part, error)) error {
 	kubeconfig := flags.String("kubeconfig", "", "how to reach the API server")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -100,7 +100,10 @@ func runPart(ctx context.Context, args []string, build func(*endpoints.View, pro
 		return err
 	}
 	view := endpoints.New(shared)
-	p := build(view, shared, log)
+	p, err := build(api, view, shared, log)
+	if err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return shared.Start(ctx) })
 	group.Go(func() error { return view.Run(ctx, func() {}) })

@@ -1,7 +1,8 @@
-// Command network measures a node's network beside upstream's: the service proxy and the cluster's DNS.
+// Command network measures a node's network beside upstream's: the service proxy and the cluster's DNS; and the overlays.
 //
 // In:       an API server with Services and EndpointSlices; our proxy and resolver; kube-proxy in its modes and CoreDNS.
-// Out:      tables: how fast Services become reachable, change and connect; how many names are answered, how fast.
+// Out:      tables: how fast Services become reachable, change and connect; how many names are answered, how fast;
+// how fast packets cross between two machines.
 // Promise:  each is a process of its own that meets the same objects by the same watch; nothing outside sees any of it.
 // Not here: whether the rules and answers are right (netstack/proxy, netstack/dns).
 package main
@@ -20,14 +21,16 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// Two verbs make this program what a node runs of ours, and nothing else.
+// These verbs make this program what a node runs of ours, and nothing else.
 const (
 	proxyVerb    = "proxy"
 	resolverVerb = "resolver"
+	overlayVerb  = "overlay-node"
 )
 
 const usage = `usage: network services [FLAGS]   the service proxy
        network dns [FLAGS]        the cluster's DNS
+       network overlay [FLAGS]    the ways between machines
 Each takes -h`
 
 func main() {
@@ -42,6 +45,10 @@ func main() {
 		err = runProxy(ctx, args)
 	case resolverVerb:
 		err = runResolver(ctx, args)
+	case overlayVerb:
+		err = runOverlay(ctx, args)
+	case "overlay":
+		err = alone(ctx, args, benchOverlay)
 	case "services":
 		err = alone(ctx, args, benchServices)
 	case "dns":

@@ -159,21 +159,22 @@ func newNode(api string) (n *node, err error) {
 	if n.stop, err = serve(n.backends); err != nil {
 		return nil, fmt.Errorf("have the pods answer: %w", err)
 	}
-	return n, n.forward(api)
+	n.api, err = n.self.forward(api)
+	return n, err
 }
 
-// forward brings the API server to the node's own loopback: certificates are for that.
-func (n *node) forward(api string) error {
+// forward brings the API server to a node's own loopback: certificates are for that.
+func (p place) forward(api string) (l net.Listener, err error) {
 	at, err := url.Parse(api)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := n.self.do(func() error { n.api, err = net.Listen("tcp", at.Host); return err }); err != nil {
-		return err
+	if err := p.do(func() error { l, err = net.Listen("tcp", at.Host); return err }); err != nil {
+		return nil, err
 	}
 	go func() {
 		for {
-			near, err := n.api.Accept()
+			near, err := l.Accept()
 			if err != nil {
 				return
 			}
@@ -189,7 +190,7 @@ func (n *node) forward(api string) error {
 			}()
 		}
 	}()
-	return nil
+	return l, nil
 }
 
 func (n *node) close() error {
