@@ -84,9 +84,15 @@ func TestMounts(t *testing.T) {
 			Env:     []corev1.EnvVar{{ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "variable"}}}}},
 			EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "variables"}}}},
 		}},
+		InitContainers: []corev1.Container{{
+			EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "first"}}}},
+		}},
+		EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "debug"}}}},
+		}}},
 	}}
 	got := mounts([]corev1.Pod{pod})
-	for _, name := range []string{"volume", "projected", "variable", "variables"} {
+	for _, name := range []string{"volume", "projected", "variable", "variables", "first", "debug"} {
 		if !got[name] {
 			t.Errorf("%s is not among %v", name, got)
 		}

@@ -80,7 +80,11 @@ func mounts(pods []corev1.Pod) map[string]bool {
 				}
 			}
 		}
-		for _, c := range pods[i].Spec.Containers {
+		containers := slices.Concat(pods[i].Spec.InitContainers, pods[i].Spec.Containers)
+		for _, e := range pods[i].Spec.EphemeralContainers {
+			containers = append(containers, corev1.Container(e.EphemeralContainerCommon))
+		}
+		for _, c := range containers {
 			for _, variable := range c.Env {
 				if from := variable.ValueFrom; from != nil && from.SecretKeyRef != nil {
 					names[from.SecretKeyRef.Name] = true
