@@ -1,6 +1,7 @@
 package podgc
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -70,12 +71,26 @@ func judge(pods []corev1.Pod, nodes []corev1.Node, missing map[string]time.Time,
 		}
 	}
 	if over := len(finished) - finishedLimit; over > 0 {
-		slices.SortFunc(finished, func(a, b *corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+		// Evicted ones first, as upstream: of what they did nobody asks, while a Job's pods are its record.
+		slices.SortFunc(finished, func(a, b *corev1.Pod) int {
+			if a, b := evicted(a), evicted(b); a != b {
+				if a {
+					return -1
+				}
+				return 1
+			}
+			return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+		})
 		for _, pod := range finished[:over] {
 			found = append(found, finding{pod, surplus})
 		}
 	}
 	return found
+}
+
+// evicted says whether a node ended a pod to keep itself going.
+func evicted(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed && pod.Status.Reason == "Evicted"
 }
 
 // declaredOut says whether a node is not ready and someone vouches that it is really off.

@@ -75,6 +75,11 @@ func TestJudgeDropsTheOldestFinishedPods(t *testing.T) {
 	if len(found) != 2 || found[0].pod.Name != fmt.Sprint(finishedLimit+1) || found[0].why != surplus {
 		t.Errorf("%d findings, first %v; want the two oldest", len(found), found[0])
 	}
+	pods[7].Status.Phase, pods[7].Status.Reason = corev1.PodFailed, "Evicted"
+	found = judge(pods, nil, map[string]time.Time{}, now)
+	if len(found) != 2 || found[0].pod.Name != "7" || found[1].pod.Name != fmt.Sprint(finishedLimit+1) {
+		t.Errorf("%d findings, first %s, then %s; want the evicted one and the oldest", len(found), found[0].pod.Name, found[1].pod.Name)
+	}
 }
 
 func TestSweepWaitsAndAsksBeforeItDeletes(t *testing.T) {
