@@ -49,10 +49,13 @@ func TestEveryNodeIsTold(t *testing.T) {
 		},
 	}).Build()
 	r := &Reconciler{client: c}
-	grow := func(from, to int) {
+	grow := func(from, to int, told string) {
 		t.Helper()
 		for i := from; i < to; i++ {
 			node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i), Annotations: map[string]string{"mine": "stays"}}}
+			if told != "" {
+				node.Annotations[annotation] = told
+			}
 			if err := c.Create(t.Context(), node); err != nil {
 				t.Fatal(err)
 			}
@@ -77,10 +80,10 @@ func TestEveryNodeIsTold(t *testing.T) {
 			}
 		}
 	}
-	grow(0, 2)
+	grow(0, 2, "")
 	pass(2, "0")
 	pass(0, "0")
-	grow(2, 101)
-	pass(101, "15")
+	grow(2, 101, "15") // by who led before
+	pass(2, "15")
 	pass(0, "15")
 }
