@@ -68,10 +68,7 @@ func forget(dir string, before time.Time) error {
 // told.
 func Read(bundles string) (map[string]End, error) {
 	files, err := filepath.Glob(filepath.Join(bundles, Folder, "[0-9a-f]*"))
-	if err != nil {
-		return nil, err
-	}
-	all, errs := map[string]End{}, []error{}
+	all, errs := map[string]End{}, []error{err}
 	for _, file := range files {
 		var e End
 		data, err := os.ReadFile(file)

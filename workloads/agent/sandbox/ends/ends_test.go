@@ -40,3 +40,10 @@ func TestEndsAreReadUntilTheyAreOld(t *testing.T) {
 		t.Errorf("Read() (-want +got):\n%s", diff)
 	}
 }
+
+// TestReadOfAFolderThatIsNoPattern: whoever adds to what was read must find a map.
+func TestReadOfAFolderThatIsNoPattern(t *testing.T) {
+	if all, err := Read("["); all == nil || err == nil {
+		t.Errorf("Read() = %v, %v; want none, and an error", all, err)
+	}
+}
