@@ -35,6 +35,7 @@ func (s *scene) counts(t *testing.T) []string {
 	return out
 }
 
+// Time is synctest's in these tests: a sleep is how long something lasts in the story, and no wait of the test.
 func TestAttemptsAreCountedUntilTheirPodEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene()
