@@ -327,11 +327,25 @@ func (r *rig) as(who string) *rest.Config {
 
 func (r *rig) get(config *rest.Config, path string) (int, string) {
 	r.t.Helper()
+	return r.send(config, http.MethodGet, path)
+}
+
+func (r *rig) post(config *rest.Config, path string) (int, string) {
+	r.t.Helper()
+	return r.send(config, http.MethodPost, path)
+}
+
+func (r *rig) send(config *rest.Config, method, path string) (int, string) {
+	r.t.Helper()
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	response, err := client.Get(r.base + path)
+	request, err := http.NewRequestWithContext(r.t.Context(), method, r.base+path, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -434,24 +448,6 @@ func TestHealth(t *testing.T) {
 	if err := r.server.checkPods((&http.Request{}).WithContext(t.Context())); err != nil {
 		t.Errorf("one that answers again: %v", err)
 	}
-}
-
-func (r *rig) post(config *rest.Config, path string) (int, string) {
-	r.t.Helper()
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	response, err := client.Post(r.base+path, "", nil)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return response.StatusCode, string(body)
 }
 
 func TestCheckpoint(t *testing.T) {
