@@ -261,6 +261,38 @@ func (t *Tree) Thaw(pod *corev1.Pod) error {
 	})
 }
 
+// Hasten lets a container that was told to die do so as fast as the machine can: its processes have some way to go in the
+// kernel, which a quota stretches to minutes where a fork bomb made hundreds of them. The pod's own quota goes too for the whole
+// pod, until EnsurePod. Containers beside it keep theirs, and all of them their weight against other pods.
+func (t *Tree) Hasten(pod *corev1.Pod, container string, whole bool) error {
+	root, name, none := filepath.Join(t.mount, "cpu"), "cpu.cfs_quota_us", "-1"
+	if t.unified {
+		root, name, none = t.mount, "cpu.max", "max"
+	}
+	group := filepath.Join(root, t.Pod(QOS(pod), pod.UID))
+	below, err := os.ReadDir(group)
+	var lift []string
+	if whole {
+		lift = append(lift, group)
+	}
+	for _, e := range below {
+		if e.IsDir() && strings.Contains(e.Name(), container) { // some runtimes put a word of their own before it
+			lift = append(lift, filepath.Join(group, e.Name()))
+		}
+	}
+	errs := []error{err}
+	for _, dir := range lift {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, name), []byte(none), 0))
+	}
+	errs = slices.DeleteFunc(errs, func(err error) bool { // what went meanwhile needs it no more
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV)
+	})
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("lift the CPU quota of a cgroup: %w", err)
+	}
+	return nil
+}
+
 // Fits says why a container cannot be held to so many bytes: on cgroup v2 the kernel makes room for a smaller bound by
 // killing, where it refuses on v1.
 func (t *Tree) Fits(pod *corev1.Pod, container string, memory int64) error {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +150,71 @@ func TestTree(t *testing.T) {
 	}
 	if uids := tree.Uids(); len(uids) != 0 {
 		t.Errorf("pods with groups = %v, want none", uids)
+	}
+}
+
+func TestWhatMustDieIsNotHeldUp(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("cgroups need root")
+	}
+	root := fmt.Sprintf("/knarr-cgroup-haste-%d", os.Getpid())
+	tree := New(root)
+	t.Cleanup(func() {
+		if err := tree.remove(root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tree.Init(Whole{}); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(corev1.ResourceRequirements{Limits: list("250m", "32Mi")})
+	group, err := tree.EnsurePod(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mine, beside = "/cri-0123", "/4567"
+	for _, container := range []string{mine, beside} {
+		if err := tree.ensure(group+container, PodResources(p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	quota := func(group string) string {
+		file := filepath.Join(mountpoint, "cpu", group, "cpu.cfs_quota_us")
+		if tree.Unified() {
+			file = filepath.Join(mountpoint, group, "cpu.max")
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(text))[0]
+	}
+	none := "-1"
+	if tree.Unified() {
+		none = "max"
+	}
+	steps := []struct {
+		container string
+		whole     bool
+		want      []string // of the pod, its container and the one beside it
+	}{
+		{"89", false, []string{"25000", "25000", "25000"}}, // one that is gone
+		{"0123", false, []string{"25000", none, "25000"}},
+		{"0123", true, []string{none, none, "25000"}},
+	}
+	for _, step := range steps {
+		if err := tree.Hasten(p, step.container, step.whole); err != nil {
+			t.Fatal(err)
+		}
+		if got := []string{quota(group), quota(group + mine), quota(group + beside)}; !slices.Equal(got, step.want) {
+			t.Errorf("after Hasten(%s, %v) the quotas are %v, want %v", step.container, step.whole, got, step.want)
+		}
+	}
+	if err := tree.remove(group); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Hasten(p, "0123", true); err != nil {
+		t.Errorf("a group that is gone: %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"knarr.dev/knarr/test/images"
+	"knarr.dev/knarr/workloads/agent/health"
 )
 
 // One containerd serves all cases: starting it is most of the time a test takes.
@@ -127,6 +128,32 @@ func TestLifecycle(t *testing.T) {
 		if took := time.Since(began); took < 1500*time.Millisecond || took > 10*time.Second {
 			t.Errorf("it took %v, want about the grace of 2 s", took)
 		}
+	})
+
+	// Hundreds of processes have to die, and the pod's quota would give each of them its turn in a minute or two.
+	t.Run("a fork bomb with little CPU is soon restarted, held to its CPU again, and soon gone", func(t *testing.T) {
+		m.on(t)
+		pod := named("bomb", app("fork"))
+		little := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("20m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+		pod.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: little, Limits: little}
+		pod.Spec.TerminationGracePeriodSeconds = new(int64)
+		m.create(pod)
+		id := m.await("bomb", "ready", isReady).Status.ContainerStatuses[0].ContainerID
+		m.awaitProcesses("poduid-bomb", 200)
+		began := time.Now()
+		m.prober.results <- health.Result{PodUID: "uid-bomb", Container: "app", ContainerID: strings.TrimPrefix(id, "containerd://"), Probe: health.Liveness}
+		m.await("bomb", "restarted", func(p *corev1.Pod) bool {
+			return isReady(p) && p.Status.ContainerStatuses[0].RestartCount == 1
+		})
+		t.Logf("restarted after %v", time.Since(began))
+		if got := m.cpuQuota("poduid-bomb"); got != "2000" {
+			t.Errorf("of 100 ms the pod may run %s us, want 2000 as before", got)
+		}
+		m.awaitProcesses("poduid-bomb", 200)
+		began = time.Now()
+		m.deletePod("bomb", 0)
+		m.await("bomb", "gone", isGone)
+		t.Logf("gone after %v", time.Since(began))
 	})
 
 	t.Run("a grace shortened meanwhile holds", func(t *testing.T) {

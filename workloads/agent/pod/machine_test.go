@@ -430,17 +430,45 @@ func (m *machine) edit(name string, change func(*corev1.Pod)) {
 // memoryLimit is what the kernel holds a guaranteed pod's group to.
 func (m *machine) memoryLimit(group string) int64 {
 	m.t.Helper()
-	for _, file := range []string{"/sys/fs/cgroup/memory" + m.cgroups + "/kubepods/" + group + "/memory.limit_in_bytes", "/sys/fs/cgroup" + m.cgroups + "/kubepods/" + group + "/memory.max"} {
-		if text, err := os.ReadFile(file); err == nil {
-			limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-			if err != nil {
-				m.t.Fatal(err)
-			}
-			return limit
+	limit, err := strconv.ParseInt(m.told(group, "memory/memory.limit_in_bytes", "memory.max"), 10, 64)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return limit
+}
+
+// cpuQuota is how many microseconds of a period it lets the group run.
+func (m *machine) cpuQuota(group string) string {
+	m.t.Helper()
+	return strings.Fields(m.told(group, "cpu/cpu.cfs_quota_us", "cpu.max"))[0]
+}
+
+// told reads a file of a guaranteed pod's group, by its controller and name under v1 and its name under v2.
+func (m *machine) told(group, v1, v2 string) string {
+	m.t.Helper()
+	controller, name := filepath.Split(v1)
+	for _, file := range []string{filepath.Join(controller, m.cgroups, "kubepods", group, name), filepath.Join(m.cgroups, "kubepods", group, v2)} {
+		if text, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", file)); err == nil {
+			return strings.TrimSpace(string(text))
 		}
 	}
-	m.t.Fatalf("the group %s has no limit of memory", group)
-	return 0
+	m.t.Fatalf("the group %s has neither %s nor %s", group, v1, v2)
+	return ""
+}
+
+// awaitProcesses waits until so many are in a guaranteed pod's group.
+func (m *machine) awaitProcesses(group string, many int) {
+	m.t.Helper()
+	end := time.Now().Add(2 * time.Minute)
+	for {
+		if n, err := strconv.Atoi(m.told(group, "pids/pids.current", "pids.current")); err == nil && n >= many {
+			return
+		}
+		if time.Now().After(end) {
+			m.t.Fatalf("the group %s never had %d processes", group, many)
+		}
+		m.tick()
+	}
 }
 
 // remove marks a pod as deleted, as the API server does before its node lets it go.

@@ -76,6 +76,7 @@ type Step struct {
 	Attempt   uint32
 	Round     int    // of a start
 	Grace     int64  // of a kill
+	Last      bool   // of a kill: the whole pod is to end
 	Message   string // why, for the event of a kill
 }
 
@@ -582,7 +583,7 @@ func (p *planner) killAll(e Ending) bool {
 }
 
 func (p *planner) kill(c *observed.Container, e Ending) {
-	p.do(Step{Do: KillContainer, ID: c.ID, Container: c.Name, Grace: e.Grace, Message: fmt.Sprintf("Stopping container %s", c.Name)})
+	p.do(Step{Do: KillContainer, ID: c.ID, Container: c.Name, Grace: e.Grace, Last: true, Message: fmt.Sprintf("Stopping container %s", c.Name)})
 }
 
 // Backoff delays the restarts of a container that keeps ending.

@@ -134,6 +134,11 @@ func kill(name string, grace int64, why string) Step {
 	return Step{Do: KillContainer, Container: name, ID: name + "0", Grace: grace, Message: why}
 }
 
+func last(s Step) Step {
+	s.Last = true
+	return s
+}
+
 func TestPlan(t *testing.T) {
 	deleted := &Ending{Grace: 30, Deleted: true}
 	gone := &Ending{Grace: 30, Gone: true}
@@ -236,7 +241,7 @@ func TestPlan(t *testing.T) {
 		},
 		"and stopped with its pod": {
 			view:  View{Pod: wantedPod(one), Ending: deleted, Mounted: true, Runtime: seen(run("a", lost))},
-			steps: []Step{kill("a", 30, "Stopping container a")},
+			steps: []Step{last(kill("a", 30, "Stopping container a"))},
 		},
 		"and when its sandbox died": {
 			view: View{Pod: wantedPod(one), Mounted: true, Runtime: observed.Pod{
@@ -335,12 +340,12 @@ func TestPlan(t *testing.T) {
 
 		"a deleted pod's containers are stopped together, its sidecars kept": {
 			view:  View{Pod: wantedPod(withSidecar("s")), Ending: deleted, Mounted: true, Runtime: seen(run("s"), run("a"), run("b", exited(0, ago(0))))},
-			steps: []Step{kill("a", 30, "Stopping container a")},
+			steps: []Step{last(kill("a", 30, "Stopping container a"))},
 		},
 		"sidecars go last, in reverse order": {
 			view: View{Pod: wantedPod(one, withSidecar("s", "t")), Ending: deleted, Mounted: true,
 				Runtime: seen(run("s"), run("t"), run("a", exited(0, ago(0))))},
-			steps: []Step{kill("t", 30, "Stopping container t")},
+			steps: []Step{last(kill("t", 30, "Stopping container t"))},
 		},
 		"nothing is undone while something is still being started": {
 			view: View{Pod: wantedPod(), Ending: deleted, Runtime: seen(), Busy: map[string]bool{"start/a": true}},
@@ -360,7 +365,7 @@ func TestPlan(t *testing.T) {
 		},
 		"an orphan nobody knows the spec of is stopped": {
 			view:  View{Pod: &corev1.Pod{}, Ending: gone, Runtime: seen(run("a"))},
-			steps: []Step{kill("a", 30, "Stopping container a")},
+			steps: []Step{last(kill("a", 30, "Stopping container a"))},
 		},
 		"containers on CPUs that are others' now are moved": {
 			view:  View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", onCPUs("0-3")), run("b", onCPUs("0-1"))), CPUs: map[string]string{"a": "0-1", "b": "0-1"}},
@@ -368,7 +373,7 @@ func TestPlan(t *testing.T) {
 		},
 		"so are those of a pod that ends": {
 			view:  View{Pod: wantedPod(one), Ending: deleted, Runtime: seen(run("a", onCPUs(""))), CPUs: map[string]string{"a": "1"}},
-			steps: []Step{kill("a", 30, "Stopping container a"), {Do: Move}},
+			steps: []Step{last(kill("a", 30, "Stopping container a")), {Do: Move}},
 		},
 		"containers that may run anywhere are left alone": {
 			view: View{Pod: wantedPod(), Mounted: true, Runtime: seen(run("a", onCPUs("0")), run("b")), CPUs: map[string]string{"a": ""}},

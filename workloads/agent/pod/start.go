@@ -54,6 +54,11 @@ func (m *Manager) startContainer(ctx context.Context, a *actor, pod *corev1.Pod,
 			return err
 		}
 	}
+	if s.Attempt > 0 { // what died before it may have been hastened
+		if _, err := m.conf.Cgroups.EnsurePod(pod); err != nil {
+			return err
+		}
+	}
 	in := translate.ContainerInput{Attempt: s.Attempt, Round: s.Round}
 	if err := m.images(ctx, pod, c, &in); err != nil {
 		return err

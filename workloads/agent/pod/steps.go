@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,6 +16,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 
+	"knarr.dev/knarr/workloads/agent/observed"
 	"knarr.dev/knarr/workloads/agent/translate"
 )
 
@@ -163,6 +165,10 @@ func (m *Manager) handler(ctx context.Context, pod *corev1.Pod) (string, error) 
 // disk; it is tried again.
 const dyingPatience = 10 * time.Second
 
+// hasteAfter is how long a container may take to die of SIGKILL before its CPU quota is taken for what holds it up. All but fork
+// bombs are long gone by then.
+const hasteAfter = time.Second
+
 func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, s Step) error {
 	m.event(pod, corev1.EventTypeNormal, "Killing", "%s", s.Message)
 	m.thaw(pod)
@@ -183,6 +189,7 @@ func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(left)*time.Second+dyingPatience)
 	defer cancel()
+	defer time.AfterFunc(time.Duration(left)*time.Second+hasteAfter, func() { m.hasten(a, pod, s) }).Stop()
 	_, err := m.conf.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: s.ID, Timeout: left})
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: %w", s.Container, err)
@@ -194,6 +201,16 @@ func (m *Manager) killContainer(ctx context.Context, a *actor, pod *corev1.Pod, 
 func (m *Manager) thaw(pod *corev1.Pod) {
 	if err := m.conf.Cgroups.Thaw(pod); err != nil {
 		m.log.Warn("what is frozen of the pod may not end", "pod", pod.Namespace+"/"+pod.Name, "error", err)
+	}
+}
+
+// hasten what has its SIGKILL. Where nothing else runs in the pod, its own quota goes too: it is back when something starts in it.
+func (m *Manager) hasten(a *actor, pod *corev1.Pod, s Step) {
+	a.mu.Lock()
+	alone := !slices.ContainsFunc(a.runtime.Alive(), func(c observed.Container) bool { return c.ID != s.ID })
+	a.mu.Unlock()
+	if err := m.conf.Cgroups.Hasten(pod, s.ID, s.Last || alone); err != nil {
+		m.log.Warn("container dies only as fast as its CPU quota lets it", "pod", pod.Namespace+"/"+pod.Name, "container", s.Container, "error", err)
 	}
 }
 
