@@ -166,6 +166,23 @@ func TestOnlyMainEndsTheProcess(t *testing.T) {
 	}
 }
 
+func TestListsOfTheKernelAreWhole(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test() || path.Dir(s.path) == "netstack/dump" {
+			continue
+		}
+		content, err := os.ReadFile(s.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range []string{"LinkList", "AddrList", "NeighList", "RouteList", "RouteListFiltered", "RuleList"} {
+			if strings.Contains(string(content), "netlink."+list+"(") {
+				t.Errorf("%s uses netlink.%s: it is an error whenever a pod comes or goes meanwhile; use netstack/dump", s.path, list)
+			}
+		}
+	}
+}
+
 func TestTopLevelFoldersHaveAReadme(t *testing.T) {
 	for dir := range above {
 		if dir == "." {

@@ -11,6 +11,7 @@ import (
 
 	"knarr.dev/knarr/bootstrap/config"
 	"knarr.dev/knarr/netstack/dns"
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // settling is how long the machine's address has to be gone before one that it had all along takes its place: those that
@@ -127,7 +128,7 @@ func given(ours, next []netip.Addr, before map[netip.Addr]int) bool {
 
 // addresses of this machine, and the links they are on.
 func addresses() (map[netip.Addr]int, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	list, err := dump.Addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list this machine's addresses: %w", err)
 	}

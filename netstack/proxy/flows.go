@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // stale matches UDP flows to a frontend whose packets the kernel still sends to an endpoint that is not behind it any more.
@@ -38,7 +40,7 @@ func dropFlows(frontends map[Frontend][]netip.AddrPort) error {
 		families[inetFamily(f.Addr)] = true
 	}
 	for family := range families {
-		addrs, err := netlink.AddrList(nil, int(family))
+		addrs, err := dump.Addresses(nil, int(family))
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}

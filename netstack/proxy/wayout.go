@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"knarr.dev/knarr/netstack/dump"
 )
 
 // The kernel looks for a route before our output chain may turn a cluster address into an endpoint's. A machine without
@@ -46,7 +48,7 @@ func addWayOut(ranges []netip.Prefix) error {
 func removeWayOut() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		ours := &netlink.Route{Table: wayOutTable(family), Protocol: wayOutProtocol}
-		routes, err := netlink.RouteListFiltered(family, ours, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		routes, err := dump.Routes(family, ours, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // a kernel without this family
 		}
